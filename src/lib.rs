@@ -5,4 +5,15 @@ compile_error!(
     "scratchspace supports little-endian 64-bit targets only: typed values are stored as they lie in memory"
 );
 
+mod block;
+mod error;
 mod sync;
+
+pub use crate::block::{
+    BlockAddress, BlockHash, BlockHasher, BlockKind, FileId, FileSize, HashKind, MAX_BLOCK, PAGE_SIZE, ParseHashError,
+    Realm, RealmError, Slot, StoreId, pages_of,
+};
+pub use crate::error::{
+    BlittableError, BlittableErrorKind, CommitError, ConfigError, FailedClosure, FlushError, IoError, Layout,
+    MissingOk, OpenError, ReadError, ReadWithError, WriteError,
+};

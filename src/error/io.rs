@@ -1,0 +1,147 @@
+//! A failed call to the operating system, with what was tried and where.
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::WriteError;
+
+/// What was tried, on which file or folder, and what the operating system answered.
+///
+/// Two are equal if operation, path, kind and error number are.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use std::path::Path;
+/// use scratchspace::IoError;
+///
+/// let full = io::Error::from(io::ErrorKind::StorageFull);
+/// let error = IoError::new("creating a file", Some(Path::new("/data")), full);
+/// assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+/// assert_eq!(
+///     error.to_string(),
+///     "creating a file failed for `/data`: no storage space; free space on that disk, or give it fewer files",
+/// );
+/// ```
+#[derive(Clone, Debug)]
+pub struct IoError {
+    what: &'static str,
+    path: Option<PathBuf>,
+    source: Arc<io::Error>,
+}
+
+impl IoError {
+    /// `what` names the operation, such as "creating a file".
+    #[must_use]
+    pub fn new(what: &'static str, path: Option<&Path>, source: io::Error) -> Self {
+        Self { what, path: path.map(Path::to_path_buf), source: Arc::new(source) }
+    }
+
+    /// What was tried.
+    #[must_use]
+    pub fn what(&self) -> &'static str {
+        self.what
+    }
+
+    /// The file or folder, if there was one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The kind of the operating system's answer.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.source.kind()
+    }
+
+    /// The error number of the operating system, if the error came from it.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+
+    fn advice(&self) -> &'static str {
+        match self.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free space on that disk, or give it fewer files",
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; let this process write there",
+            ErrorKind::NotFound => "; check that the folder is there and nothing removes its files",
+            ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+                "; move away what is in its place, or choose another folder"
+            }
+            // A failure of a verb of the store says itself what to do.
+            _ if self.source.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<WriteError>) => "",
+            _ => "; check the disk and the system's log",
+        }
+    }
+}
+
+impl fmt::Display for IoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed", self.what)?;
+        if let Some(path) = &self.path {
+            write!(f, " for `{}`", path.display())?;
+        }
+        write!(f, ": {}{}", self.source, self.advice())
+    }
+}
+
+impl Error for IoError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl PartialEq for IoError {
+    fn eq(&self, other: &Self) -> bool {
+        (self.what, &self.path, self.kind(), self.raw_os_error())
+            == (other.what, &other.path, other.kind(), other.raw_os_error())
+    }
+}
+
+impl Eq for IoError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_is_what_the_system_answered() {
+        let error = IoError::new("storing a block", None, io::Error::from_raw_os_error(5));
+        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>()).unwrap();
+        assert_eq!(source.raw_os_error(), Some(5));
+        assert!(error.to_string().starts_with("storing a block failed: "), "{error}");
+    }
+
+    #[test]
+    fn texts_say_what_to_do_about_the_answer() {
+        for (answer, advice) in [
+            (ErrorKind::StorageFull.into(), "free space on that disk, or give it fewer files"),
+            (ErrorKind::ReadOnlyFilesystem.into(), "let this process write there"),
+            (ErrorKind::NotFound.into(), "check that the folder is there and nothing removes its files"),
+            (ErrorKind::NotADirectory.into(), "move away what is in its place, or choose another folder"),
+            (io::Error::from_raw_os_error(5), "check the disk and the system's log"),
+            (io::Error::other(WriteError::Closed), "the store is closed; open it again to write to it"),
+        ] {
+            let text = IoError::new("flushing the store", None, answer).to_string();
+            assert!(text.starts_with("flushing the store failed: ") && text.ends_with(advice), "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_are_equal_by_operation_path_and_answer() {
+        let error =
+            |what, path, number| IoError::new(what, Some(Path::new(path)), io::Error::from_raw_os_error(number));
+        let one = error("a", "p", 5);
+        assert_eq!(one, one.clone());
+        assert_eq!(one, error("a", "p", 5));
+        for other in [error("b", "p", 5), error("a", "q", 5), error("a", "p", 28)] {
+            assert_ne!(one, other);
+        }
+    }
+}
