@@ -7,6 +7,8 @@ compile_error!(
 
 mod block;
 mod error;
+mod os;
+mod storage;
 mod sync;
 
 pub use crate::block::{
@@ -16,4 +18,7 @@ pub use crate::block::{
 pub use crate::error::{
     BlittableError, BlittableErrorKind, CommitError, ConfigError, FailedClosure, FlushError, IoError, Layout,
     MissingOk, OpenError, ReadError, ReadWithError, WriteError,
+};
+pub use crate::storage::{
+    DiskFileSource, DiskFileSourceBuilder, FileMemory, FileSource, Found, MemoryFileSource, MemoryFileSourceBuilder,
 };

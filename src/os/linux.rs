@@ -1,0 +1,96 @@
+//! Linux: every call there is.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::ptr::NonNull;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::mm;
+
+use super::{Advice, extend_with_zeros, or_shrink_back, private_file};
+
+/// How many parts go into one call: a stack array of 1 KiB, well below the kernel's limit of 1024.
+const PARTS: usize = 64;
+
+/// Makes `file` at least `len` bytes long, with space for all of them set aside. An error takes nothing.
+pub(crate) fn preallocate(file: &File, len: u64) -> io::Result<()> {
+    or_shrink_back(file, || {
+        match retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len)) {
+            // A file system without the call.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => extend_with_zeros(file, len),
+            done => done.map_err(io::Error::from),
+        }
+    })
+}
+
+/// Creates a file in `folder` that never has a name, for this user only; `None` where the file system cannot.
+pub(crate) fn unnamed_file(folder: &Path) -> io::Result<Option<File>> {
+    // With O_EXCL it cannot get one later either.
+    match private_file().custom_flags(libc::O_TMPFILE | libc::O_EXCL).open(folder) {
+        Ok(file) => Ok(Some(file)),
+        // EISDIR is what kernels say that do not know the flag.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Stores all `parts`, one after the other, at `offset`: through partial writes and interruptions.
+pub(crate) fn write_all_at(file: &File, mut offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+    for group in parts.chunks(PARTS) {
+        let mut slices = [IoSlice::new(&[]); PARTS];
+        for (slice, part) in slices.iter_mut().zip(group) {
+            *slice = IoSlice::new(part);
+        }
+        let mut left = &mut slices[..group.len()];
+        // Skips empty parts, so that what is left is never zero bytes long.
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            match rustix::io::pwritev(file, left, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(stored) => {
+                    offset += stored as u64;
+                    IoSlice::advance_slices(&mut left, stored);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks for `range` of `file` to be written to the disk now, without waiting for it. Reports nothing.
+pub(crate) fn start_write_back(file: &File, range: Range<u64>) {
+    let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
+    else {
+        return;
+    };
+    if len == 0 {
+        return; // zero would mean "up to the end"
+    }
+    // SAFETY: the descriptor is open while `file` is borrowed; the call takes no pointers.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// Gives `advice` about `len` bytes of a mapping. Kernels that do not know it say `Ok`.
+///
+/// # Safety
+/// - `start` lies on a page of memory, and all of `start .. start + len` is one mapping that lives for the whole call.
+pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> io::Result<()> {
+    let advice = match advice {
+        Advice::WillNeed => mm::Advice::WillNeed,
+        Advice::PopulateRead => mm::Advice::LinuxPopulateRead,
+        Advice::DontFork => mm::Advice::LinuxDontFork,
+    };
+    // SAFETY: the range is mapped by the contract above; none of these advices changes what it holds.
+    match retry_on_intr(|| unsafe { mm::madvise(start.as_ptr().cast(), len, advice) }) {
+        // POPULATE_READ came with Linux 5.14.
+        Err(Errno::INVAL) => Ok(()),
+        done => done.map_err(io::Error::from),
+    }
+}

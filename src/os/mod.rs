@@ -1,0 +1,333 @@
+//! The few calls of the operating system that std and memmap2 lack.
+//!
+//! Linux has them all (`linux.rs`); elsewhere `fallback.rs` does with std and rustix what can be done, and nothing
+//! where a call was only a hint.
+//!
+//! # Invariants
+//!
+//! 1. A call that failed half-way leaves a file no longer than it was.
+//! 2. A hint never fails: what it cannot do it leaves undone.
+
+#[cfg(any(not(target_os = "linux"), test))]
+mod fallback;
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(not(target_os = "linux"))]
+use self::fallback as system;
+#[cfg(target_os = "linux")]
+use self::linux as system;
+
+pub(crate) use self::system::{advise, preallocate, start_write_back, unnamed_file, write_all_at};
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+/// What the kernel may know about a range of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Advice {
+    /// Read it from the disk now, in the background.
+    WillNeed,
+    /// Map all its pages now; a page that cannot be read is an error instead of a signal later.
+    PopulateRead,
+    /// A forked child does not get it.
+    DontFork,
+}
+
+/// Reads exactly `into.len()` bytes at `offset`, through interruptions; the end of the file is an error.
+#[cfg(unix)]
+pub(crate) fn read_exact_at(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
+}
+
+/// Reads exactly `into.len()` bytes at `offset`, through interruptions; the end of the file is an error.
+#[cfg(windows)]
+pub(crate) fn read_exact_at(file: &File, mut offset: u64, mut into: &mut [u8]) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+
+    while !into.is_empty() {
+        match file.seek_read(into, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                offset += read as u64;
+                into = &mut into[read..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Makes the bytes of `file` durable, and of its metadata what is needed to read them back.
+pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+    file.sync_data()
+}
+
+/// Makes the names in `folder` durable. Nothing to do on Windows, where folders cannot be opened for that.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(windows) {
+        return Ok(());
+    }
+    File::open(folder)?.sync_all()
+}
+
+/// Creates `folder` and what is missing above it, for this user only and durably. Returns what it created, topmost
+/// first.
+pub(crate) fn create_folder(folder: &Path) -> io::Result<Vec<&Path>> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.is_dir()).collect();
+    let mut created = Vec::new();
+    for at in missing.into_iter().rev() {
+        let mut builder = DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        match builder.create(at) {
+            Ok(()) => created.push(at),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && at.is_dir() => {}
+            Err(error) => return Err(error),
+        }
+        match at.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent)?,
+            _ => sync_folder(Path::new("."))?,
+        }
+    }
+    Ok(created)
+}
+
+/// Options for a file that only this user may read and write.
+pub(crate) fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Whether the file system has set aside space for every byte of `file`. True where it does not tell.
+pub(crate) fn is_allocated(file: &File) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    #[cfg(unix)]
+    return Ok(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 >= metadata.len());
+    #[cfg(not(unix))]
+    return Ok(metadata.is_file());
+}
+
+/// How many files this process may have open; `None` if there is no limit or it is not known.
+pub(crate) fn open_file_limit() -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    #[cfg(not(unix))]
+    return None;
+}
+
+/// Size of a page of memory in bytes: what mappings and advice are rounded to.
+pub(crate) fn page_size() -> usize {
+    #[cfg(unix)]
+    return rustix::param::page_size();
+    #[cfg(not(unix))]
+    return 4096;
+}
+
+/// Allocates by storing zeros from the end of `file` up to `len`: slow, and right everywhere.
+#[cfg(any(test, not(any(target_vendor = "apple", windows))))]
+fn extend_with_zeros(mut file: &File, len: u64) -> io::Result<()> {
+    use std::io::{Seek, SeekFrom, Write};
+
+    const PIECE: usize = 1 << 20;
+    let zeros = vec![0; PIECE];
+    let mut at = file.seek(SeekFrom::End(0))?;
+    while at < len {
+        let piece = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
+        file.write_all(&zeros[..piece])?;
+        at += piece as u64;
+    }
+    Ok(())
+}
+
+/// Runs `allocate`; if it fails, gives back what it took beyond the length `file` had (invariant 1).
+fn or_shrink_back(file: &File, allocate: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    allocate().inspect_err(|_| {
+        // The first error is the one to report; a file that cannot shrink is deleted by its owner next.
+        let _ = file.set_len(before);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::NonNull;
+
+    type Preallocate = fn(&File, u64) -> io::Result<()>;
+    type WriteAllAt = fn(&File, u64, &[&[u8]]) -> io::Result<()>;
+
+    const PREALLOCATE: [Preallocate; 3] = [system::preallocate, fallback::preallocate, extend_with_zeros];
+    const WRITE_ALL_AT: [WriteAllAt; 2] = [system::write_all_at, fallback::write_all_at];
+
+    fn contents(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+        read_exact_at(file, 0, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn preallocation_extends_with_zeros_and_keeps_what_is_there() {
+        for preallocate in PREALLOCATE {
+            let file = tempfile::tempfile().unwrap();
+            write_all_at(&file, 0, &[b"header"]).unwrap();
+            preallocate(&file, (1 << 20) + 4096).unwrap();
+            let bytes = contents(&file);
+            assert_eq!(bytes.len(), (1 << 20) + 4096);
+            assert_eq!(&bytes[..6], b"header");
+            assert!(bytes[6..].iter().all(|&byte| byte == 0));
+            assert!(is_allocated(&file).unwrap());
+            preallocate(&file, 4096).unwrap();
+            assert_eq!(contents(&file), bytes, "a shorter length changes nothing");
+        }
+    }
+
+    #[test]
+    fn failed_preallocation_leaves_the_old_length() {
+        let file = tempfile::tempfile().unwrap();
+        write_all_at(&file, 0, &[b"header"]).unwrap();
+        let failed = or_shrink_back(&file, || {
+            extend_with_zeros(&file, 1 << 16)?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(contents(&file), b"header");
+    }
+
+    #[test]
+    fn parts_are_stored_one_after_the_other_however_many_there_are() {
+        for write_all_at in WRITE_ALL_AT {
+            let file = tempfile::tempfile().unwrap();
+            let pieces: Vec<Vec<u8>> =
+                (0..2500_usize).map(|at| vec![u8::try_from(at % 251).unwrap(); at % 7]).collect();
+            let parts: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+            write_all_at(&file, 10, &parts).unwrap();
+            let mut expected = vec![0; 10];
+            expected.extend(pieces.concat());
+            assert_eq!(contents(&file), expected);
+        }
+    }
+
+    #[test]
+    fn storing_nothing_touches_nothing() {
+        for write_all_at in WRITE_ALL_AT {
+            let file = tempfile::tempfile().unwrap();
+            write_all_at(&file, 1 << 20, &[]).unwrap();
+            write_all_at(&file, 1 << 20, &[b"", b""]).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), 0);
+        }
+    }
+
+    #[test]
+    fn storing_into_a_file_opened_for_reading_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read_only = File::open(file.path()).unwrap();
+        for write_all_at in WRITE_ALL_AT {
+            write_all_at(&read_only, 0, &[b"x"]).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn reading_behind_the_end_is_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        write_all_at(&file, 0, &[b"abcd"]).unwrap();
+        let mut bytes = [0; 4];
+        read_exact_at(&file, 0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"abcd");
+        assert_eq!(read_exact_at(&file, 1, &mut bytes).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn syncing_and_write_back_accept_any_range_of_a_file() {
+        let file = tempfile::tempfile().unwrap();
+        write_all_at(&file, 0, &[&[7; 8192]]).unwrap();
+        sync_data(&file).unwrap();
+        for range in [0..0, 0..8192, 4096..1 << 40, u64::MAX - 1..u64::MAX] {
+            start_write_back(&file, range.clone());
+            fallback::start_write_back(&file, range);
+        }
+        assert_eq!(contents(&file), [7; 8192]);
+    }
+
+    #[test]
+    fn a_folder_is_created_for_its_user_with_what_is_missing_above_it() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a/b");
+        assert_eq!(create_folder(&folder).unwrap(), [root.path().join("a").as_path(), &folder]);
+        assert!(create_folder(&folder).unwrap().is_empty());
+        sync_folder(&folder).unwrap();
+        sync_folder(&root.path().join("missing")).unwrap_err();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode(&root.path().join("a")), mode(&folder)), (0o700, 0o700));
+            let file = folder.join("file");
+            private_file().create_new(true).open(&file).unwrap();
+            assert_eq!(mode(&file), 0o600);
+        }
+    }
+
+    #[test]
+    fn a_folder_below_a_file_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        create_folder(&file.path().join("folder")).unwrap_err();
+        create_folder(file.path()).unwrap_err();
+    }
+
+    #[test]
+    fn an_unnamed_file_is_in_no_folder_and_for_its_user_only() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(fallback::unnamed_file(folder.path()).unwrap().is_none());
+        if let Some(file) = unnamed_file(folder.path()).unwrap() {
+            write_all_at(&file, 0, &[b"bytes"]).unwrap();
+            assert_eq!(contents(&file), b"bytes");
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            }
+            unnamed_file(&folder.path().join("missing")).unwrap_err();
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_sparse_file_is_not_allocated() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        assert!(!is_allocated(&file).unwrap());
+    }
+
+    #[test]
+    fn limits_of_the_machine_are_plausible() {
+        assert!(page_size().is_power_of_two() && page_size() >= 4096);
+        assert!(open_file_limit().is_none_or(|limit| limit >= 8));
+    }
+
+    #[test]
+    fn advice_is_accepted_or_refused_with_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        extend_with_zeros(&file, 1 << 20).unwrap();
+        let map = memmap2::MmapOptions::new().map_raw_read_only(&file).unwrap();
+        let base = NonNull::new(map.as_mut_ptr()).unwrap();
+        for advice in [Advice::WillNeed, Advice::PopulateRead, Advice::DontFork] {
+            // SAFETY: the whole range is mapped.
+            unsafe { advise(base, map.len(), advice) }.unwrap();
+            // SAFETY: the whole range is mapped.
+            unsafe { fallback::advise(base, map.len(), advice) }.unwrap();
+        }
+        #[cfg(target_os = "linux")]
+        {
+            file.set_len(0).unwrap();
+            // SAFETY: the range is mapped, though no longer backed by the file.
+            unsafe { advise(base, map.len(), Advice::PopulateRead) }.unwrap_err();
+        }
+    }
+}

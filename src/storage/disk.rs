@@ -1,0 +1,524 @@
+//! Files in folders on disks, one owner for all of them.
+//!
+//! # Invariants
+//!
+//! 1. A file gets its name only when all of it is durable; whatever fails before leaves nothing behind.
+//! 2. What is deleted carries the id of this store in its name, in a folder that is locked.
+//! 3. A scan that refuses something has changed nothing.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::folders::{Owned, foreign};
+use super::lock::{Locks, failed};
+use super::names::{self, Listed, Name};
+use super::region::MappedFile;
+use super::{DiskFileSourceBuilder, FileMemory, FileSource, Found, check_header};
+use crate::block::{FileId, FileSize, StoreId};
+use crate::error::OpenError;
+use crate::os;
+use crate::sync::Arc;
+
+/// Files in one or more folders, locked against every other owner.
+///
+/// A file takes its whole size on the disk from its creation on, so that a full disk is an error there and nowhere
+/// else. The folders are readable by this user only, and stay locked until the source and all memory that it handed out
+/// are gone.
+///
+/// # Examples
+///
+/// ```
+/// use scratchspace::{DiskFileSource, FileId, FileSource, OpenError};
+///
+/// let temporary = tempfile::tempdir()?;
+/// let builder = DiskFileSource::builder().folder(temporary.path()).files_per_folder(3).file_size(64 << 10);
+/// let source = builder.clone().build()?;
+/// let memory = source.create(FileId::new(1).unwrap(), b"header")?;
+/// drop(source);
+///
+/// assert!(matches!(builder.clone().build(), Err(OpenError::InUse { .. })));
+/// drop(memory);
+/// assert_eq!(builder.build()?.scan()?.len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct DiskFileSource {
+    store: StoreId,
+    /// Real paths, in the recorded order.
+    folders: Vec<PathBuf>,
+    size: FileSize,
+    files_per_folder: u16,
+    locks: Arc<Locks>,
+}
+
+impl DiskFileSource {
+    /// Options for a source; at least one folder must be given.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::{DiskFileSource, FileSource};
+    ///
+    /// let (fast, large) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    /// let builder = DiskFileSource::builder().folder(fast.path()).folder(large.path());
+    /// let source = builder.files_per_folder(4).file_size(1 << 20).build()?;
+    /// assert_eq!(source.folders(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn builder() -> DiskFileSourceBuilder {
+        DiskFileSourceBuilder::new()
+    }
+
+    pub(super) fn new(owned: Owned, size: FileSize, files_per_folder: u16) -> Self {
+        let Owned { store, folders, locks } = owned;
+        Self { store, folders, size, files_per_folder, locks: Arc::new(locks) }
+    }
+
+    fn folder_of(&self, file: FileId) -> &Path {
+        &self.folders[file.index() % self.folders.len()]
+    }
+
+    fn path_of(&self, file: FileId) -> PathBuf {
+        self.folder_of(file).join(Name::new(self.store, file).to_string())
+    }
+
+    /// The number of a listed file of this store, or why it cannot be one.
+    fn check(&self, listed: &Listed, folder: &Path) -> Result<FileId, OpenError> {
+        let Listed { path, name, len } = listed;
+        if name.store != self.store {
+            return Err(foreign(path, format!("it is of store {}, its folder of store {}", name.store, self.store)));
+        }
+        let Some(file) = FileId::new(name.number) else {
+            return Err(foreign(path, format!("files are numbered from 1 to {}", FileId::MAX)));
+        };
+        let right = self.folder_of(file);
+        if right != folder {
+            return Err(foreign(path, format!("file {file} of its store lies in `{}`", right.display())));
+        }
+        match len {
+            None => Err(foreign(path, "it is no ordinary file".to_owned())),
+            Some(len) if !name.temporary && FileSize::new(*len).is_none() => {
+                Err(foreign(path, format!("its length of {len} bytes is none that a file can have")))
+            }
+            Some(_) => Ok(file),
+        }
+    }
+
+    /// Everything of this store that is there, files and leftovers; an error if there is something that cannot be.
+    fn listed(&self) -> Result<Vec<(FileId, Listed)>, OpenError> {
+        let mut all = Vec::new();
+        for folder in &self.folders {
+            for listed in names::list(folder).map_err(failed("listing a folder", folder))? {
+                all.push((self.check(&listed, folder)?, listed));
+            }
+        }
+        all.sort_by_key(|(file, _)| *file);
+        Ok(all)
+    }
+
+    /// Opens and maps a file that is there, with the size that it has.
+    fn open(&self, listed: &Listed) -> Result<Arc<dyn FileMemory>, OpenError> {
+        let path = &listed.path;
+        let file = os::private_file().open(path).map_err(failed("opening a file", path))?;
+        let len = file.metadata().map_err(failed("reading the size of a file", path))?.len();
+        let Some(size) = FileSize::new(len) else {
+            return Err(foreign(path, format!("its length of {len} bytes is none that a file can have")));
+        };
+        allocate_holes(&file, len).map_err(failed("allocating a file that has holes", path))?;
+        let memory = MappedFile::new(file, size, self.locks.clone()).map_err(failed("mapping a file", path))?;
+        Ok(Arc::new(memory))
+    }
+
+    /// All of "create" up to the name: a mapped file at `path`, durable in content.
+    fn create_at(&self, path: &Path, header: &[u8]) -> io::Result<MappedFile> {
+        let file = os::private_file().create_new(true).open(path)?;
+        let leftover = Leftover(Some(path));
+        let memory = self.fill(file, header)?;
+        leftover.keep();
+        Ok(memory)
+    }
+
+    /// Gives an empty file its header and its space, durably, and maps it.
+    fn fill(&self, file: File, header: &[u8]) -> io::Result<MappedFile> {
+        os::write_all_at(&file, 0, &[header])?;
+        os::preallocate(&file, self.size.get())?;
+        file.sync_all()?;
+        MappedFile::new(file, self.size, self.locks.clone())
+    }
+
+    /// Where a new file goes, unless it is there already; nothing creates it meanwhile, as the folder is ours.
+    fn new_path(&self, file: FileId, header: &[u8]) -> io::Result<PathBuf> {
+        check_header(header)?;
+        let path = self.path_of(file);
+        if path.try_exists()? {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("`{}` is there already", path.display())));
+        }
+        Ok(path)
+    }
+
+    /// Where a file grows until it gets its name; what is left there the next scan deletes.
+    fn temporary_path_of(&self, file: FileId) -> PathBuf {
+        self.folder_of(file).join(Name::new(self.store, file).temporary().to_string())
+    }
+}
+
+impl FileSource for DiskFileSource {
+    fn store_id(&self) -> StoreId {
+        self.store
+    }
+
+    fn file_size(&self) -> FileSize {
+        self.size
+    }
+
+    fn folders(&self) -> u16 {
+        u16::try_from(self.folders.len()).expect("the builder allows at most 341 folders")
+    }
+
+    fn files_per_folder(&self) -> u16 {
+        self.files_per_folder
+    }
+
+    fn describe(&self, file: FileId) -> Option<PathBuf> {
+        Some(self.path_of(file))
+    }
+
+    fn scan(&self) -> Result<Vec<Found>, OpenError> {
+        let listed = self.listed()?;
+        let (leftovers, files): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, listed)| listed.name.temporary);
+        let mut found = Vec::with_capacity(files.len());
+        for (file, listed) in files {
+            found.push(Found { file, memory: self.open(&listed)? });
+        }
+        for (_, leftover) in leftovers {
+            remove(&leftover.path).map_err(failed("deleting what a creation left", &leftover.path))?;
+        }
+        Ok(found)
+    }
+
+    fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        let path = self.new_path(file, header)?;
+        let temporary = self.temporary_path_of(file);
+        let memory = self.create_at(&temporary, header)?;
+        let leftover = Leftover(Some(&temporary));
+        fs::rename(&temporary, &path)?;
+        leftover.keep();
+        let leftover = Leftover(Some(&path));
+        os::sync_folder(self.folder_of(file))?;
+        leftover.keep();
+        Ok(Arc::new(memory))
+    }
+
+    fn create_unnamed(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        self.new_path(file, header)?;
+        if let Some(unnamed) = os::unnamed_file(self.folder_of(file))? {
+            return Ok(Arc::new(self.fill(unnamed, header)?));
+        }
+        let temporary = self.temporary_path_of(file);
+        let memory = self.create_at(&temporary, header)?;
+        remove(&temporary)?;
+        Ok(Arc::new(memory))
+    }
+
+    fn delete(&self, file: FileId) -> io::Result<()> {
+        remove(&self.path_of(file))?;
+        os::sync_folder(self.folder_of(file))
+    }
+}
+
+/// A path that is removed unless somebody says `keep`.
+struct Leftover<'a>(Option<&'a Path>);
+
+impl Leftover<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Leftover<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            // There is an error on its way already; the next scan deletes what could not be removed here.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Removes a file; one that is not there is fine.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// A file that was copied may have holes, which reading through a mapping may fill: on a full disk that is a signal.
+fn allocate_holes(file: &File, len: u64) -> io::Result<()> {
+    if os::is_allocated(file)? { Ok(()) } else { os::preallocate(file, len) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contract::{check_file_source, check_owner};
+    use super::super::test_folder::test_folder;
+    use super::*;
+
+    fn builder(folders: &[&Path]) -> DiskFileSourceBuilder {
+        DiskFileSource::builder().folders(folders).files_per_folder(3).file_size(16 << 10)
+    }
+
+    fn file(number: u16) -> FileId {
+        FileId::new(number).unwrap()
+    }
+
+    /// Every name below a folder, with its contents.
+    fn tree(folder: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_folder = path.is_dir();
+            all.push((path.clone(), if is_folder { None } else { Some(fs::read(&path).unwrap()) }));
+            if is_folder {
+                all.extend(tree(&path));
+            }
+        }
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn files_on_disks_keep_the_contract() {
+        let folder = test_folder();
+        let (one, two, three) = (folder.path().join("1"), folder.path().join("2"), folder.path().join("3"));
+        for folders in [&[one.as_path()][..], &[&three, &two]] {
+            check_file_source(|| Box::new(builder(folders).build().unwrap()));
+            check_owner(|| Ok(Box::new(builder(folders).build()?)));
+        }
+    }
+
+    #[test]
+    fn a_file_takes_all_its_space_and_is_for_its_user_only() {
+        let folder = test_folder();
+        let home = folder.path().join("home");
+        let source = builder(&[&home]).build().unwrap();
+        source.create(file(1), b"header").unwrap();
+        let path = source.describe(file(1)).unwrap();
+        assert_eq!(path.file_name().unwrap().to_str().unwrap(), format!("{}-0001.scratch", source.store_id()));
+        assert!(os::is_allocated(&File::open(&path).unwrap()).unwrap());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode(&home), mode(&path), mode(&home.join("scratchspace.lock"))), (0o700, 0o600, 0o600));
+        }
+    }
+
+    #[test]
+    fn a_scan_deletes_what_a_creation_left_and_nothing_of_others() {
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        drop(source.create(file(1), b"header").unwrap());
+        let leftover = folder.path().join(Name::new(source.store_id(), file(2)).temporary().to_string());
+        fs::write(&leftover, "half").unwrap();
+        let notes = folder.path().join("notes.tmp");
+        fs::write(&notes, "mine").unwrap();
+        assert_eq!(source.scan().unwrap().len(), 1);
+        assert!(!leftover.exists() && notes.exists());
+        source.create(file(2), b"header").unwrap();
+    }
+
+    #[test]
+    fn a_scan_refuses_by_name_what_cannot_be_ours_and_changes_nothing() {
+        let folder = test_folder();
+        let (one, two) = (folder.path().join("1"), folder.path().join("2"));
+        let source = builder(&[&one, &two]).build().unwrap();
+        let ours = |number| Name { store: source.store_id(), number, temporary: false };
+        fs::write(one.join(ours(3).temporary().to_string()), "a leftover, to be deleted by a scan that succeeds")
+            .unwrap();
+        let other = Name { store: StoreId::from_u128(7), ..ours(1) };
+        let cases: [(PathBuf, usize, &str); 9] = [
+            (one.join(other.to_string()), 16384, "it is of store 00000000000000000000000000000007"),
+            (one.join(other.temporary().to_string()), 16384, "it is of store 00000000000000000000000000000007"),
+            (two.join(ours(1).to_string()), 16384, "file 1 of its store lies in"),
+            (one.join(ours(2).to_string()), 16384, "file 2 of its store lies in"),
+            (one.join(ours(0).to_string()), 16384, "files are numbered from 1 to 1023"),
+            (two.join(ours(1024).to_string()), 16384, "files are numbered from 1 to 1023"),
+            (one.join(ours(1).to_string()), 0, "its length of 0 bytes"),
+            (one.join(ours(1).to_string()), 8192, "its length of 8192 bytes"),
+            (two.join(ours(2).to_string()), 16385, "its length of 16385 bytes"),
+        ];
+        for (path, len, why) in cases {
+            fs::write(&path, vec![1; len]).unwrap();
+            let before = tree(folder.path());
+            match source.scan() {
+                Err(OpenError::Foreign { path: named, reason }) => {
+                    assert_eq!(named, path);
+                    assert!(reason.starts_with(why), "{reason}");
+                }
+                other => panic!("{}: {other:?}", path.display()),
+            }
+            assert!(tree(folder.path()) == before);
+            fs::remove_file(&path).unwrap();
+        }
+        fs::create_dir(one.join(ours(1).to_string())).unwrap();
+        assert!(matches!(source.scan(), Err(OpenError::Foreign { .. })), "a folder in place of a file");
+        fs::remove_dir(one.join(ours(1).to_string())).unwrap();
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("/dev/zero", one.join(ours(1).to_string())).unwrap();
+            assert!(matches!(source.scan(), Err(OpenError::Foreign { .. })), "a link in place of a file");
+            fs::remove_file(one.join(ours(1).to_string())).unwrap();
+        }
+        assert!(source.scan().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_of_another_size_is_mapped_with_its_own() {
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        source.create(file(1), b"small").unwrap();
+        drop(source);
+        let source = builder(&[folder.path()]).file_size(32 << 10).build().unwrap();
+        source.create(file(2), b"large").unwrap();
+        let sizes: Vec<u64> = source.scan().unwrap().iter().map(|found| found.memory.size().get()).collect();
+        assert_eq!((sizes, source.file_size().get()), (vec![16 << 10, 32 << 10], 32 << 10));
+    }
+
+    /// Copied without its zeros, a file would need space again when it is read, and a full disk would be a signal.
+    #[test]
+    #[cfg(unix)]
+    fn a_file_with_holes_gets_its_space_back() {
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        let path = source.describe(file(1)).unwrap();
+        let sparse = os::private_file().create_new(true).open(&path).unwrap();
+        os::write_all_at(&sparse, 0, &[b"header"]).unwrap();
+        sparse.set_len(16 << 10).unwrap();
+        assert!(!os::is_allocated(&sparse).unwrap());
+        let found = source.scan().unwrap();
+        assert!(os::is_allocated(&sparse).unwrap());
+        let mut header = [0; 7];
+        found[0].memory.load(0, &mut header).unwrap();
+        assert_eq!(&header, b"header\0");
+    }
+
+    #[test]
+    fn a_failed_creation_leaves_nothing_behind() {
+        let folder = test_folder();
+        let home = folder.path().join("home");
+        let source = builder(&[&home]).build().unwrap();
+        // Something in the way of the temporary, and of the name itself.
+        let temporary = home.join(Name::new(source.store_id(), file(1)).temporary().to_string());
+        fs::create_dir(&temporary).unwrap();
+        assert_eq!(source.create(file(1), b"").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_dir(&temporary).unwrap();
+        let before = tree(&home);
+        let missing = folder.path().join("missing");
+        fs::rename(&home, &missing).unwrap();
+        source.create(file(1), b"").unwrap_err();
+        source.delete(file(1)).unwrap_err();
+        fs::rename(&missing, &home).unwrap();
+        assert!(tree(&home) == before);
+        source.create(file(1), b"").unwrap();
+    }
+
+    /// It was created under a name that was then deleted: a process killed between the two left the file behind.
+    #[test]
+    fn where_the_system_can_an_unnamed_file_never_has_a_name() {
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        if os::unnamed_file(folder.path()).unwrap().is_none() {
+            println!("skipped: no file without a name can be created here");
+            return;
+        }
+        // No file can have the name that a creation begins with.
+        fs::create_dir(source.temporary_path_of(file(1))).unwrap();
+        source.create(file(1), b"header").unwrap_err();
+        let memory = source.create_unnamed(file(1), b"header").unwrap();
+        memory.store(12288, &[&[7; 4096]]).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    mod full_disk {
+        use super::*;
+        use std::process::Command;
+
+        /// A file system of one megabyte, unmounted when it is dropped.
+        struct Tiny(tempfile::TempDir);
+
+        impl Tiny {
+            fn mount() -> Option<Self> {
+                let folder = test_folder();
+                let mut mount = Command::new("mount");
+                match mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder.path()).output() {
+                    Ok(output) if output.status.success() => Some(Self(folder)),
+                    Ok(output) => {
+                        println!("skipped: mount says {}", String::from_utf8_lossy(&output.stderr).trim());
+                        None
+                    }
+                    Err(error) => {
+                        println!("skipped: mount cannot be run: {error}");
+                        None
+                    }
+                }
+            }
+        }
+
+        impl Drop for Tiny {
+            fn drop(&mut self) {
+                let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
+            }
+        }
+
+        fn free_bytes(folder: &Path) -> u64 {
+            let stat = rustix::fs::statvfs(folder).unwrap();
+            stat.f_bavail * stat.f_frsize
+        }
+
+        #[test]
+        fn a_full_disk_is_an_error_at_creation_and_leaves_nothing_behind() {
+            let Some(tiny) = Tiny::mount() else { return };
+            let folder = tiny.0.path();
+            let source = builder(&[folder]).file_size(400 << 10).build().unwrap();
+            let free = free_bytes(folder);
+            let memory = source.create(file(1), b"header").unwrap();
+            source.create(file(2), b"header").unwrap();
+            let before = (tree(folder), free_bytes(folder));
+            for number in [3, 3, 4] {
+                let error = source.create(file(number), b"header").unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+                let error = source.create_unnamed(file(number), b"header").unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+                assert!((tree(folder), free_bytes(folder)) == before);
+            }
+            // What was created has its space: the disk fills up, and every byte can still be stored and read.
+            let _ = fs::write(folder.join("filler"), vec![1; 1 << 20]);
+            memory.store(0, &[&vec![7; 400 << 10]]).unwrap();
+            memory.populate(0..400 << 10).unwrap();
+            fs::remove_file(folder.join("filler")).unwrap();
+            drop(memory);
+            source.delete(file(1)).unwrap();
+            source.delete(file(2)).unwrap();
+            assert_eq!(free_bytes(folder), free);
+            source.create(file(3), b"header").unwrap();
+        }
+
+        #[test]
+        fn holes_that_cannot_be_filled_are_an_error_at_opening() {
+            let Some(tiny) = Tiny::mount() else { return };
+            let source = builder(&[tiny.0.path()]).file_size(400 << 10).build().unwrap();
+            for number in 1..=3 {
+                let sparse = File::create_new(source.describe(file(number)).unwrap()).unwrap();
+                sparse.set_len(400 << 10).unwrap();
+            }
+            let error = source.scan().unwrap_err();
+            assert!(matches!(&error, OpenError::Io(error) if error.kind() == io::ErrorKind::StorageFull), "{error}");
+            for number in 1..=3 {
+                let len = fs::metadata(source.describe(file(number)).unwrap()).unwrap().len();
+                assert_eq!(len, 400 << 10, "no file was cut");
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! A source whose calls fail when a test says so, and are counted.
+//!
+//! # Invariants
+//!
+//! 1. A call that fails here has not reached the source behind.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+
+use super::{FileMemory, FileSource, Found};
+use crate::block::{FileId, FileSize, StoreId};
+use crate::error::{IoError, OpenError};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex};
+
+/// The calls that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Scan,
+    Create,
+    Delete,
+    Store,
+    Load,
+    Sync,
+    Populate,
+}
+
+impl Call {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Scan, Self::Create, Self::Delete, Self::Store, Self::Load, Self::Sync, Self::Populate];
+}
+
+/// When calls fail, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    countdown: u64,
+    sticky: bool,
+    kind: io::ErrorKind,
+    calls: Vec<Call>,
+}
+
+impl Fault {
+    /// Fails the `k`-th call from now on (the next one is the first), once, as a full disk does.
+    pub(crate) fn at(k: u64) -> Self {
+        Self { countdown: k, sticky: false, kind: io::ErrorKind::StorageFull, calls: Call::ALL.to_vec() }
+    }
+
+    /// Every call after that fails as well.
+    pub(crate) fn sticky(self) -> Self {
+        Self { sticky: true, ..self }
+    }
+
+    /// Fails with this kind of error.
+    pub(crate) fn kind(self, kind: io::ErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// Only these calls count and fail.
+    pub(crate) fn only(self, calls: &[Call]) -> Self {
+        Self { calls: calls.to_vec(), ..self }
+    }
+}
+
+/// What a test holds of a [`FaultySource`]: sets faults and reads counters.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    fault: Mutex<Option<Fault>>,
+    counts: [AtomicU64; Call::ALL.len()],
+    failed: AtomicU64,
+}
+
+impl Faults {
+    /// From now on calls fail as `fault` says, in place of what was set before.
+    pub(crate) fn set(&self, fault: Fault) {
+        *self.fault.lock() = Some(fault);
+    }
+
+    /// From now on no call fails.
+    pub(crate) fn clear(&self) {
+        *self.fault.lock() = None;
+    }
+
+    /// How many of these calls there were, failed ones as well.
+    pub(crate) fn count(&self, call: Call) -> u64 {
+        // Relaxed: a test reads it when the threads that count are quiet.
+        self.counts[call as usize].load(Ordering::Relaxed)
+    }
+
+    /// How many calls there were.
+    pub(crate) fn total(&self) -> u64 {
+        Call::ALL.iter().map(|&call| self.count(call)).sum()
+    }
+
+    /// How many calls were made to fail.
+    pub(crate) fn failed(&self) -> u64 {
+        // Relaxed: as in `count`.
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call; an error if it is one that fails.
+    fn meet(&self, call: Call) -> io::Result<()> {
+        // Relaxed: these are counters, nothing is published by them.
+        self.counts[call as usize].fetch_add(1, Ordering::Relaxed);
+        let mut slot = self.fault.lock();
+        let Some(fault) = slot.as_mut().filter(|fault| fault.calls.contains(&call)) else { return Ok(()) };
+        fault.countdown = fault.countdown.saturating_sub(1);
+        if fault.countdown > 0 {
+            return Ok(());
+        }
+        // Relaxed: as above.
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        let kind = fault.kind;
+        if !fault.sticky {
+            *slot = None;
+        }
+        Err(io::Error::new(kind, Injected(call)))
+    }
+}
+
+/// The text of an error that was made here.
+#[derive(Debug)]
+struct Injected(Call);
+
+impl fmt::Display for Injected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} was made to fail", self.0)
+    }
+}
+
+impl std::error::Error for Injected {}
+
+/// A source in front of another one.
+#[derive(Debug)]
+pub(crate) struct FaultySource<S> {
+    inner: S,
+    faults: Arc<Faults>,
+}
+
+impl<S: FileSource> FaultySource<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self::with(inner, Arc::new(Faults::default()))
+    }
+
+    /// With the faults of another source: one countdown for a store that is opened several times.
+    pub(crate) fn with(inner: S, faults: Arc<Faults>) -> Self {
+        Self { inner, faults }
+    }
+
+    pub(crate) fn faults(&self) -> Arc<Faults> {
+        self.faults.clone()
+    }
+
+    fn wrap(&self, inner: Arc<dyn FileMemory>) -> Arc<dyn FileMemory> {
+        Arc::new(FaultyMemory { inner, faults: self.faults.clone() })
+    }
+}
+
+impl<S: FileSource> FileSource for FaultySource<S> {
+    fn store_id(&self) -> StoreId {
+        self.inner.store_id()
+    }
+
+    fn file_size(&self) -> FileSize {
+        self.inner.file_size()
+    }
+
+    fn folders(&self) -> u16 {
+        self.inner.folders()
+    }
+
+    fn files_per_folder(&self) -> u16 {
+        self.inner.files_per_folder()
+    }
+
+    fn describe(&self, file: FileId) -> Option<PathBuf> {
+        self.inner.describe(file)
+    }
+
+    fn scan(&self) -> Result<Vec<Found>, OpenError> {
+        self.faults.meet(Call::Scan).map_err(|error| IoError::new("listing a folder", None, error))?;
+        let found = self.inner.scan()?;
+        Ok(found.into_iter().map(|Found { file, memory }| Found { file, memory: self.wrap(memory) }).collect())
+    }
+
+    fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        self.faults.meet(Call::Create)?;
+        self.inner.create(file, header).map(|memory| self.wrap(memory))
+    }
+
+    fn create_unnamed(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        self.faults.meet(Call::Create)?;
+        self.inner.create_unnamed(file, header).map(|memory| self.wrap(memory))
+    }
+
+    fn delete(&self, file: FileId) -> io::Result<()> {
+        self.faults.meet(Call::Delete)?;
+        self.inner.delete(file)
+    }
+}
+
+#[derive(Debug)]
+struct FaultyMemory {
+    inner: Arc<dyn FileMemory>,
+    faults: Arc<Faults>,
+}
+
+// SAFETY: that of the memory behind, which lives as long as `self`; what fails here changes nothing.
+unsafe impl FileMemory for FaultyMemory {
+    fn size(&self) -> FileSize {
+        self.inner.size()
+    }
+
+    fn base(&self) -> NonNull<u8> {
+        self.inner.base()
+    }
+
+    fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+        self.faults.meet(Call::Store)?;
+        self.inner.store(offset, parts)
+    }
+
+    fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.faults.meet(Call::Load)?;
+        self.inner.load(offset, into)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.faults.meet(Call::Sync)?;
+        self.inner.sync()
+    }
+
+    fn start_write_back(&self, range: Range<u64>) {
+        self.inner.start_write_back(range);
+    }
+
+    fn will_need(&self, range: Range<u64>) {
+        self.inner.will_need(range);
+    }
+
+    fn populate(&self, range: Range<u64>) -> io::Result<()> {
+        self.faults.meet(Call::Populate)?;
+        self.inner.populate(range)
+    }
+}
+
+mod tests {
+    use super::super::MemoryFileSource;
+    use super::super::contract::check_file_source;
+    use super::*;
+
+    fn source() -> FaultySource<MemoryFileSource> {
+        FaultySource::new(MemoryFileSource::builder().file_size(16 << 10).build().unwrap())
+    }
+
+    #[test]
+    fn without_a_fault_it_is_a_source_like_any_other() {
+        let memory = MemoryFileSource::builder().file_size(16 << 10).build().unwrap();
+        check_file_source(|| Box::new(FaultySource::new(memory.clone())));
+    }
+
+    #[test]
+    fn the_kth_call_fails_once_and_is_not_passed_on() {
+        let source = source();
+        let faults = source.faults();
+        let memory = source.create(FileId::new(1).unwrap(), b"header").unwrap();
+        faults.set(Fault::at(3));
+        memory.store(4096, &[b"a"]).unwrap();
+        memory.sync().unwrap();
+        let error = memory.store(4097, &[b"b"]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(error.to_string(), "Store was made to fail");
+        memory.store(4098, &[b"c"]).unwrap();
+        let mut bytes = [1; 3];
+        memory.load(4096, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"a\0c");
+        let counts = Call::ALL.map(|call| faults.count(call));
+        assert_eq!(counts, [0, 1, 0, 3, 1, 1, 0]);
+        assert_eq!((faults.total(), faults.failed()), (6, 1));
+    }
+
+    #[test]
+    fn a_sticky_fault_fails_its_own_calls_until_it_is_cleared() {
+        let source = source();
+        let faults = source.faults();
+        let memory = source.create(FileId::new(1).unwrap(), b"header").unwrap();
+        let only = [Call::Sync, Call::Scan];
+        faults.set(Fault::at(2).sticky().kind(io::ErrorKind::ReadOnlyFilesystem).only(&only));
+        memory.sync().unwrap();
+        for _ in 0..3 {
+            memory.store(0, &[b"x"]).unwrap();
+            assert_eq!(memory.sync().unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+            let error = source.scan().unwrap_err();
+            assert!(matches!(&error, OpenError::Io(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem));
+        }
+        faults.clear();
+        memory.sync().unwrap();
+        assert_eq!((source.scan().unwrap().len(), faults.failed()), (1, 6));
+    }
+
+    #[test]
+    fn every_call_that_can_fail_fails() {
+        let source = source();
+        let memory = source.create(FileId::new(1).unwrap(), b"header").unwrap();
+        source.faults().set(Fault::at(1).sticky());
+        source.create(FileId::new(2).unwrap(), b"header").unwrap_err();
+        source.create_unnamed(FileId::new(2).unwrap(), b"header").unwrap_err();
+        source.delete(FileId::new(1).unwrap()).unwrap_err();
+        source.scan().unwrap_err();
+        memory.store(0, &[b"x"]).unwrap_err();
+        memory.load(0, &mut [0]).unwrap_err();
+        memory.sync().unwrap_err();
+        memory.populate(0..1).unwrap_err();
+        let again = FaultySource::with(source.inner.clone(), source.faults());
+        again.scan().unwrap_err();
+        assert_eq!(source.faults().failed(), 9);
+    }
+}

@@ -1,0 +1,342 @@
+//! Where the bytes of a store live: sources of preallocated files, and the memory each of them is.
+//!
+//! [`DiskFileSource`] keeps them in folders, [`MemoryFileSource`] on the heap. Each source proves what is promised here
+//! by running `contract.rs`.
+//!
+//! # Invariants
+//!
+//! 1. Bytes reach a file by [`FileMemory::store`] alone, whose failure is an error: nothing is stored through a
+//!    mapping.
+//! 2. A file has all its space from its creation to its death, so that reading it never needs more.
+//! 3. A source touches only what carries its store's id in its name, and only while it owns all of its folders.
+
+mod disk;
+mod disk_builder;
+mod folders;
+mod lock;
+mod memory;
+mod names;
+mod region;
+
+#[cfg(test)]
+pub(crate) mod contract;
+#[cfg(test)]
+pub(crate) mod faulty;
+#[cfg(all(test, not(loom)))]
+pub(crate) mod lossy;
+#[cfg(test)]
+pub(crate) mod test_folder;
+
+pub use self::disk::DiskFileSource;
+pub use self::disk_builder::DiskFileSourceBuilder;
+pub use self::memory::{MemoryFileSource, MemoryFileSourceBuilder};
+
+pub(crate) use self::memory::HeapMemory;
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+
+use crate::block::{FileId, FileSize, PAGE_SIZE, StoreId};
+use crate::error::{ConfigError, OpenError};
+use crate::sync::Arc;
+
+/// How many files each folder of a store holds at least: one being filled, one spare, one with data.
+const MIN_FILES_PER_FOLDER: u16 = 3;
+
+/// Where the files of a store live. All methods may be called from many threads at once.
+///
+/// A source has an owner: while it, or any memory that it handed out, is alive, a second source over the same files is
+/// refused, either when it is built or by [`FileSource::scan`].
+///
+/// # Examples
+///
+/// ```
+/// use scratchspace::{FileId, FileSource, MemoryFileSource};
+///
+/// let source = MemoryFileSource::builder().file_size(1 << 20).build()?;
+/// let file = FileId::new(1).unwrap();
+/// let memory = source.create(file, b"header")?;
+/// memory.store(4096, &[b"some ", b"bytes"])?;
+///
+/// let found = source.scan()?;
+/// assert_eq!(found[0].file, file);
+/// let mut bytes = [0; 10];
+/// found[0].memory.load(4096, &mut bytes)?;
+/// assert_eq!(&bytes, b"some bytes");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait FileSource: Debug + Send + Sync + 'static {
+    /// The store whose files these are; the same at every opening.
+    fn store_id(&self) -> StoreId;
+
+    /// The size of the files that [`FileSource::create`] makes, in bytes. Files that are found may have another.
+    fn file_size(&self) -> FileSize;
+
+    /// Over how many folders the files are spread: file `n` lies in folder `(n - 1) % folders`.
+    fn folders(&self) -> u16;
+
+    /// How many files a folder may hold. More may be found, if it was more once.
+    fn files_per_folder(&self) -> u16;
+
+    /// Where a file lies, for messages; `None` if it has no name.
+    fn describe(&self, file: FileId) -> Option<PathBuf>;
+
+    /// Every file of this store that is there, in the order of their numbers, whatever it contains.
+    ///
+    /// What a creation left behind that never ended is deleted. Call it before the first `create`.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Foreign`] names what lies among the files of this store and cannot be one of them;
+    /// [`OpenError::InUse`] if somebody else owns the files. Then nothing has been deleted.
+    fn scan(&self) -> Result<Vec<Found>, OpenError>;
+
+    /// Makes a file that starts with `header` (at most a page) and is zero behind it, durable in content and name when
+    /// this returns.
+    ///
+    /// # Errors
+    ///
+    /// If the file is there already, if there is no space for all of it, or if the system refuses. Then nothing is left
+    /// behind.
+    fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>>;
+
+    /// As [`create`](FileSource::create), but the file has no name when this returns: no scan finds it, nothing is left
+    /// of it once its memory is dropped, and `file` may be created again.
+    ///
+    /// Where the system can, it never had a name, so that a process that is killed meanwhile leaves nothing either. This
+    /// default creates the file and deletes it.
+    ///
+    /// # Errors
+    ///
+    /// As of `create`, or if the name cannot be removed: then the file may be left behind.
+    fn create_unnamed(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        let memory = self.create(file, header)?;
+        self.delete(file)?;
+        Ok(memory)
+    }
+
+    /// Removes a file, durably when this returns; a file that is not there is `Ok`. Memory of it that is still held
+    /// stays readable, and what is stored there is lost with it.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    fn delete(&self, file: FileId) -> io::Result<()>;
+}
+
+/// A file that was there when its store was opened.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its number.
+    pub file: FileId,
+    /// Its bytes; [`FileMemory::size`] tells how large it is, which may differ from what the source creates.
+    pub memory: Arc<dyn FileMemory>,
+}
+
+/// The memory of one preallocated file: bytes are stored through the file and lent through a mapping.
+///
+/// All methods may be called from many threads at once, [`store`](FileMemory::store) as well, though where two stores
+/// overlap either may win. Whoever makes slices from [`base`](FileMemory::base) sees to it that nobody stores to their
+/// bytes meanwhile.
+///
+/// # Safety
+///
+/// Whoever implements this guarantees, for as long as the value lives:
+///
+/// - [`base`](FileMemory::base) is always the same address, on a multiple of 4096, valid for reads of
+///   [`size`](FileMemory::size) bytes;
+/// - these bytes change only through [`store`](FileMemory::store), and only those it was called for.
+pub unsafe trait FileMemory: Debug + Send + Sync {
+    /// How many bytes the file has.
+    fn size(&self) -> FileSize;
+
+    /// The first byte of the file.
+    fn base(&self) -> NonNull<u8>;
+
+    /// Stores all parts, one after the other, at `offset`. Once it returns, they are seen through `base` and by `load`.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] if the parts do not lie within the file: nothing has changed then. After any
+    /// other error each byte is either old or new.
+    fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()>;
+
+    /// Reads `into.len()` bytes at `offset`, where a bad sector is an error and not a signal.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] if the range does not lie within the file, or what the system answered.
+    fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Makes everything durable that was stored before the call.
+    ///
+    /// # Errors
+    ///
+    /// If anything stored since the last `sync` may be lost. The system tells it once: a second `Ok` proves nothing.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Hint: begin to write this range of bytes to the disk, without waiting.
+    fn start_write_back(&self, range: Range<u64>);
+
+    /// Hint: this range of bytes will be read soon.
+    fn will_need(&self, range: Range<u64>);
+
+    /// Brings this range of bytes into memory, so that reading it through `base` need not touch the disk. `Ok` also
+    /// where the system cannot do that.
+    ///
+    /// # Errors
+    ///
+    /// If the range cannot be read, or with [`io::ErrorKind::InvalidInput`] if it does not lie within the file.
+    fn populate(&self, range: Range<u64>) -> io::Result<()>;
+}
+
+/// `range` as the positions of bytes in a file of `size`, if it lies within.
+fn within(size: FileSize, range: &Range<u64>) -> io::Result<Range<usize>> {
+    if range.start > range.end || range.end > size.get() {
+        let problem = format!("bytes {}..{} do not lie within a file of {} bytes", range.start, range.end, size.get());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+    }
+    Ok(in_memory(range.start)..in_memory(range.end))
+}
+
+/// The bytes that `parts` will take at `offset`, if they lie within a file of `size`.
+fn within_parts(size: FileSize, offset: u64, parts: &[&[u8]]) -> io::Result<Range<usize>> {
+    let end = parts.iter().fold(offset, |end, part| end.saturating_add(part.len() as u64));
+    within(size, &(offset..end))
+}
+
+/// A position in a file as one in memory.
+#[expect(clippy::cast_possible_truncation, reason = "targets have 64 bits, lib.rs sees to it")]
+fn in_memory(at: u64) -> usize {
+    at as usize
+}
+
+/// A header must leave the first page at its start.
+fn check_header(header: &[u8]) -> io::Result<()> {
+    if header.len() as u64 > PAGE_SIZE {
+        let problem = format!("a header of {} bytes does not fit into a page of {PAGE_SIZE}", header.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+    }
+    Ok(())
+}
+
+/// The number of folders, checked: each holds at least three files of at most 1023.
+fn check_folders(folders: usize) -> Result<u16, ConfigError> {
+    let most = FileId::MAX / MIN_FILES_PER_FOLDER;
+    match u16::try_from(folders) {
+        Ok(count) if (1..=most).contains(&count) => Ok(count),
+        _ => Err(ConfigError::new("folders", folders, format!("1 to {most}"))),
+    }
+}
+
+/// The number of files a folder may hold, checked against the number of folders.
+fn check_files_per_folder(files: u16, folders: u16) -> Result<u16, ConfigError> {
+    let most = FileId::MAX / folders;
+    if (MIN_FILES_PER_FOLDER..=most).contains(&files) {
+        return Ok(files);
+    }
+    let total = u32::from(files) * u32::from(folders);
+    Err(ConfigError::new(
+        "files_per_folder",
+        format!("{files} with `folders` {folders}, {total} files"),
+        format!(
+            "{MIN_FILES_PER_FOLDER} to {most} with `folders` {folders}, as a store has at most {} files",
+            FileId::MAX
+        ),
+    ))
+}
+
+/// The size of a file, checked.
+fn check_file_size(field: &'static str, bytes: u64) -> Result<FileSize, ConfigError> {
+    FileSize::new(bytes).ok_or_else(|| {
+        let (least, most) = (FileSize::MIN.get(), FileSize::MAX.get());
+        ConfigError::new(field, bytes, format!("a multiple of {PAGE_SIZE} from {least} to {most}"))
+    })
+}
+
+macro_rules! source_behind_a_pointer {
+    ($pointer:ident) => {
+        impl<S: FileSource + ?Sized> FileSource for $pointer<S> {
+            fn store_id(&self) -> StoreId {
+                (**self).store_id()
+            }
+
+            fn file_size(&self) -> FileSize {
+                (**self).file_size()
+            }
+
+            fn folders(&self) -> u16 {
+                (**self).folders()
+            }
+
+            fn files_per_folder(&self) -> u16 {
+                (**self).files_per_folder()
+            }
+
+            fn describe(&self, file: FileId) -> Option<PathBuf> {
+                (**self).describe(file)
+            }
+
+            fn scan(&self) -> Result<Vec<Found>, OpenError> {
+                (**self).scan()
+            }
+
+            fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+                (**self).create(file, header)
+            }
+
+            fn create_unnamed(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+                (**self).create_unnamed(file, header)
+            }
+
+            fn delete(&self, file: FileId) -> io::Result<()> {
+                (**self).delete(file)
+            }
+        }
+    };
+}
+
+source_behind_a_pointer!(Box);
+source_behind_a_pointer!(Arc);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_lies_within_a_file_or_is_an_error() {
+        let size = FileSize::MIN;
+        assert_eq!(within(size, &(0..size.get())).unwrap(), 0..12288);
+        assert_eq!(within(size, &(12288..12288)).unwrap(), 12288..12288);
+        #[expect(clippy::reversed_empty_ranges, reason = "that it is refused is the point")]
+        for range in [0..12289, 12289..12289, 5..4, u64::MAX..u64::MAX, u64::MAX..0] {
+            assert_eq!(within(size, &range).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{range:?}");
+        }
+        within_parts(size, u64::MAX, &[b"ab"]).unwrap_err();
+        assert_eq!(within_parts(size, 12286, &[b"a", b"", b"b"]).unwrap(), 12286..12288);
+    }
+
+    #[test]
+    fn a_refused_option_names_both_values_of_a_relation() {
+        let error = check_files_per_folder(600, 2).unwrap_err();
+        assert_eq!(error.field, "files_per_folder");
+        assert_eq!(error.value, "600 with `folders` 2, 1200 files");
+        assert_eq!(error.range, "3 to 511 with `folders` 2, as a store has at most 1023 files");
+        for (files, folders) in [(3, 341), (1023, 1), (511, 2), (3, 1)] {
+            assert_eq!(check_files_per_folder(files, folders), Ok(files));
+        }
+        for (files, folders) in [(2, 1), (0, 1), (1024, 1), (512, 2), (4, 341), (u16::MAX, 341)] {
+            check_files_per_folder(files, folders).unwrap_err();
+        }
+        assert_eq!((check_folders(1), check_folders(341)), (Ok(1), Ok(341)));
+        for folders in [0, 342, 70_000] {
+            assert_eq!(check_folders(folders).unwrap_err().range, "1 to 341");
+        }
+        let error = check_file_size("file_size", 5000).unwrap_err();
+        assert_eq!((error.field, error.value.as_str()), ("file_size", "5000"));
+        assert_eq!(error.range, "a multiple of 4096 from 12288 to 17179869184");
+    }
+}

@@ -1,0 +1,184 @@
+//! One file and its read-only mapping.
+//!
+//! # Invariants
+//!
+//! 1. A mapping is never longer than its file was when it was mapped, and stays where it is until it is dropped.
+//! 2. Advice is given only about pages of the mapping.
+//! 3. The lock of the folders is held for as long as any of their files is mapped.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::lock::Locks;
+use super::{FileMemory, in_memory, within, within_parts};
+use crate::block::FileSize;
+use crate::os::{self, Advice};
+use crate::sync::Arc;
+
+/// At most this much is asked for in one call: the kernel cuts a longer request short.
+const WILL_NEED_PIECE: u64 = 4 << 20;
+
+/// One owned read-only mapping of the first `size` bytes of a file; a forked child does not get it.
+#[derive(Debug)]
+struct Region {
+    map: MmapRaw,
+    size: FileSize,
+}
+
+impl Region {
+    /// Maps the first `size` bytes of `file`; a shorter file is an error, by invariant 1.
+    fn map(file: &File, size: FileSize) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        if len < size.get() {
+            let problem = format!("a file of {len} bytes cannot be mapped as one of {}", size.get());
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, problem));
+        }
+        let map = MmapOptions::new().len(in_memory(size.get())).map_raw_read_only(file)?;
+        let region = Self { map, size };
+        region.advise(&(0..size.get()), Advice::DontFork)?;
+        Ok(region)
+    }
+
+    fn base(&self) -> NonNull<u8> {
+        NonNull::new(self.map.as_mut_ptr()).expect("nothing is mapped at address zero")
+    }
+
+    /// Gives advice about all pages that `range` touches; an error if it leaves the mapping.
+    fn advise(&self, range: &Range<u64>, advice: Advice) -> io::Result<()> {
+        let bytes = within(self.size, range)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let start = bytes.start - bytes.start % os::page_size();
+        // SAFETY: `start` is less than the length of the mapping.
+        let first = unsafe { self.base().add(start) };
+        // SAFETY: `first` lies on a page, as the mapping does, and the range ends within the mapping, which lives as
+        // long as `self`.
+        unsafe { os::advise(first, bytes.end - start, advice) }
+    }
+
+    /// Asks for `range` in pieces; what lies outside is left out.
+    fn will_need(&self, range: &Range<u64>) {
+        let end = range.end.min(self.size.get());
+        let mut at = range.start;
+        while at < end {
+            let next = end.min(at + WILL_NEED_PIECE);
+            if self.advise(&(at..next), Advice::WillNeed).is_err() {
+                return; // a hint
+            }
+            at = next;
+        }
+    }
+}
+
+/// A file of a [`DiskFileSource`](super::DiskFileSource): stored through its descriptor, lent from its mapping.
+#[derive(Debug)]
+pub(super) struct MappedFile {
+    region: Region,
+    file: File,
+    // Last, so that it is released after the mapping (invariant 3).
+    _locks: Arc<Locks>,
+}
+
+impl MappedFile {
+    pub(super) fn new(file: File, size: FileSize, locks: Arc<Locks>) -> io::Result<Self> {
+        Ok(Self { region: Region::map(&file, size)?, file, _locks: locks })
+    }
+}
+
+// SAFETY: the mapping stays in place until `self` is dropped, starts on a page and has `size` bytes. It is read-only,
+// so its bytes change by stores to the file alone, which `store` keeps in bounds; the folder is locked, so nobody else
+// has any business with the file.
+unsafe impl FileMemory for MappedFile {
+    fn size(&self) -> FileSize {
+        self.region.size
+    }
+
+    fn base(&self) -> NonNull<u8> {
+        self.region.base()
+    }
+
+    fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+        within_parts(self.region.size, offset, parts)?;
+        os::write_all_at(&self.file, offset, parts)
+    }
+
+    fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        within(self.region.size, &(offset..offset.saturating_add(into.len() as u64)))?;
+        os::read_exact_at(&self.file, offset, into)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        os::sync_data(&self.file)
+    }
+
+    fn start_write_back(&self, range: Range<u64>) {
+        os::start_write_back(&self.file, range);
+    }
+
+    fn will_need(&self, range: Range<u64>) {
+        self.region.will_need(&range);
+    }
+
+    fn populate(&self, range: Range<u64>) -> io::Result<()> {
+        self.region.advise(&range, Advice::PopulateRead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped(bytes: &[u8], size: FileSize) -> io::Result<MappedFile> {
+        let file = tempfile::tempfile()?;
+        os::write_all_at(&file, 0, &[bytes])?;
+        MappedFile::new(file, size, Arc::new(Locks::none()))
+    }
+
+    #[test]
+    fn a_mapping_longer_than_its_file_is_refused() {
+        let error = mapped(&[1; 8192], FileSize::MIN).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        mapped(&[1; 12288], FileSize::MIN).unwrap();
+        mapped(&[1; 12289], FileSize::MIN).unwrap();
+    }
+
+    #[test]
+    fn advice_outside_the_mapping_is_refused() {
+        let memory = mapped(&[1; 12288], FileSize::MIN).unwrap();
+        for range in [0..12289, 12288..12289, u64::MAX - 1..u64::MAX] {
+            let error = memory.region.advise(&range, Advice::WillNeed).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
+        for range in [0..0, 12288..12288, 1..2, 4097..12288] {
+            memory.region.advise(&range, Advice::WillNeed).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_long_range_is_asked_for_in_pieces() {
+        let size = FileSize::new(3 * WILL_NEED_PIECE).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size.get()).unwrap();
+        let memory = MappedFile::new(file, size, Arc::new(Locks::none())).unwrap();
+        memory.will_need(1..size.get());
+        memory.will_need(5000..u64::MAX);
+        memory.will_need(u64::MAX - 1..u64::MAX);
+    }
+
+    /// A file that another program cut short: an error at `populate` and `load`, not a signal.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_cut_short_from_outside_is_an_error() {
+        let memory = mapped(&[1; 12288], FileSize::MIN).unwrap();
+        memory.populate(0..12288).unwrap();
+        memory.file.set_len(4096).unwrap();
+        memory.populate(4096..12288).unwrap_err();
+        memory.populate(0..4096).unwrap();
+        assert_eq!(memory.load(8192, &mut [0; 16]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}
