@@ -7,6 +7,7 @@ compile_error!(
 
 mod block;
 mod error;
+mod index;
 mod os;
 mod storage;
 mod sync;

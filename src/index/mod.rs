@@ -1,0 +1,258 @@
+//! Where a block is: from the hash of realm and key to candidate addresses, without a lock for readers.
+//!
+//! A table of fixed size, buckets of eight words, each a tag and an address. A key has two candidate buckets; an insert
+//! takes the emptier one. The tag is a hint: the entry or the pending record behind an address decides whose it is.
+//! When both buckets are full, the oldest block among their sixteen (or the new one, if it is older) gives way.
+//!
+//! # Invariants
+//!
+//! 1. Nothing moves: a word stays in its place until it is replaced there by one of the same key, removed, or gives
+//!    way.
+//! 2. A word of a key is written under the key's stripe lock only, so the writers of one key take turns, and a key has
+//!    at most one word. Removing, giving way and sweeping only take words away, and need no lock: each is one
+//!    compare-exchange from exactly the word that was seen, and who loses it looks again.
+//! 3. Ages of a key only grow: `publish_if_newer` puts no older version in place of a newer one, nor where a newer one
+//!    gave way (`Floors`). `compare_exchange_if` may, its caller has named what it replaces.
+//! 4. Within one generation of a file an address is one key's. The word of an earlier generation left the index before
+//!    the generation changed, so [`View::version`] speaks of the generation in which the word was written.
+//!
+//! # A look-up that finds nothing may say so
+//!
+//! It reads sixteen words one after the other, not at one instant. If the key has no word when it begins, then that is
+//! the instant at which *nothing* is true. Else the word is in one place P, and by invariant 1 it is there until it is
+//! taken away. When the look-up reads P it finds the word, or one of the same key that replaced it, tag and all: a
+//! candidate. Or it finds P empty or another key's: then the word was taken away since the look-up began, and between
+//! that and any later insert (possibly into a place already passed by) the key was in the index nowhere. That instant
+//! lies within the look-up. An insert or replace that happened before the look-up cannot be overlooked: reads of one
+//! word never go back in its history, whatever the order of the reads.
+//!
+//! # What the writers of one key must not do to each other, nor to others
+//!
+//! `publish_if_newer` asks what each word of its tag is (slow: it may read the disk) before it takes the lock. Under
+//! it, words that are not exactly what was seen, in place and in generation (invariant 4), send it back to ask again.
+//! What was seen, the key's own word or somebody else's, is then what it was, and by invariant 2 no word of this key
+//! can appear until the lock is free. The key's word can still vanish: then the exchange fails and the new one is
+//! inserted. A word that another key puts where this one wanted to go makes the exchange fail too, and another place is
+//! looked for. One window is left to the caller: if a file turned a whole round between the check of its generation and
+//! the exchange a few instructions later, another key's word could be replaced: a lost block, never a wrong one. A
+//! caller that holds a pin on the file has no such window.
+// Not `forbid`, which `table` could not lift.
+#![deny(unsafe_code)]
+
+mod bucket;
+mod publish;
+mod scan;
+mod shards;
+mod table;
+
+#[cfg(all(test, loom))]
+mod loom_models;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::fmt;
+use std::io;
+
+use self::bucket::{SLOTS, Word};
+use self::publish::Age;
+pub(crate) use self::publish::{Published, View};
+pub(crate) use self::scan::Candidates;
+use self::scan::Scan;
+use self::shards::{Floors, Stripes, Tally};
+use self::table::Table;
+use crate::block::{BlockAddress, FileId, KeyHash};
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// Words a table may have: 2^14 ..= 2^27, that is 128 KiB to 1 GiB.
+const MIN_WORDS: u64 = 1 << 14;
+const MAX_WORDS: u64 = 1 << 27;
+
+/// The index of a store. Fixed in size: 8 bytes a word, three quarters of them meant to be used.
+pub(crate) struct BlockIndex {
+    table: Table,
+    stripes: Stripes,
+    floors: Floors,
+    tally: Tally,
+    evictions: AtomicU64,
+}
+
+/// Where the word of a key may be, and what it looks like.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    tag: u32,
+    buckets: [usize; 2],
+    stripe: usize,
+}
+
+impl BlockIndex {
+    /// Room for `expected_blocks` at load 0.75, between 2^14 and 2^27 words. Memory is taken as it is touched.
+    ///
+    /// # Errors
+    /// When the address space cannot be had.
+    pub(crate) fn new(expected_blocks: u64) -> io::Result<Self> {
+        let words = expected_blocks.saturating_mul(4).div_ceil(3).clamp(MIN_WORDS, MAX_WORDS);
+        let buckets = words.div_ceil(SLOTS as u64) as usize;
+        Self::with_buckets(buckets)
+    }
+
+    /// Any number of buckets: tests want few.
+    pub(crate) fn with_buckets(buckets: usize) -> io::Result<Self> {
+        Ok(Self {
+            table: Table::new(buckets)?,
+            stripes: Stripes::new(),
+            floors: Floors::new(),
+            tally: Tally::new(),
+            evictions: AtomicU64::new(0),
+        })
+    }
+
+    /// The addresses that may be this key's, at most 16 and rarely more than one. No lock, no allocation, two cache
+    /// lines.
+    pub(crate) fn candidates(&self, key: KeyHash) -> Candidates {
+        let place = self.place(key);
+        self.scan(place).candidates(place.tag)
+    }
+
+    /// Asks the processor for the two cache lines of a key, ahead of a look-up or a publish.
+    pub(crate) fn prefetch(&self, key: KeyHash) {
+        for bucket in self.place(key).buckets {
+            self.table.prefetch(bucket);
+        }
+    }
+
+    /// Puts `new` in place of the key's older address, or where there is room.
+    ///
+    /// Nobody reads the block at `new` before this; whoever finds it afterwards sees what the caller did before.
+    pub(crate) fn publish_if_newer(&self, key: KeyHash, new: BlockAddress, view: &impl View) -> Published {
+        self.publish_at(self.place(key), new, view)
+    }
+
+    /// Puts `new` in place of `old`, whatever their ages, if `old` is still what this key's word says.
+    ///
+    /// `prepare` is a last step under the key's lock, when `old` was seen there and before it is replaced.
+    /// `prepare` must be short and must not come back to this index. If it says no, nothing changes.
+    pub(crate) fn compare_exchange_if(
+        &self,
+        key: KeyHash,
+        old: BlockAddress,
+        new: BlockAddress,
+        prepare: impl FnOnce() -> bool,
+    ) -> bool {
+        self.compare_exchange_at(self.place(key), old, new, prepare)
+    }
+
+    fn compare_exchange_at(
+        &self,
+        place: Place,
+        old: BlockAddress,
+        new: BlockAddress,
+        prepare: impl FnOnce() -> bool,
+    ) -> bool {
+        let _turn = self.stripes.lock(place.stripe);
+        let old = Word::new(place.tag, old);
+        // Losing the exchange means that the word was taken away: it cannot have gone elsewhere under the lock.
+        self.way_of(place, old)
+            .is_some_and(|way| prepare() && self.exchange(place, way, old, Word::new(place.tag, new)))
+    }
+
+    /// Removes the word of this key if it is still exactly this address.
+    pub(crate) fn remove(&self, key: KeyHash, address: BlockAddress) -> bool {
+        self.remove_at(self.place(key), address)
+    }
+
+    fn remove_at(&self, place: Place, address: BlockAddress) -> bool {
+        let word = Word::new(place.tag, address);
+        let removed = self.way_of(place, word).filter(|&way| self.exchange(place, way, word, Word::EMPTY));
+        removed.inspect(|&way| self.tally.subtract(place.bucket(way))).is_some()
+    }
+
+    /// Removes every word of a file, tells each, and returns how many there were. Reads the whole table.
+    ///
+    /// Words that others put there meanwhile may be missed: the caller sweeps again when no writer of the file is left.
+    pub(crate) fn sweep(&self, file: FileId, mut removed: impl FnMut(BlockAddress)) -> u64 {
+        let mut count = 0;
+        for (number, bucket) in self.table.iter().enumerate() {
+            for slot in 0..SLOTS {
+                let mut word = bucket.word(slot);
+                while let Some(address) = word.address().filter(|address| address.file() == file) {
+                    match bucket.exchange(slot, word, Word::EMPTY) {
+                        Ok(()) => {
+                            self.tally.subtract(number);
+                            count += 1;
+                            removed(address);
+                            break;
+                        }
+                        Err(now) => word = now,
+                    }
+                }
+            }
+        }
+        count
+    }
+
+    /// Calls `visit` with every address, in no order. What is written meanwhile may be seen or not.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(BlockAddress)) {
+        for bucket in &*self.table {
+            (0..SLOTS).filter_map(|slot| bucket.word(slot).address()).for_each(&mut visit);
+        }
+    }
+
+    /// How many blocks are in the index. Exact while nobody writes.
+    pub(crate) fn len(&self) -> u64 {
+        self.tally.sum()
+    }
+
+    /// How many blocks it holds at load 0.75, up to which next to none has to give way.
+    pub(crate) fn capacity(&self) -> u64 {
+        (self.table.len() * SLOTS) as u64 * 3 / 4
+    }
+
+    /// How many blocks gave way because their buckets were full.
+    pub(crate) fn evictions(&self) -> u64 {
+        // Relaxed: a number for people. `Floors` is what writers look at.
+        self.evictions.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of address space. Memory is taken as buckets are touched.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.table.bytes() + self.stripes.bytes() + self.floors.bytes() + size_of::<Self>() as u64
+    }
+
+    fn place(&self, key: KeyHash) -> Place {
+        let count = self.table.len() as u64;
+        let (first, second) = key.buckets(u32::MAX);
+        // 32 random bits times the count, high half: below the count, and any count will do, not powers of two only.
+        let bucket = |bits: u32| ((u64::from(bits) * count) >> 32) as usize;
+        Place { tag: key.tag(), buckets: [bucket(first), bucket(second)], stripe: key.stripe(Stripes::COUNT) }
+    }
+
+    fn scan(&self, place: Place) -> Scan {
+        let [first, second] = place.buckets;
+        Scan::new(&self.table[first], &self.table[second])
+    }
+
+    fn way_of(&self, place: Place, word: Word) -> Option<usize> {
+        let scan = self.scan(place);
+        scan.tagged(place.tag).find(|&way| scan.word(way) == word)
+    }
+
+    fn exchange(&self, place: Place, way: usize, from: Word, to: Word) -> bool {
+        self.table[place.bucket(way)].exchange(way % SLOTS, from, to).is_ok()
+    }
+}
+
+impl Place {
+    fn bucket(self, way: usize) -> usize {
+        self.buckets[way / SLOTS]
+    }
+}
+
+impl fmt::Debug for BlockIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockIndex")
+            .field("len", &self.len())
+            .field("capacity", &self.capacity())
+            .field("evictions", &self.evictions())
+            .finish_non_exhaustive()
+    }
+}
