@@ -5,6 +5,7 @@ compile_error!(
     "scratchspace supports little-endian 64-bit targets only: typed values are stored as they lie in memory"
 );
 
+mod blittable;
 mod block;
 mod error;
 mod index;
@@ -12,6 +13,10 @@ mod os;
 mod storage;
 mod sync;
 
+/// Derives and traits for what a [`BlittableWriter`] may write and a [`BlittableReader`] may read.
+pub use bytemuck;
+
+pub use crate::blittable::{BlittableIo, BlittableReader, BlittableWriter, Delayed};
 pub use crate::block::{
     BlockAddress, BlockHash, BlockHasher, BlockKind, FileId, FileSize, HashKind, MAX_BLOCK, PAGE_SIZE, ParseHashError,
     Realm, RealmError, Slot, StoreId, pages_of,
