@@ -1,0 +1,339 @@
+//! Every option of a store: unit, range, default and cost; and what was derived from what.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{ConfigError, OpenError};
+use crate::scratch::Scratch;
+use crate::storage::{DiskFileSource, FileSource};
+use crate::sync::Arc;
+use crate::wheel::{FileWheel, LEAST_FILES_A_LANE, OnFull, Verify, WheelOptions, derive_file_size};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// Ranges that `open` checks.
+const GATHER_BYTES: (u64, u64) = (64 * KIB, 16 * MIB);
+const LONGEST_GATHER_DELAY: Duration = Duration::from_secs(10);
+const LEAST_STAGING: u64 = 4 * KIB;
+const MOST_EXPECTED: u64 = 3 << 25;
+
+/// Options of a store, checked all at once by [`open`](Self::open).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use scratchspace::{MemoryFileSource, Scratch};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let source = MemoryFileSource::builder().files_per_folder(8).file_size(1 << 20).build()?;
+/// let scratch = Scratch::builder(source)
+///     .max_pending_bytes(16 << 20)
+///     .gather(0, Duration::ZERO)
+///     .temporary()
+///     .open()?;
+/// println!("{}", scratch.explain());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a store is opened by `open`"]
+pub struct ScratchBuilder {
+    source: Arc<dyn FileSource>,
+    options: WheelOptions,
+    /// What `with_capacity` was given, for the explanation.
+    pub(crate) capacity: Option<u64>,
+}
+
+impl ScratchBuilder {
+    pub(crate) fn new(source: Arc<dyn FileSource>) -> Self {
+        Self { source, options: WheelOptions::default(), capacity: None }
+    }
+
+    /// What happens to a write when every file of its lane is full. Default: [`OnFull::Recycle`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, OnFull, Realm, Scratch, WriteError};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let source = MemoryFileSource::builder().files_per_folder(3).file_size(64 << 10).build()?;
+    /// let scratch = Scratch::builder(source).on_full(OnFull::Refuse).open()?;
+    /// let refused = (0..100_u8).find_map(|n| scratch.put(Realm::DEFAULT, &[n; 10_000]).err());
+    /// assert!(matches!(refused, Some(WriteError::Full { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_full(mut self, on_full: OnFull) -> Self {
+        self.options.on_full = on_full;
+        self
+    }
+
+    /// Bound of every wait, reads included. Default: 30 s. Zero never waits: what would have to is refused at once.
+    ///
+    /// It does not interrupt a closure that runs on the caller's own thread, nor a call that the disk holds up.
+    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
+        self.options.wait_timeout = timeout;
+        self
+    }
+
+    /// Most bytes that closures of deferred writes may promise before they run. Default: 256 MiB.
+    ///
+    /// A closure counts as the length of its block and 256 bytes. Above the limit the caller of `write` runs closures
+    /// itself. A larger block waits alone; 0 lets one closure wait.
+    pub fn max_pending_bytes(mut self, bytes: u64) -> Self {
+        self.options.max_pending_bytes = bytes;
+        self
+    }
+
+    /// Most bytes of memory that closures are run in at once: at least 4096. Default: 256 MiB.
+    ///
+    /// A block larger than this is written alone, and takes its own length. Memory that was used is kept for the next
+    /// closure, within the same limit.
+    pub fn max_staging_bytes(mut self, bytes: u64) -> Self {
+        self.options.max_staging_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of small blocks a lane gathers for one store, and how long at most they wait for it. Default:
+    /// 1 MiB and 1 ms.
+    ///
+    /// `bytes`: 0, or 64 KiB to 16 MiB; `delay`: at most 10 s. Small are blocks of up to 64 KiB, and up to a quarter of
+    /// `bytes`; each takes whole pages of a buffer. What is gathered is readable at once, but is lost if the process is
+    /// killed meanwhile. `gather(0, Duration::ZERO)` gathers nothing: each block that is put is in its file before its
+    /// call returns, which costs two system calls a block. A lane has up to four buffers of this size. The delay is
+    /// exceeded when the disk is behind, and by up to 100 ms while a closure runs on the lane's thread.
+    pub fn gather(mut self, bytes: u64, delay: Duration) -> Self {
+        self.options.gather_bytes = bytes;
+        self.options.gather_delay = delay;
+        self
+    }
+
+    /// How many blocks the index is made for: 1 to 100,663,296. Default: one for each 16 KiB of disk, from 2^14 to
+    /// 2^24.
+    ///
+    /// Costs about 11 bytes of memory a block, touched as the index fills. Far more blocks than expected push each
+    /// other out of the index, which [`Stats::evicted`](crate::Stats::evicted) counts.
+    pub fn expected_blocks(mut self, blocks: u64) -> Self {
+        self.options.expected_blocks = Some(blocks);
+        self
+    }
+
+    /// How many files of each folder are written at once: 1 to a third of the files of a folder. Default: 1, or as an
+    /// existing store was made.
+    ///
+    /// More lanes let more threads write to one disk; each costs two threads and its gather buffers. A store keeps its
+    /// lanes: another number is [`OpenError::LayoutChanged`].
+    pub fn lanes_per_folder(mut self, lanes: u16) -> Self {
+        self.options.lanes_per_folder = Some(lanes);
+        self
+    }
+
+    /// When bytes are compared with their hash. Default: [`Verify::FirstRead`].
+    ///
+    /// [`Verify::Always`] copies and hashes a block at every read; a single read does so with
+    /// [`Scratch::read_verified`].
+    pub fn verify(mut self, verify: Verify) -> Self {
+        self.options.verify = verify;
+        self
+    }
+
+    /// A store that leaves no block behind, not even when the process is killed: its files have no names. Default: off.
+    ///
+    /// Its folders and their lock files stay. Where the system creates no files without a name (`O_TMPFILE` of Linux),
+    /// they lose theirs at once, and a process that is killed just then leaves an empty one. Refused over a store that holds blocks, unless [`reset`](Self::reset) is asked for too.
+    pub fn temporary(mut self) -> Self {
+        self.options.temporary = true;
+        self
+    }
+
+    /// Starts afresh: every block of an existing store is deleted, and the files may have another size, the store
+    /// another number of lanes. Default: off. The folders stay the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let source = MemoryFileSource::builder().build()?;
+    /// let hash = Scratch::open(source.clone())?.put(Realm::DEFAULT, b"forgotten")?;
+    /// let scratch = Scratch::builder(source).reset().open()?;
+    /// assert!(!scratch.contains(Realm::DEFAULT, hash)?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reset(mut self) -> Self {
+        self.options.reset = true;
+        self
+    }
+
+    /// Checks the options and opens the store. Costs O(files): blocks of an earlier run are found in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Config`] names the option that is out of its range; [`OpenError::LayoutChanged`] if an existing
+    /// store has other lanes or another file size, and nothing is touched; [`OpenError::Foreign`] and
+    /// [`OpenError::Version`] for files that this store cannot be made of; [`OpenError::InUse`] and
+    /// [`OpenError::Io`].
+    pub fn open(self) -> Result<Scratch, OpenError> {
+        self.check()?;
+        let Self { source, options, capacity } = self;
+        let wheel = FileWheel::open(Arc::clone(&source), options.clone())?;
+        let explanation = Explanation::new(&*source, &options, capacity, &wheel);
+        Ok(Scratch::from_wheel(wheel, explanation))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let options = &self.options;
+        let (least, most) = GATHER_BYTES;
+        if options.gather_bytes != 0 && !(least..=most).contains(&options.gather_bytes) {
+            return Err(ConfigError::new("gather bytes", options.gather_bytes, format!("0, or {least} to {most}")));
+        }
+        if options.gather_delay > LONGEST_GATHER_DELAY {
+            let value = format!("{:?}", options.gather_delay);
+            return Err(ConfigError::new("gather delay", value, format!("at most {LONGEST_GATHER_DELAY:?}")));
+        }
+        if options.max_staging_bytes < LEAST_STAGING {
+            let range = format!("at least {LEAST_STAGING}");
+            return Err(ConfigError::new("max_staging_bytes", options.max_staging_bytes, range));
+        }
+        if let Some(blocks) = options.expected_blocks
+            && !(1..=MOST_EXPECTED).contains(&blocks)
+        {
+            return Err(ConfigError::new("expected_blocks", blocks, format!("1 to {MOST_EXPECTED}")));
+        }
+        if let Some(lanes) = options.lanes_per_folder {
+            let files = self.source.files_per_folder();
+            let most = files / LEAST_FILES_A_LANE;
+            if !(1..=most).contains(&lanes) {
+                let value = format!("{lanes} with `files_per_folder` {files}");
+                let range = format!("1 to {most}, as each lane needs {LEAST_FILES_A_LANE} files");
+                return Err(ConfigError::new("lanes_per_folder", value, range));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The source that `with_capacity` derives from two inputs.
+pub(crate) fn source_of_capacity(folders: &[PathBuf], bytes: u64) -> Result<DiskFileSource, OpenError> {
+    if folders.is_empty() {
+        return DiskFileSource::builder().build();
+    }
+    let count = folders.len() as u64;
+    // Too many folders are refused by `build`.
+    let size = derive_file_size(bytes / count, u16::try_from(count).unwrap_or(u16::MAX)).ok_or_else(|| {
+        let least = count * u64::from(LEAST_FILES_A_LANE) * 12 * KIB;
+        let value = format!("{bytes} bytes with `folders` {count}");
+        ConfigError::new("capacity", value, format!("at least {least} bytes, {LEAST_FILES_A_LANE} files a folder"))
+    })?;
+    DiskFileSource::builder().folders(folders).capacity(bytes).file_size_if_new(size.get()).build()
+}
+
+/// Each value of a store's configuration and why it is what it is: one line a value when printed.
+///
+/// [`Scratch::explain`] gives it.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    lines: Vec<(&'static str, String, String)>,
+}
+
+impl Explanation {
+    fn new(source: &dyn FileSource, options: &WheelOptions, capacity: Option<u64>, wheel: &FileWheel) -> Self {
+        let (folders, files, size) = (source.folders(), source.files_per_folder(), source.file_size().get());
+        let derived = |given: bool, why: &str| if given { "as asked".to_owned() } else { why.to_owned() };
+        let mut lines = Vec::new();
+        let mut line = |name, value: String, why: String| lines.push((name, value, why));
+        line("folders", folders.to_string(), "as asked; file n lies in folder (n - 1) mod folders".to_owned());
+        let why = match capacity {
+            Some(bytes) if derive_file_size(bytes / u64::from(folders), folders) == Some(source.file_size()) => {
+                format!(
+                    "a sixteenth of {} a folder, 1 MiB to 1 GiB or what 3 to 1023 files take",
+                    Size(bytes / u64::from(folders))
+                )
+            }
+            Some(_) => "as the store was made".to_owned(),
+            None => "as the source says".to_owned(),
+        };
+        line("file_size", Size(size).to_string(), why);
+        let why = match capacity {
+            Some(bytes) => format!("as many as fit into {}", Size(bytes)),
+            None => "as the source says".to_owned(),
+        };
+        line("files_per_folder", files.to_string(), why);
+        line(
+            "disk",
+            Size(size * u64::from(files) * u64::from(folders)).to_string(),
+            "file_size x files, never more".to_owned(),
+        );
+        let why = if wheel.lanes() == folders {
+            "one a folder, so that all disks write at once"
+        } else {
+            "as the store was made"
+        };
+        let why = derived(options.lanes_per_folder.is_some(), why);
+        line("lanes", wheel.lanes().to_string(), why);
+        let largest = source.file_size().largest_block();
+        line("largest block", Size(u64::from(largest)).to_string(), "what an empty file holds".to_owned());
+        let why = derived(options.expected_blocks.is_some(), "one block for each 16 KiB of disk, 2^14 to 2^24");
+        line("index", format!("{} blocks, {}", wheel.index.capacity(), Size(wheel.index.memory_bytes())), why);
+        line("on_full", format!("{:?}", options.on_full), "Recycle unless asked otherwise".to_owned());
+        line("verify", format!("{:?}", options.verify), "FirstRead unless asked otherwise".to_owned());
+        line("wait_timeout", format!("{:?}", options.wait_timeout), "30 s unless asked otherwise".to_owned());
+        line(
+            "max_pending_bytes",
+            Size(options.max_pending_bytes).to_string(),
+            "256 MiB unless asked otherwise".to_owned(),
+        );
+        line(
+            "max_staging_bytes",
+            Size(options.max_staging_bytes).to_string(),
+            "256 MiB unless asked otherwise".to_owned(),
+        );
+        let gather = format!("{} for {:?}", Size(options.gather_bytes), options.gather_delay);
+        line(
+            "gather",
+            gather,
+            "1 MiB for 1 ms unless asked otherwise; lost at most if the process is killed".to_owned(),
+        );
+        line("temporary", options.temporary.to_string(), "off unless asked for".to_owned());
+        Self { lines }
+    }
+
+    /// Name, value and reason of each line, for people: the texts may change.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.lines.iter().map(|(name, value, why)| (*name, value.as_str(), why.as_str()))
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, value, why)) in self.iter().enumerate() {
+            if at > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{name:<18} {value:<28} {why}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes as a person writes them.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+            if self.0 >= unit && self.0.is_multiple_of(unit) {
+                return write!(f, "{} {name}", self.0 / unit);
+            }
+            if self.0 >= 10 * unit {
+                return write!(f, "{}.{} {name}", self.0 / unit, self.0 % unit * 10 / unit);
+            }
+        }
+        write!(f, "{} B", self.0)
+    }
+}

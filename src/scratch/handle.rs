@@ -1,0 +1,336 @@
+//! The handle: opening, cloning, flushing and closing a store.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{FlushError, IoError, OpenError, ReadError, WriteError};
+use crate::scratch::config::{self, Explanation};
+use crate::scratch::{ScratchBuilder, Stats};
+use crate::storage::FileSource;
+use crate::sync::Arc;
+use crate::wheel::{CloseReport, FileWheel, Recovery, RecoveryReport};
+
+/// Longest time that dropping the last handle takes for closures that still wait.
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A bounded store of independent blocks on local disks.
+///
+/// Blocks are written once, found again by `(realm, hash)`, and read as `&[u8]` straight from a memory mapping. When
+/// the space is used up the oldest file of blocks makes room for the newest.
+///
+/// A handle is cheap to clone and may be used from many threads. Dropping the last one is a
+/// [`close`](Self::close) of five seconds, whose report is lost.
+///
+/// # Examples
+///
+/// ```
+/// use scratchspace::{MemoryFileSource, MissingOk, Realm, Scratch};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+/// let hash = scratch.put(Realm::DEFAULT, b"spilled")?;
+/// let len = scratch.read(Realm::DEFAULT, hash, <[u8]>::len)?;
+/// assert_eq!(len, 7);
+///
+/// scratch.remove(Realm::DEFAULT, hash)?;
+/// assert!(scratch.get(Realm::DEFAULT, hash).missing_ok()?.is_none());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Scratch {
+    shared: Arc<Shared>,
+}
+
+/// What all handles of a store share; the last one closes it.
+pub(crate) struct Shared {
+    pub(crate) wheel: Arc<FileWheel>,
+    explanation: Explanation,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // A close that was asked for had its time: what hangs still is not waited for again.
+        if !self.wheel.is_over() {
+            self.wheel.close(DROP_TIMEOUT);
+        }
+    }
+}
+
+impl Scratch {
+    /// Opens a store of at most `bytes` bytes over `folders`, one disk each; everything else is derived.
+    ///
+    /// A store that is there already keeps its file size and its lanes; only the number of its files follows
+    /// `bytes`. [`explain`](Self::explain) prints each derived value and why.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Config`] if `bytes` makes fewer than three files a lane, or more than 1023 of the size that the
+    /// store has; those of [`DiskFileSourceBuilder::build`](crate::DiskFileSourceBuilder::build) and
+    /// [`ScratchBuilder::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::{Realm, Scratch};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let folder = folder.path();
+    /// let scratch = Scratch::with_capacity([folder.join("nvme0"), folder.join("nvme1")], 96 << 20)?;
+    /// println!("{}", scratch.explain());
+    /// let hash = scratch.put(Realm::DEFAULT, &[7; 100_000])?;
+    /// assert_eq!(scratch.get(Realm::DEFAULT, hash)?.len(), 100_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_capacity<P: Into<PathBuf>>(
+        folders: impl IntoIterator<Item = P>,
+        bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let folders: Vec<PathBuf> = folders.into_iter().map(Into::into).collect();
+        config::source_of_capacity(&folders, bytes).and_then(|source| {
+            let mut builder = Self::builder(source);
+            builder.capacity = Some(bytes);
+            builder.open()
+        })
+    }
+
+    /// Opens a store over the files of `source` with the default options.
+    ///
+    /// # Errors
+    ///
+    /// As [`ScratchBuilder::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::{DiskFileSource, Scratch};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// let source = DiskFileSource::builder()
+    ///     .folder(folder.path().join("store"))
+    ///     .files_per_folder(4)
+    ///     .file_size(8 << 20)
+    ///     .build()?;
+    /// let scratch = Scratch::open(source)?;
+    /// assert!(scratch.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open(source: impl FileSource) -> Result<Self, OpenError> {
+        Self::builder(source).open()
+    }
+
+    /// Full control over a store on the files of `source`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use scratchspace::{MemoryFileSource, OnFull, Scratch};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let scratch = Scratch::builder(MemoryFileSource::builder().build()?)
+    ///     .on_full(OnFull::Refuse)
+    ///     .wait_timeout(Duration::from_secs(2))
+    ///     .open()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(source: impl FileSource) -> ScratchBuilder {
+        ScratchBuilder::new(Arc::new(source))
+    }
+
+    pub(crate) fn from_wheel(wheel: Arc<FileWheel>, explanation: Explanation) -> Self {
+        Self { shared: Arc::new(Shared { wheel, explanation }) }
+    }
+
+    pub(crate) fn wheel(&self) -> &FileWheel {
+        &self.shared.wheel
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Each value of the configuration, and why it is what it is: of an existing store, as it was found.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// let (_, value, why) = scratch.explain().iter().find(|(name, ..)| *name == "wait_timeout").unwrap();
+    /// assert_eq!((value, why), ("30s", "30 s unless asked otherwise"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn explain(&self) -> &Explanation {
+        &self.shared.explanation
+    }
+
+    /// Makes every write durable that returned before the call, deferred ones too.
+    ///
+    /// Runs the closures that wait, or waits for whoever runs them (up to the wait timeout), stores what was gathered,
+    /// and syncs every file that was stored to since its last sync. Blocks for as long as the disks take.
+    ///
+    /// # Errors
+    ///
+    /// [`FlushError`] says how many closures and gathered blocks failed since the last flush that said so, why the
+    /// first one did, and whether a disk lost writes. A closure that has not ended by the wait timeout is
+    /// [`FailedClosure::Busy`](crate::FailedClosure::Busy): its block is not durable, all others are. On a closed
+    /// store, and inside a closure of the store, `io` says so.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{BlockHash, MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// scratch.put(Realm::DEFAULT, b"kept")?;
+    /// scratch.flush()?;
+    ///
+    /// // A closure that breaks its promise is told by the next flush.
+    /// scratch.write(Realm::DEFAULT, BlockHash::of(b"promised"), 8, |bytes| bytes.fill(0))?;
+    /// assert_eq!(scratch.flush().unwrap_err().failed, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn flush(&self) -> Result<(), FlushError> {
+        let _call = self.wheel().begin_call().map_err(|closed| {
+            let error = std::io::Error::other(WriteError::from(closed));
+            FlushError { failed: 0, first: None, io: Some(IoError::new("flushing the store", None, error)) }
+        })?;
+        self.wheel().flush()
+    }
+
+    /// Closes the store: later calls of this and every other handle fail with `Closed`.
+    ///
+    /// Closures that wait are run until `timeout` is over, the rest is dropped and counted. Then everything is made
+    /// durable and the threads are joined; one that hangs in a closure is left behind at the deadline. Blocks for as
+    /// long as that takes: `timeout` bounds the waiting, but neither the closure that this thread runs just then nor
+    /// the disks. A failure of the disks is not reported here: [`flush`](Self::flush) first, if it matters. Called
+    /// inside a closure of the store, it tells the threads to end and does not wait for them.
+    ///
+    /// Blocks that are still lent stay readable, and keep the folders locked until the last of them, and the last
+    /// handle, is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # use scratchspace::{BlockHash, MemoryFileSource, Realm, Scratch, WriteError};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// let hash = scratch.put(Realm::DEFAULT, b"lent")?;
+    /// let block = scratch.get(Realm::DEFAULT, hash)?;
+    /// let report = scratch.close(Duration::from_secs(10));
+    /// assert_eq!(report.dropped, 0);
+    /// assert_eq!(&block[..], b"lent");
+    /// assert_eq!(scratch.put(Realm::DEFAULT, b"late"), Err(WriteError::Closed));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[expect(clippy::must_use_candidate, reason = "most callers have no use for the report")]
+    pub fn close(&self, timeout: Duration) -> CloseReport {
+        self.wheel().close(timeout)
+    }
+
+    /// How many blocks the store holds now, in all realms, deferred ones included. Touches no disk.
+    ///
+    /// While blocks of an earlier run are looked for, those that were found so far.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.wheel().live_blocks()
+    }
+
+    /// Whether the store holds no block.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the store counts. Takes a short lock, and touches no disk.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// scratch.put(Realm::DEFAULT, b"block")?;
+    /// scratch.put(Realm::DEFAULT, b"block")?;
+    /// let stats = scratch.stats();
+    /// assert_eq!((stats.blocks, stats.bytes, stats.duplicates), (1, 5, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(self.wheel())
+    }
+
+    /// How far the search for blocks of an earlier run has come.
+    ///
+    /// Until it is [`complete`](Recovery::complete) a block that was not found yet reads as missing. Never waits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// let recovery = scratch.recovery();
+    /// assert!(recovery.complete && recovery.files_total == 0, "a new store has nothing to look for");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn recovery(&self) -> Recovery {
+        self.wheel().recovery.snapshot()
+    }
+
+    /// Waits until every directory of an earlier run was read; at once for a new store.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Busy`] if that takes longer than `timeout`: it goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let source = MemoryFileSource::builder().build()?;
+    /// let scratch = Scratch::open(source.clone())?;
+    /// scratch.put(Realm::DEFAULT, b"survives")?;
+    /// drop(scratch);
+    ///
+    /// let scratch = Scratch::open(source)?;
+    /// let report = scratch.wait_recovered(Duration::from_secs(10))?;
+    /// assert_eq!((report.blocks, report.bytes), (1, 8));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_recovered(&self, timeout: Duration) -> Result<RecoveryReport, ReadError> {
+        self.wheel().recovery.wait(timeout).ok_or(ReadError::Busy { waited: timeout })
+    }
+}
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scratch").field("wheel", self.wheel()).finish()
+    }
+}
+
+const _: () = {
+    const fn is_shared<T: Clone + Send + Sync + 'static>() {}
+    is_shared::<Scratch>();
+};

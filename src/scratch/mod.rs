@@ -1,0 +1,21 @@
+//! Scratch: the block store. Writes, reads, removes, flushes and closes.
+#![forbid(unsafe_code)]
+
+mod block_ref;
+mod config;
+mod handle;
+#[cfg(all(test, not(loom)))]
+mod hazards;
+#[cfg(all(test, not(loom)))]
+mod power;
+mod read;
+mod stats;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod write;
+
+pub use self::block_ref::BlockRef;
+pub use self::config::{Explanation, ScratchBuilder};
+pub use self::handle::Scratch;
+pub use self::read::BlockInfo;
+pub use self::stats::Stats;

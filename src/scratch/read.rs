@@ -1,0 +1,311 @@
+//! The reading verbs.
+#![forbid(unsafe_code)]
+
+use crate::blittable::BlittableReader;
+use crate::block::{BlockHash, FileId, KeyHash, Realm};
+use crate::error::{ReadError, ReadWithError};
+use crate::scratch::{BlockRef, Scratch};
+use crate::wheel::{BlockView, Closed};
+
+/// How many keys ahead `get_many` asks the index and the disk.
+const AHEAD: usize = 16;
+
+/// What the store knows of a block without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockInfo {
+    /// Whose block it is.
+    pub realm: Realm,
+    /// Its hash, or the key it was named by.
+    pub hash: BlockHash,
+    /// Its length in bytes.
+    pub len: u32,
+    /// The file that holds it.
+    pub file: FileId,
+    /// The lap of that file: files with a smaller generation make room earlier.
+    pub generation: u64,
+}
+
+impl BlockInfo {
+    fn new(file: FileId, block: &BlockView) -> Self {
+        Self { realm: block.realm, hash: block.key, len: block.len, file, generation: block.generation }
+    }
+}
+
+impl From<Closed> for ReadError {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::Closed => Self::Closed,
+            Closed::Reentrant => Self::Reentrant,
+        }
+    }
+}
+
+impl Scratch {
+    /// Runs `read` on the bytes of a block, zero-copy, pinned until `read` returns: keep it short.
+    ///
+    /// The first read of a block may wait: while its closure runs (on this thread, if nobody has begun), or while its
+    /// bytes are compared with their hash, once, after a restart. The bytes start on a page boundary (4096 bytes),
+    /// unless they are a verified copy ([`Verify::Always`](crate::Verify::Always), or the file is suspect).
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Missing`] if the block was never written, was removed, has been recycled since, or was not found
+    /// yet after a restart; [`ReadError::Busy`] if a wait ended at its deadline; [`ReadError::Corrupted`] if the bytes
+    /// do not match their hash any more, once: afterwards it is missing; [`ReadError::Failed`] if its closure failed,
+    /// for those who waited for it; [`ReadError::Io`] if the disk could not read it; [`ReadError::Closed`];
+    /// [`ReadError::Reentrant`] inside a closure of the same store.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// # let (realm, hash) = (Realm::DEFAULT, scratch.put(Realm::DEFAULT, b"block")?);
+    /// let bytes_in_block = scratch.read(realm, hash, <[u8]>::len)?;
+    /// # assert_eq!(bytes_in_block, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read<T>(&self, realm: Realm, hash: BlockHash, read: impl FnOnce(&[u8]) -> T) -> Result<T, ReadError> {
+        self.wheel().check_open()?;
+        let lent = self.wheel().find(realm, hash)?;
+        Ok(read(&lent))
+    }
+
+    /// As [`read`](Self::read), on a copy whose hash was compared just now: allocates the block's length.
+    ///
+    /// A disk that cannot read the bytes is an error here, where a mapping would raise a signal. A block that is still
+    /// gathered is lent from memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// # let (realm, hash) = (Realm::DEFAULT, scratch.put(Realm::DEFAULT, b"block")?);
+    /// let copy = scratch.read_verified(realm, hash, <[u8]>::to_vec)?;
+    /// # assert_eq!(copy, b"block");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read_verified<T>(
+        &self,
+        realm: Realm,
+        hash: BlockHash,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, ReadError> {
+        self.wheel().check_open()?;
+        let lent = self.wheel().find_verified(realm, hash)?;
+        Ok(read(&lent))
+    }
+
+    /// As [`read`](Self::read), with a cursor over typed values.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadWithError::Read`] as [`read`](Self::read); [`ReadWithError::Closure`] with what `read` returned.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{BlittableError, MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// # let realm = Realm::DEFAULT;
+    /// let mut writer = scratch.writer(realm);
+    /// writer.write(&7_u32);
+    /// writer.write_str("seven");
+    /// let hash = writer.commit()?;
+    ///
+    /// let (number, name) = scratch.read_with(realm, hash, |block| {
+    ///     Ok::<_, BlittableError>((block.read::<u32>()?, block.read_str()?.to_owned()))
+    /// })?;
+    /// assert_eq!((number, name.as_str()), (7, "seven"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read_with<T, E>(
+        &self,
+        realm: Realm,
+        hash: BlockHash,
+        read: impl FnOnce(&mut BlittableReader<'_>) -> Result<T, E>,
+    ) -> Result<T, ReadWithError<E>> {
+        let read = |bytes: &[u8]| read(&mut BlittableReader::new(bytes));
+        self.read(realm, hash, read)?.map_err(ReadWithError::Closure)
+    }
+
+    /// The block itself: owned, pinned, zero-copy bytes that outlive the call.
+    ///
+    /// A file whose blocks are held is not reused: hold blocks for as long as they are needed and no longer. A block
+    /// of up to 64 KiB that is still being gathered is copied instead, and then need not start on a page boundary.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// # let realm = Realm::DEFAULT;
+    /// let hash = scratch.put(realm, b"taken along")?;
+    /// let block = scratch.get(realm, hash)?;
+    /// let len = std::thread::spawn(move || block.len()).join().unwrap();
+    /// assert_eq!(len, 11);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get(&self, realm: Realm, hash: BlockHash) -> Result<BlockRef, ReadError> {
+        self.wheel().check_open()?;
+        let lent = self.wheel().find(realm, hash)?;
+        Ok(BlockRef::new(self.wheel(), lent))
+    }
+
+    /// Reads many blocks, in the order of `hashes`; `read` gets each one's place in `hashes` and its bytes or error.
+    ///
+    /// The index is asked for 16 blocks ahead, and the next block is requested from the disk while one is read.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Closed`] or [`ReadError::Reentrant`] for the whole call; what concerns one block goes to `read`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{BlockHash, MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// # let realm = Realm::DEFAULT;
+    /// let mut hashes = scratch.put_many(realm, &[b"one", b"three"])?;
+    /// hashes.push(BlockHash::of(b"never written"));
+    /// let mut lens = Vec::new();
+    /// scratch.get_many(realm, &hashes, |_, block| lens.push(block.ok().map(<[u8]>::len)))?;
+    /// assert_eq!(lens, [Some(3), Some(5), None]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_many(
+        &self,
+        realm: Realm,
+        hashes: &[BlockHash],
+        mut read: impl FnMut(usize, Result<&[u8], ReadError>),
+    ) -> Result<(), ReadError> {
+        let wheel = self.wheel();
+        wheel.check_open()?;
+        let mut keys: [KeyHash; AHEAD] = [wheel.key_hash(realm, BlockHash::from_u128(0)); AHEAD];
+        for (at, hash) in hashes.iter().take(AHEAD).enumerate() {
+            keys[at] = wheel.key_hash(realm, *hash);
+            wheel.index.prefetch(keys[at]);
+        }
+        for (at, hash) in hashes.iter().enumerate() {
+            let key = keys[at % AHEAD];
+            if let Some(later) = hashes.get(at + AHEAD) {
+                keys[at % AHEAD] = wheel.key_hash(realm, *later);
+                wheel.index.prefetch(keys[at % AHEAD]);
+            }
+            // The next block is requested while this one is read.
+            if at + 1 < hashes.len() {
+                wheel.request_ahead(keys[(at + 1) % AHEAD], realm, hashes[at + 1]);
+            }
+            match wheel.find_hashed(key, realm, *hash, wheel.options.verify) {
+                Ok(lent) => read(at, Ok(&lent)),
+                Err(error) => read(at, Err(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the block is there, without touching its bytes: a deferred one counts, and nothing is verified.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Closed`] and [`ReadError::Reentrant`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// let hash = scratch.put(Realm::DEFAULT, b"block")?;
+    /// assert!(scratch.contains(Realm::DEFAULT, hash)?);
+    /// assert!(!scratch.contains(Realm::from(7), hash)?, "another realm");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn contains(&self, realm: Realm, hash: BlockHash) -> Result<bool, ReadError> {
+        self.wheel().check_open()?;
+        let found = self.wheel().locate(self.wheel().key_hash(realm, hash), realm, hash);
+        Ok(found.is_some_and(|(_, block)| !block.kind.is_tombstone()))
+    }
+
+    /// What is known of a block, without touching its bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Missing`] if it is not there; [`ReadError::Closed`] and [`ReadError::Reentrant`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// let hash = scratch.put(Realm::DEFAULT, b"block")?;
+    /// assert_eq!(scratch.info(Realm::DEFAULT, hash)?.len, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn info(&self, realm: Realm, hash: BlockHash) -> Result<BlockInfo, ReadError> {
+        self.wheel().check_open()?;
+        match self.wheel().locate(self.wheel().key_hash(realm, hash), realm, hash) {
+            Some((address, block)) if !block.kind.is_tombstone() => Ok(BlockInfo::new(address.file(), &block)),
+            _ => Err(ReadError::Missing { realm, hash }),
+        }
+    }
+
+    /// Visits every block of a realm, in no order, without touching the bytes. Walks the index of all realms.
+    ///
+    /// Blocks that are written, replaced, removed or recycled meanwhile may or may not be visited; all others are,
+    /// once. `visit` may call the store.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Closed`] and [`ReadError::Reentrant`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// scratch.put_many(Realm::DEFAULT, &[b"one", b"three"])?;
+    /// let mut bytes = 0;
+    /// scratch.for_each(Realm::DEFAULT, |block| bytes += block.len)?;
+    /// assert_eq!(bytes, 8);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn for_each(&self, realm: Realm, mut visit: impl FnMut(&BlockInfo)) -> Result<(), ReadError> {
+        let wheel = self.wheel();
+        wheel.check_open()?;
+        wheel.index.for_each(|address| {
+            if let Some(block) = wheel.view(address)
+                && block.realm == realm
+                && !block.kind.is_tombstone()
+            {
+                visit(&BlockInfo::new(address.file(), &block));
+            }
+        });
+        Ok(())
+    }
+}

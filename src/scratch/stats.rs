@@ -1,0 +1,78 @@
+//! What a store counts.
+#![forbid(unsafe_code)]
+
+use crate::wheel::FileWheel;
+
+/// Counters and sizes of a store. Sums run since it was opened.
+///
+/// The numbers are read one after the other: while others write, two of them need not be of the same instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Blocks in the store now: deferred ones too, and of an earlier run those that were found so far.
+    pub blocks: u64,
+    /// Payload bytes of those.
+    pub bytes: u64,
+    /// Files that exist now. They are created when they are needed, up to the number that was configured.
+    pub files: u64,
+    /// Files that wait for blocks that are still lent.
+    pub draining: u64,
+    /// Reads under way, and blocks that are held.
+    pub lent: u64,
+    /// Bytes of blocks whose closures wait to be run, and 256 bytes for each of them.
+    pub pending_bytes: u64,
+    /// Whether blocks of an earlier run are still being looked for.
+    pub recovering: bool,
+    /// Blocks written, deferred ones once their closure has run.
+    pub written_blocks: u64,
+    /// Payload bytes of those.
+    pub written_bytes: u64,
+    /// Writes that found their content there already.
+    pub duplicates: u64,
+    /// Tombstones written.
+    pub removed: u64,
+    /// Closures that ran and kept their promise.
+    pub closures_run: u64,
+    /// Closures that failed, and gathered blocks whose store failed.
+    pub failed: u64,
+    /// Files that made room: each time one did.
+    pub turns: u64,
+    /// Blocks that were live in them.
+    pub recycled_blocks: u64,
+    /// Blocks whose bytes did not match their hash any more.
+    pub corrupted: u64,
+    /// Blocks that left the index because both of their buckets were full.
+    pub evicted: u64,
+    /// Calls that waited for space or budget.
+    pub waits: u64,
+    /// Bytes of memory that the index may take; it is touched as it fills.
+    pub index_bytes: u64,
+}
+
+impl Stats {
+    pub(crate) fn of(wheel: &FileWheel) -> Self {
+        let (files, draining) = wheel.file_counts();
+        let counters = &wheel.counters;
+        Self {
+            blocks: wheel.live_blocks(),
+            bytes: wheel.live_bytes(),
+            files,
+            draining,
+            lent: wheel.lent(),
+            pending_bytes: wheel.pending_bytes(),
+            recovering: !wheel.recovery.is_complete(),
+            written_blocks: counters.blocks_written.get(),
+            written_bytes: counters.bytes_written.get(),
+            duplicates: counters.duplicates.get(),
+            removed: counters.removed.get(),
+            closures_run: counters.closures_run.get(),
+            failed: counters.failed.get(),
+            turns: counters.turns.get(),
+            recycled_blocks: counters.blocks_recycled.get(),
+            corrupted: counters.corrupted.get(),
+            evicted: wheel.index.evictions(),
+            waits: counters.waits.get(),
+            index_bytes: wheel.index.memory_bytes(),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the store counts, and the failures that nobody was told of yet.
+#![forbid(unsafe_code)]
+
+use crate::error::{FailedClosure, IoError};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Sums since the store was opened. Statistics order nothing: all accesses are relaxed.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $($(#[$doc])* pub(crate) $name: Counter),* }
+    };
+}
+
+counters! {
+    /// Blocks stored or gathered.
+    blocks_written,
+    /// Payload bytes of those.
+    bytes_written,
+    /// Writes that found their content there and verified.
+    duplicates,
+    /// Files that were recycled.
+    turns,
+    /// Blocks that were live in a file when it was recycled.
+    blocks_recycled,
+    /// Blocks whose bytes no longer matched their hash.
+    corrupted,
+    /// Closures that failed, and gathered blocks whose store failed.
+    failed,
+    /// Closures that ran and succeeded.
+    closures_run,
+    /// Waits for space or budget.
+    waits,
+    /// Tombstones written.
+    removed,
+    /// Times that a file came to hold, or may have, an entry of a block that failed.
+    strays,
+}
+
+/// One sum.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Background failures, kept until a flush has told them.
+///
+/// # Invariants
+///
+/// 1. A flush that begins after another has reported a failure does not report it again; one that began before does.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Failures ever.
+    total: Tally,
+    /// As much of `total` as some flush has reported.
+    reported: Tally,
+    first_closure: Option<FailedClosure>,
+    first_io: Option<IoError>,
+}
+
+/// How many failures of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    blocks: u64,
+    syncs: u64,
+}
+
+/// What a flush has to tell.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) failed: u64,
+    pub(crate) first: Option<FailedClosure>,
+    pub(crate) io: Option<IoError>,
+}
+
+impl Failures {
+    pub(crate) fn block_failed(&self, reason: FailedClosure) {
+        let mut seen = self.seen.lock();
+        if seen.total.blocks == seen.reported.blocks {
+            seen.first_closure = Some(reason);
+        }
+        seen.total.blocks += 1;
+    }
+
+    pub(crate) fn sync_failed(&self, error: IoError) {
+        let mut seen = self.seen.lock();
+        if seen.total.syncs == seen.reported.syncs {
+            seen.first_io = Some(error);
+        }
+        seen.total.syncs += 1;
+    }
+
+    /// What a flush that begins now need not report any more.
+    pub(crate) fn reported(&self) -> Tally {
+        self.seen.lock().reported
+    }
+
+    /// Everything since `base`; reported from now on.
+    pub(crate) fn report(&self, base: Tally) -> Option<Report> {
+        let mut seen = self.seen.lock();
+        if seen.total == base {
+            return None;
+        }
+        let report = Report {
+            failed: seen.total.blocks - base.blocks,
+            first: seen.first_closure.clone().filter(|_| seen.total.blocks > base.blocks),
+            io: seen.first_io.clone().filter(|_| seen.total.syncs > base.syncs),
+        };
+        seen.reported = seen.total;
+        Some(report)
+    }
+}

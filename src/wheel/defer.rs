@@ -1,0 +1,303 @@
+//! Deferred writes: a closure waits until the flusher, or the first reader, runs it.
+//!
+//! # Invariants
+//!
+//! 1. A closure runs at most once, outside every lock, on exactly the block's length of zeroed bytes.
+//! 2. Whoever takes a closure settles its block: stored or gathered, or FAILED and restored.
+//! 3. A closure that calls back into its own store gets `Reentrant`; so does whoever it calls.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use crate::block::{BlockHash, BlockKind, Realm, pages_of};
+use crate::error::{FailedClosure, WriteError};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::wheel::FileWheel;
+use crate::wheel::lane::Lane;
+use crate::wheel::pending::{Closure, Deadline, Deferred, Record};
+use crate::wheel::publish::Outcome;
+use crate::wheel::reserve::Reservation;
+use crate::wheel::slots::State;
+use crate::wheel::store::NewBlock;
+use crate::wheel::ticket::Ticket;
+use crate::wheel::turn::Purpose;
+
+/// What a waiting closure is charged beside the length of its block.
+const RECORD_BYTES: u64 = 256;
+/// How long a waiter for budget sleeps between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+thread_local! {
+    /// The wheels whose closures this thread is running now, the innermost last.
+    static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How `complete` ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Completion {
+    /// The block is stored or gathered.
+    Done,
+    /// Its closure failed.
+    Failed(FailedClosure),
+    /// It was not over by the deadline.
+    Busy,
+}
+
+impl FileWheel {
+    /// Whether this thread is inside a closure of this store.
+    pub(crate) fn is_reentrant(&self) -> bool {
+        let me = std::ptr::from_ref(self).addr();
+        // A thread that is ending, and drops a handle with its other locals, runs no closure any more.
+        INSIDE.try_with(|inside| inside.borrow().contains(&me)).unwrap_or(false)
+    }
+
+    /// Reserves and publishes a block whose bytes `closure` will write.
+    pub(crate) fn defer_block(
+        &self,
+        (realm, key): (Realm, BlockHash),
+        kind: BlockKind,
+        len: u32,
+        closure: Closure,
+        deadline: &Deadline,
+    ) -> Result<(), WriteError> {
+        let hash = self.key_hash(realm, key);
+        let lane = self.lane_of(hash);
+        self.wait_for_pending_budget(lane, u64::from(len), deadline)?;
+        let reservation = self.reserve(lane, pages_of(len), Purpose::Data, deadline)?;
+        let (file, slot, address) = (reservation.file(), reservation.slot(), reservation.address());
+        let deferred = Arc::new(Deferred::new(realm, key, kind, len, closure, reservation.into_ticket()));
+        self.pending_bytes.fetch_add(charge(len), Ordering::Relaxed);
+        {
+            // PENDING first: a flush may find the record at once, and leave the slot READY.
+            let mut pending = file.pending.lock();
+            file.slots.set(slot, State::Pending);
+            pending.insert(slot, Record::Deferred(Arc::clone(&deferred)));
+        }
+        let outcome = self.publish(hash, (realm, key), address, kind, len);
+        deferred.is_published();
+        match outcome {
+            Outcome::Published(_) | Outcome::Waiting(_) => {}
+            // A write of the key that was reserved later is there already: these bytes are never seen.
+            Outcome::Superseded(_) => {
+                self.abandon(&deferred);
+                return Ok(());
+            }
+            Outcome::Full => {
+                self.abandon(&deferred);
+                return Err(WriteError::Full { needed: u64::from(len), live: self.live_bytes() });
+            }
+        }
+        lane.push(Arc::clone(&deferred));
+        // A close that did not wait for this call has looked for closures already.
+        if self.is_closed() && self.abandon(&deferred) {
+            return Err(WriteError::Closed);
+        }
+        Ok(())
+    }
+
+    /// Waits until the closures that wait leave room for one more, running them here meanwhile.
+    fn wait_for_pending_budget(&self, lane: &Lane, len: u64, deadline: &Deadline) -> Result<(), WriteError> {
+        let max = self.options.max_pending_bytes;
+        let mut counted = false;
+        loop {
+            let pending = self.pending_bytes();
+            // A block larger than the budget waits alone.
+            if pending == 0 || pending + len + RECORD_BYTES <= max {
+                return Ok(());
+            }
+            if !counted {
+                self.counters.waits.add(1);
+                counted = true;
+            }
+            let ran = self.run_one_queued(lane, deadline)
+                || self.lanes.iter().any(|other| other.id() != lane.id() && self.run_one_queued(other, deadline));
+            if ran {
+                continue;
+            }
+            if deadline.has_passed() {
+                return Err(WriteError::Timeout { waited: deadline.waited() });
+            }
+            if self.is_closed() {
+                return Err(WriteError::Closed);
+            }
+            self.turned.wait_until(&mut self.turn.lock(), deadline.at.min(Instant::now() + LOOK_AGAIN));
+        }
+    }
+
+    /// Runs the oldest queued closure of a lane here; whether there was one.
+    pub(crate) fn run_one_queued(&self, lane: &Lane, deadline: &Deadline) -> bool {
+        while let Some(deferred) = lane.pop() {
+            if !deferred.is_queued() {
+                continue;
+            }
+            return match self.complete(&deferred, deadline) {
+                Completion::Done | Completion::Failed(_) => true,
+                Completion::Busy => {
+                    if deferred.is_queued() {
+                        lane.push_front(deferred);
+                    }
+                    false
+                }
+            };
+        }
+        false
+    }
+
+    /// Runs the closure, or waits for whoever runs it.
+    pub(crate) fn complete(&self, deferred: &Arc<Deferred>, deadline: &Deadline) -> Completion {
+        // Awake, it is queued, or over.
+        while deferred.wait(deadline.at) {
+            if let Some(result) = deferred.result() {
+                return result.map_or_else(Completion::Failed, |()| Completion::Done);
+            }
+            // Memory first: a closure that was taken must be run.
+            let Some(mut staging) = self.staging.acquire(deferred.len as usize, deadline.at) else { break };
+            if let Some((closure, ticket)) = deferred.take() {
+                return self.run(deferred, closure, &ticket, &mut staging);
+            }
+        }
+        Completion::Busy
+    }
+
+    fn run(&self, deferred: &Arc<Deferred>, closure: Closure, ticket: &Ticket, bytes: &mut [u8]) -> Completion {
+        // From here its memory is bounded by staging: a closure that hangs keeps nobody from the budget.
+        self.pending_bytes.fetch_sub(charge(deferred.len), Ordering::Relaxed);
+        let file = self.table.file(deferred.address.file());
+        file.slots.set(deferred.address.slot(), State::Running);
+        let reservation = Reservation::resume(file, ticket);
+        let result = self.run_closure(closure, bytes).and_then(|()| {
+            let found = BlockHash::of(bytes);
+            if deferred.kind == BlockKind::Content && found != deferred.key {
+                return Err(FailedClosure::WrongHash { expected: deferred.key, found });
+            }
+            self.store_deferred(deferred, &reservation, found, bytes)
+        });
+        match result {
+            Ok(()) => {
+                reservation.finish();
+                self.counters.closures_run.add(1);
+                self.counters.blocks_written.add(1);
+                self.counters.bytes_written.add(u64::from(deferred.len));
+                deferred.settle(Ok(()));
+                Completion::Done
+            }
+            Err(reason) => {
+                self.fail_deferred(deferred, reservation, reason.clone());
+                Completion::Failed(reason)
+            }
+        }
+    }
+
+    fn run_closure(&self, closure: Closure, bytes: &mut [u8]) -> Result<(), FailedClosure> {
+        let me = std::ptr::from_ref(self).addr();
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(me));
+        let result = catch_unwind(AssertUnwindSafe(|| closure(bytes)));
+        let result = result.map_err(|payload| {
+            // What it panicked with is the user's too, and may panic when it is dropped.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again);
+            }
+            FailedClosure::Panicked
+        });
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().pop());
+        result
+    }
+
+    fn store_deferred(
+        &self,
+        deferred: &Deferred,
+        reservation: &Reservation<'_>,
+        hash: BlockHash,
+        bytes: &[u8],
+    ) -> Result<(), FailedClosure> {
+        let lane = self.lane_of(self.key_hash(deferred.realm, deferred.key));
+        let block = NewBlock {
+            realm: deferred.realm,
+            key: deferred.key,
+            kind: deferred.kind,
+            hash,
+            parts: &[bytes],
+            len: deferred.len,
+        };
+        let io = |error| match error {
+            WriteError::Io(error) => FailedClosure::Io(error),
+            other => FailedClosure::Io(self.io_error(
+                "storing a deferred block",
+                deferred.address.file(),
+                std::io::Error::other(other),
+            )),
+        };
+        // A gather buffer comes free as soon as its store returns; a store of a full disk returns an error.
+        if self.is_gathered(deferred.len)
+            && let Some(mut slot) = lane.gather(&self.deadline())
+        {
+            let hides = Some(Arc::clone(&deferred.hides));
+            let full = self.gather_reserved(lane, &mut slot, reservation, &block, hides).map_err(io)?;
+            drop(slot);
+            if let Some(full) = full {
+                self.store_outstanding(lane, full);
+            }
+            return Ok(());
+        }
+        self.store_payload_and_entry(lane, reservation, &block).map_err(io)?;
+        reservation.file().pending.lock().remove(reservation.slot());
+        deferred.hides.forget();
+        Ok(())
+    }
+
+    /// Things are as they were before the write, but for the report.
+    fn fail_deferred(&self, deferred: &Arc<Deferred>, reservation: Reservation<'_>, reason: FailedClosure) {
+        self.counters.failed.add(1);
+        self.failures.block_failed(reason.clone());
+        self.forget_deferred(deferred, reservation, reason);
+    }
+
+    fn forget_deferred(&self, deferred: &Arc<Deferred>, reservation: Reservation<'_>, reason: FailedClosure) {
+        let file = reservation.file();
+        let hash = self.key_hash(deferred.realm, deferred.key);
+        // Index first, FAILED after it: until then the record tells whose word it is, so that a write of the
+        // same key replaces the word instead of adding another.
+        self.restore(hash, deferred.address, Some(deferred.len), deferred.hides.begin_to_fail());
+        file.slots.set(reservation.slot(), State::Failed);
+        file.pending.lock().remove(reservation.slot());
+        deferred.settle(Err(reason));
+        drop(reservation);
+    }
+
+    /// Gives a block up whose closure nobody has taken; reported as a failure if there is a `reason`.
+    ///
+    /// What the closure captured is user code when it is dropped: the caller decides who does that.
+    pub(crate) fn give_up(&self, deferred: &Arc<Deferred>, reason: Option<FailedClosure>) -> Option<Closure> {
+        let (closure, ticket) = deferred.take()?;
+        self.pending_bytes.fetch_sub(charge(deferred.len), Ordering::Relaxed);
+        let reservation = Reservation::resume(self.table.file(deferred.address.file()), &ticket);
+        match reason {
+            Some(reason) => self.fail_deferred(deferred, reservation, reason),
+            None => self.forget_deferred(deferred, reservation, FailedClosure::Abandoned),
+        }
+        Some(closure)
+    }
+
+    /// Drops a closure unrun, as carefully as it would be run.
+    pub(crate) fn drop_closure(&self, closure: Closure) {
+        // A panic there is the user's, and told by the panic hook; nothing of the store depends on it.
+        let _ = self.run_closure(Box::new(move |_| drop(closure)), &mut []);
+    }
+
+    /// Drops a closure of this caller's own, whose block is not needed; whether nobody had taken it before.
+    fn abandon(&self, deferred: &Arc<Deferred>) -> bool {
+        let closure = self.give_up(deferred, None);
+        let was_mine = closure.is_some();
+        if let Some(closure) = closure {
+            self.drop_closure(closure);
+        }
+        was_mine
+    }
+}
+
+fn charge(len: u32) -> u64 {
+    u64::from(len) + RECORD_BYTES
+}

@@ -1,0 +1,397 @@
+//! One file of the wheel: its place in memory for the life of the store, and the lending of its bytes.
+//!
+//! # Invariants
+//!
+//! 1. `base`, `memory`, `generation` and `nonce` change only while the file is not handed to a lane and either
+//!    has never been pinned or was seen drained; `Pinner::reopen` and the activation that follows publish them.
+//! 2. The bytes of a slot's entry and payload are never stored to again once the slot is READY, UNVERIFIED or
+//!    TOMBSTONE, until the file has drained. A slot becomes BAD from these states only.
+//! 3. `finished` counts reservations that are over; it is the last thing a reservation does.
+//! 4. `unstored` counts slots whose bytes wait in a gather buffer. A slot is counted there before it is finished.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::ptr;
+use std::slice;
+
+use crate::block::{BlockAddress, BlockHash, Entry, FileId, FileSize, Realm, Slot};
+use crate::storage::{FileMemory, FileSource};
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, Condvar, Mutex};
+use crate::wheel::cursor::Cursor;
+use crate::wheel::pending::PendingTable;
+use crate::wheel::pin::{PinError, PinWord, Pinner};
+use crate::wheel::slots::{Slots, State};
+
+/// The table of files, and the source whose locks live as long as any mapping is lent.
+pub(crate) struct FileTable {
+    files: Box<[BlockFile]>,
+    source: Arc<dyn FileSource>,
+}
+
+impl FileTable {
+    pub(crate) fn new(source: Arc<dyn FileSource>, count: u16) -> Self {
+        let size = source.file_size();
+        let files = (1..=count).filter_map(FileId::new).map(|id| BlockFile::new(id, size)).collect();
+        Self { files, source }
+    }
+
+    pub(crate) fn source(&self) -> &dyn FileSource {
+        &*self.source
+    }
+
+    pub(crate) fn get(&self, id: FileId) -> Option<&BlockFile> {
+        self.files.get(id.index())
+    }
+
+    /// The file of an id that this table handed out itself.
+    pub(crate) fn file(&self, id: FileId) -> &BlockFile {
+        &self.files[id.index()]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &BlockFile> {
+        self.files.iter()
+    }
+}
+
+impl fmt::Debug for FileTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileTable").field("files", &self.files.len()).field("source", &self.source).finish()
+    }
+}
+
+/// One file: cursor, pins, slot states, pending table and the memory behind it.
+pub(crate) struct BlockFile {
+    id: FileId,
+    size: FileSize,
+    base: AtomicPtr<u8>,
+    memory: Mutex<Option<Arc<dyn FileMemory>>>,
+    generation: AtomicU64,
+    nonce: AtomicU64,
+    pub(crate) cursor: Cursor,
+    pub(crate) pins: Pinner,
+    pub(crate) slots: Slots,
+    pub(crate) pending: Mutex<PendingTable>,
+    /// Told, under `pending`, when a slot leaves VERIFYING.
+    pub(crate) verified: Condvar,
+    finished: AtomicU32,
+    unstored: AtomicU32,
+    live_blocks: AtomicU64,
+    live_bytes: AtomicU64,
+    suspect: AtomicBool,
+    stores: AtomicU64,
+    synced: Mutex<u64>,
+}
+
+impl fmt::Debug for BlockFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockFile")
+            .field("id", &self.id)
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
+    }
+}
+
+impl BlockFile {
+    fn new(id: FileId, size: FileSize) -> Self {
+        Self {
+            id,
+            size,
+            base: AtomicPtr::new(ptr::null_mut()),
+            memory: Mutex::new(None),
+            generation: AtomicU64::new(0),
+            nonce: AtomicU64::new(0),
+            cursor: Cursor::new(size),
+            pins: Pinner::new(Pinner::words_for_this_machine()),
+            slots: Slots::new(size.slots()),
+            pending: Mutex::new(PendingTable::default()),
+            verified: Condvar::new(),
+            finished: AtomicU32::new(0),
+            unstored: AtomicU32::new(0),
+            live_blocks: AtomicU64::new(0),
+            live_bytes: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
+            stores: AtomicU64::new(0),
+            synced: Mutex::new(0),
+        }
+    }
+
+    pub(crate) fn id(&self) -> FileId {
+        self.id
+    }
+
+    pub(crate) fn size(&self) -> FileSize {
+        self.size
+    }
+
+    pub(crate) fn address(&self, slot: Slot) -> BlockAddress {
+        BlockAddress::new(self.id, slot)
+    }
+
+    /// The age of this file's present lap among all laps of the store.
+    pub(crate) fn generation(&self) -> u64 {
+        // Relaxed: callers hold a pin, a reservation or the turn mutex, which order it (invariant 1);
+        // the index compares it as an age, and a file that changes its age has no word there.
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn nonce(&self) -> u64 {
+        // Relaxed: as `generation`.
+        self.nonce.load(Ordering::Relaxed)
+    }
+
+    /// Puts the memory of a file in place that was created or found. Only before it is handed out (invariant 1).
+    pub(crate) fn install(&self, memory: Arc<dyn FileMemory>) {
+        assert!(memory.size() == self.size, "{} has {:?}, not {:?}", self.id, memory.size(), self.size);
+        let mut held = self.memory.lock();
+        // Release pairs with the Acquire in `FilePin::slice`; the pin words and the index carry it as well.
+        self.base.store(memory.base().as_ptr(), Ordering::Release);
+        *held = Some(memory);
+        self.suspect.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes the memory away, before the file is created afresh. Only when drained (invariant 1).
+    pub(crate) fn uninstall(&self) {
+        let mut held = self.memory.lock();
+        self.base.store(ptr::null_mut(), Ordering::Release);
+        *held = None;
+    }
+
+    /// The memory behind this file; an error for a file that has none (never created, or being created afresh).
+    pub(crate) fn memory(&self) -> io::Result<Arc<dyn FileMemory>> {
+        self.memory.lock().clone().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the file has no memory"))
+    }
+
+    /// Begins a lap: nothing is reserved, nothing is stored. Only when drained or new (invariant 1).
+    pub(crate) fn begin_lap(&self, generation: u64, nonce: u64) {
+        self.generation.store(generation, Ordering::Relaxed);
+        self.nonce.store(nonce, Ordering::Relaxed);
+        self.slots.clear();
+        self.finished.store(0, Ordering::Relaxed);
+        self.unstored.store(0, Ordering::Relaxed);
+        self.live_blocks.store(0, Ordering::Relaxed);
+        self.live_bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// Goes on with a lap of an earlier run: slots below `next_slot` are over.
+    pub(crate) fn resume_lap(&self, next_slot: u32) {
+        self.finished.store(next_slot, Ordering::Relaxed);
+    }
+
+    /// Generation and nonce of an earlier run, before its directory is read.
+    ///
+    /// That run may have been killed before it synced what is read now: the file counts as stored to.
+    pub(crate) fn adopt(&self, generation: u64, nonce: u64) {
+        self.generation.store(generation, Ordering::Relaxed);
+        self.nonce.store(nonce, Ordering::Relaxed);
+        self.stores.fetch_add(1, Ordering::Release);
+    }
+
+    /// The last act of a reservation.
+    pub(crate) fn finish(&self, count: u32) {
+        // Release pairs with the Acquire in `is_quiet`: whoever sees the file quiet sees all that its writers did.
+        self.finished.fetch_add(count, Ordering::Release);
+    }
+
+    /// Whether a sealed file has no reservation and no gathered block left.
+    pub(crate) fn is_quiet(&self) -> bool {
+        // Acquire pairs with the Release in `finish`; `unstored` is read second (invariant 4).
+        self.cursor.is_sealed()
+            && self.finished.load(Ordering::Acquire) == self.cursor.next_slot()
+            && self.unstored.load(Ordering::Acquire) == 0
+    }
+
+    pub(crate) fn gathered(&self, count: u32) {
+        self.unstored.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn gathered_are_stored(&self, count: u32) {
+        // Release pairs with the Acquire in `is_quiet`.
+        self.unstored.fetch_sub(count, Ordering::Release);
+    }
+
+    pub(crate) fn add_live(&self, len: u32) {
+        // Relaxed: a statistic; `Refuse` reads it under the turn mutex and again when told.
+        self.live_blocks.fetch_add(1, Ordering::Relaxed);
+        self.live_bytes.fetch_add(u64::from(len), Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub_live(&self, len: u32) {
+        self.live_blocks.fetch_sub(1, Ordering::Relaxed);
+        self.live_bytes.fetch_sub(u64::from(len), Ordering::Relaxed);
+    }
+
+    pub(crate) fn live_blocks(&self) -> u64 {
+        self.live_blocks.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a sync of this file has failed: its bytes are then copied and verified at every read.
+    pub(crate) fn is_suspect(&self) -> bool {
+        // Acquire pairs with the Release in `sync`.
+        self.suspect.load(Ordering::Acquire)
+    }
+
+    /// Stores `parts` at `offset` through the file.
+    pub(crate) fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+        let result = self.memory()?.store(offset, parts);
+        // Release pairs with the Acquire in `sync`, which then covers this store.
+        self.stores.fetch_add(1, Ordering::Release);
+        result
+    }
+
+    /// Stores the entry of one slot.
+    pub(crate) fn store_entry(&self, slot: Slot, entry: &Entry) -> io::Result<()> {
+        self.store(self.size.entry_offset(slot), &[&entry.encode(self.nonce(), slot)])
+    }
+
+    /// Whether a store has not been covered by a sync yet.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.stores.load(Ordering::Acquire) > *self.synced.lock()
+    }
+
+    /// Makes every earlier store durable. The only place where a file is synced (failure rule R3).
+    ///
+    /// The kernel reports a lost write to one caller only, so a failure makes the file suspect for good.
+    /// `tell` gets it before anybody else may find the file clean; the answer is whether there was none.
+    pub(crate) fn sync_or(&self, tell: impl FnOnce(io::Error)) -> bool {
+        let mut synced = self.synced.lock();
+        // Acquire pairs with the Release in `store`.
+        let covered = self.stores.load(Ordering::Acquire);
+        if *synced >= covered {
+            return true;
+        }
+        // A file without memory is being created afresh: there is nothing in it that could be lost.
+        let memory = self.memory.lock().clone();
+        let result = memory.map_or(Ok(()), |memory| memory.sync());
+        let synced_all = result.is_ok();
+        if let Err(error) = result {
+            // Release pairs with the Acquire in `is_suspect`; set before the mutex is left.
+            self.suspect.store(true, Ordering::Release);
+            tell(error);
+        }
+        *synced = covered;
+        synced_all
+    }
+
+    /// As `sync_or`, where the caller deals with the failure itself.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let mut failure = None;
+        self.sync_or(|error| failure = Some(error));
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Pins this file's present lap, so that its bytes may be lent.
+    pub(crate) fn pin(&self) -> Result<FilePin<'_>, PinError> {
+        Ok(FilePin { word: self.pins.pin()?, file: self })
+    }
+}
+
+/// Keeps one file from being reused.
+pub(crate) struct FilePin<'a> {
+    file: &'a BlockFile,
+    word: PinWord,
+}
+
+impl<'a> FilePin<'a> {
+    pub(crate) fn file(&self) -> &'a BlockFile {
+        self.file
+    }
+
+    /// The entry of a slot whose entry has been stored; `None` if the state says otherwise or the bytes do not check.
+    pub(crate) fn entry(&self, slot: Slot) -> Option<Entry> {
+        if !self.is_stored(slot) {
+            return None;
+        }
+        let start = self.file.size.entry_offset(slot);
+        let bytes = self.slice(start..start + Entry::SIZE as u64)?;
+        let entry = Entry::decode(bytes.try_into().ok()?, self.file.nonce(), slot).ok()?;
+        entry.payload(self.file.size, slot).is_some().then_some(entry)
+    }
+
+    /// The entry of `slot` if it belongs to this key.
+    pub(crate) fn entry_of(&self, slot: Slot, realm: Realm, key: BlockHash) -> Option<Entry> {
+        self.entry(slot).filter(|entry| entry.key == key && entry.realm == realm)
+    }
+
+    /// The payload that a checked entry of this slot names.
+    ///
+    /// Also if the slot is BAD by now: whoever was lent the block before that was found keeps the bytes it was lent.
+    pub(crate) fn payload(&self, slot: Slot, entry: &Entry) -> Option<&[u8]> {
+        if !self.is_stored(slot) && self.file.slots.get(slot) != State::Bad {
+            return None;
+        }
+        self.slice(entry.payload(self.file.size, slot)?)
+    }
+
+    fn is_stored(&self, slot: Slot) -> bool {
+        // The Acquire inside `get` pairs with the Release of whoever stored the slot's bytes.
+        matches!(self.file.slots.get(slot), State::Ready | State::Unverified | State::Verifying | State::Tombstone)
+    }
+
+    /// Bytes of the file; `None` for a file without memory or a range outside of it.
+    ///
+    /// Private to this file: `entry` and `payload` have looked at the slot's state before.
+    fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
+        // Acquire pairs with the Release in `install`.
+        let base = self.file.base.load(Ordering::Acquire);
+        if base.is_null() || range.start > range.end || range.end > self.file.size.get() {
+            return None;
+        }
+        let start = usize::try_from(range.start).ok()?;
+        let len = usize::try_from(range.end - range.start).ok()?;
+        // SAFETY: in bounds by the check above, so the offset stays inside the mapping (`FileMemory::base`).
+        let first = unsafe { base.add(start) };
+        // SAFETY: `self` is a pin, so the memory stays installed and mapped for as long as the slice lives
+        // (invariant 1), and nobody stores to these bytes meanwhile (invariant 2, checked by `is_stored`).
+        Some(unsafe { slice::from_raw_parts(first, len) })
+    }
+
+    /// Gives the pin to somebody who remembers it without a borrow.
+    fn into_word(self) -> PinWord {
+        let word = self.word;
+        std::mem::forget(self);
+        word
+    }
+
+    /// Turns this pin into one that owns the table it lies in.
+    pub(crate) fn into_owned(self, table: Arc<FileTable>) -> OwnedPin {
+        let file = self.file.id;
+        OwnedPin { word: self.into_word(), file, table }
+    }
+}
+
+impl Drop for FilePin<'_> {
+    fn drop(&mut self) {
+        self.file.pins.unpin(self.word);
+    }
+}
+
+/// A pin that outlives the call: it keeps the mappings and the locks of the store with it.
+pub(crate) struct OwnedPin {
+    table: Arc<FileTable>,
+    file: FileId,
+    word: PinWord,
+}
+
+impl OwnedPin {
+    /// The payload of the block at `slot`, as [`FilePin::payload`].
+    pub(crate) fn payload(&self, slot: Slot, entry: &Entry) -> Option<&[u8]> {
+        let pin = std::mem::ManuallyDrop::new(FilePin { file: self.table.file(self.file), word: self.word });
+        let bytes = pin.payload(slot, entry)?;
+        let (first, len) = (bytes.as_ptr(), bytes.len());
+        // SAFETY: `bytes` was just formed over the pinned file; `self` holds that same pin and the table for as
+        // long as the slice now lives, which is all that tied `bytes` to the shorter-lived guard.
+        Some(unsafe { slice::from_raw_parts(first, len) })
+    }
+}
+
+impl Drop for OwnedPin {
+    fn drop(&mut self) {
+        self.table.file(self.file).pins.unpin(self.word);
+    }
+}

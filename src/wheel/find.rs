@@ -1,0 +1,377 @@
+//! From a key to bytes that are lent.
+//!
+//! # Invariants
+//!
+//! 1. Bytes are lent only of a slot whose record or checked entry names exactly the realm and key asked for.
+//! 2. *Busy* never costs the block: a file that is closing sends the reader back to the index, where a newer copy
+//!    is found, or none.
+//! 3. A block leaves the index here only if it was proven bad under its pin, and only by its own address.
+#![forbid(unsafe_code)]
+
+use std::ops::Deref;
+
+use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, KeyHash, Realm, Slot};
+use crate::error::ReadError;
+use crate::index::Candidates;
+use crate::sync::Arc;
+use crate::wheel::defer::Completion;
+use crate::wheel::file::{BlockFile, FilePin};
+use crate::wheel::gather::GatherBuffer;
+use crate::wheel::pending::{Deadline, Record};
+use crate::wheel::slots::{self, State};
+use crate::wheel::{FileWheel, Verify};
+
+/// A block that was found, and what keeps its bytes in place.
+pub(crate) enum Lent<'a> {
+    /// In the mapping of a pinned file.
+    Mapped { pin: FilePin<'a>, slot: Slot, entry: Entry },
+    /// In a gather buffer, on its way to the file.
+    Gathered { buffer: Arc<GatherBuffer>, start: u64, len: u32 },
+    /// A verified copy: the file is suspect, or every read is verified.
+    Copied(Vec<u8>),
+}
+
+impl Deref for Lent<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // The ranges were checked when the block was found: a failure here would be a defect of this library, and
+        // an empty slice in its place a lie.
+        match self {
+            Self::Mapped { pin, slot, entry } => pin.payload(*slot, entry).expect("checked when it was found"),
+            Self::Gathered { buffer, start, len } => {
+                buffer.bytes(*start..*start + u64::from(*len)).expect("checked when it was gathered")
+            }
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
+/// What one candidate of the index turned out to be.
+enum Candidate<'a> {
+    Found(Lent<'a>),
+    /// The key's newest version says that it was removed.
+    Removed,
+    /// Another key with the same tag, or whatever a later lap has put into the slot.
+    Other,
+    /// Its file is closing, or its slot failed.
+    Gone,
+}
+
+/// Begins to run at the first wait: a read that does not wait does not look at the clock.
+struct LazyDeadline<'a> {
+    wheel: &'a FileWheel,
+    deadline: Option<Deadline>,
+}
+
+impl LazyDeadline<'_> {
+    fn get(&mut self) -> &Deadline {
+        self.deadline.get_or_insert_with(|| self.wheel.deadline())
+    }
+}
+
+impl FileWheel {
+    /// Finds a block and lends its bytes.
+    pub(crate) fn find(&self, realm: Realm, key: BlockHash) -> Result<Lent<'_>, ReadError> {
+        self.find_hashed(self.key_hash(realm, key), realm, key, self.options.verify)
+    }
+
+    /// As `find`, on a copy that is verified now.
+    pub(crate) fn find_verified(&self, realm: Realm, key: BlockHash) -> Result<Lent<'_>, ReadError> {
+        self.find_hashed(self.key_hash(realm, key), realm, key, Verify::Always)
+    }
+
+    /// As `find`, for a key that was hashed before.
+    pub(crate) fn find_hashed(
+        &self,
+        hash: KeyHash,
+        realm: Realm,
+        key: BlockHash,
+        verify: Verify,
+    ) -> Result<Lent<'_>, ReadError> {
+        let mut deadline = LazyDeadline { wheel: self, deadline: None };
+        loop {
+            let asked = self.index.candidates(hash);
+            for address in asked {
+                match self.candidate(hash, address, realm, key, verify, &mut deadline)? {
+                    Candidate::Found(lent) => return Ok(lent),
+                    Candidate::Removed => return Err(ReadError::Missing { realm, hash: key }),
+                    Candidate::Other | Candidate::Gone => {}
+                }
+            }
+            if !self.has_moved(hash, asked) {
+                return Err(ReadError::Missing { realm, hash: key });
+            }
+        }
+    }
+
+    /// Whether the index names other blocks of the key's tag by now, after none of those in `asked` was the key's.
+    ///
+    /// A file that was met closing, or in a later lap with another key's block in the slot, proves nothing unless its
+    /// word is still there: then nobody has published the key anew since. Whoever looks again was overtaken by
+    /// somebody who wrote or removed it, so nobody looks for ever.
+    pub(crate) fn has_moved(&self, hash: KeyHash, asked: Candidates) -> bool {
+        asked.len() > 0 && !asked.eq(self.index.candidates(hash))
+    }
+
+    fn candidate<'a>(
+        &'a self,
+        hash: KeyHash,
+        address: BlockAddress,
+        realm: Realm,
+        key: BlockHash,
+        verify: Verify,
+        deadline: &mut LazyDeadline<'_>,
+    ) -> Result<Candidate<'a>, ReadError> {
+        let slot = address.slot();
+        let Some(Ok(pin)) = self.table.get(address.file()).map(BlockFile::pin) else { return Ok(Candidate::Gone) };
+        let file = pin.file();
+        loop {
+            match file.slots.get(slot) {
+                State::Ready => {
+                    let Some(entry) = pin.entry(slot) else { return Err(self.entry_is_bad(hash, address)) };
+                    if entry.key != key || entry.realm != realm {
+                        return Ok(Candidate::Other);
+                    }
+                    if verify == Verify::Always || file.is_suspect() {
+                        return self.copy_and_verify(hash, &pin, slot, &entry).map(Candidate::Found);
+                    }
+                    Self::request_if_cold(file, slot, &entry);
+                    return Ok(Candidate::Found(Lent::Mapped { pin, slot, entry }));
+                }
+                State::Unverified | State::Verifying => {
+                    let Some(entry) = pin.entry(slot) else { return Err(self.entry_is_bad(hash, address)) };
+                    if entry.key != key || entry.realm != realm {
+                        return Ok(Candidate::Other);
+                    }
+                    // A block that is being verified is waited for, whatever the option: nobody spins meanwhile.
+                    if verify != Verify::Never
+                        || file.slots.swap_from(slot, State::Unverified, State::Ready) == Err(State::Verifying)
+                    {
+                        self.verify(hash, &pin, slot, &entry, deadline)?;
+                    }
+                }
+                State::Tombstone => {
+                    let of_key = pin.entry_of(slot, realm, key).is_some();
+                    return Ok(if of_key { Candidate::Removed } else { Candidate::Other });
+                }
+                State::Gathered | State::Pending | State::Running => {
+                    let record = file.pending.lock().get(slot).cloned();
+                    match record {
+                        // The state has changed meanwhile (`pending`, invariant 1).
+                        None => {}
+                        Some(record) if !record.is_of(realm, key) => return Ok(Candidate::Other),
+                        Some(Record::Gathered(block)) if block.kind.is_tombstone() => return Ok(Candidate::Removed),
+                        Some(Record::Gathered(block)) => {
+                            let (buffer, start, len) = (block.buffer, block.start, block.len);
+                            return Ok(Candidate::Found(Lent::Gathered { buffer, start, len }));
+                        }
+                        Some(Record::Deferred(deferred)) => match self.complete(&deferred, deadline.get()) {
+                            Completion::Done => {}
+                            Completion::Failed(reason) => {
+                                return Err(ReadError::Failed { realm, hash: key, reason });
+                            }
+                            Completion::Busy => return Err(ReadError::Busy { waited: deadline.get().waited() }),
+                        },
+                    }
+                }
+                State::Empty | State::Failed | State::Bad => return Ok(Candidate::Gone),
+            }
+        }
+    }
+
+    /// Asks for the pages of a block that nobody has touched for a while; a wrong hint costs one probe.
+    fn request_if_cold(file: &BlockFile, slot: Slot, entry: &Entry) {
+        if file.slots.flags(slot) & slots::WARM == 0 {
+            if let (Some(range), Ok(memory)) = (entry.payload(file.size(), slot), file.memory())
+                && !range.is_empty()
+            {
+                memory.will_need(range);
+            }
+            file.slots.mark(slot, slots::WARM);
+        }
+    }
+
+    /// Asks for the pages of a block that will be read next, if it is stored and cold.
+    pub(crate) fn request_ahead(&self, hash: KeyHash, realm: Realm, key: BlockHash) {
+        for address in self.index.candidates(hash) {
+            let Some(Ok(pin)) = self.table.get(address.file()).map(BlockFile::pin) else { continue };
+            let slot = address.slot();
+            if pin.file().slots.flags(slot) & slots::WARM == 0
+                && let Some(entry) = pin.entry_of(slot, realm, key)
+            {
+                Self::request_if_cold(pin.file(), slot, &entry);
+            }
+        }
+    }
+
+    /// An entry that was stored no longer checks: the directory itself is damaged.
+    fn entry_is_bad(&self, hash: KeyHash, address: BlockAddress) -> ReadError {
+        self.counters.corrupted.add(1);
+        // Its length is not known any more, but it was a live block: it must not keep its file from making room.
+        self.unpublish(hash, address, Some(0));
+        self.table.file(address.file()).slots.set(address.slot(), State::Bad);
+        ReadError::Corrupted { address }
+    }
+
+    /// Compares the bytes of a recovered block with their hash, once; everybody else waits for that.
+    fn verify(
+        &self,
+        hash: KeyHash,
+        pin: &FilePin<'_>,
+        slot: Slot,
+        entry: &Entry,
+        deadline: &mut LazyDeadline<'_>,
+    ) -> Result<(), ReadError> {
+        let file = pin.file();
+        if file.slots.swap_from(slot, State::Unverified, State::Verifying).is_err() {
+            return Self::wait_for_verification(file, slot, deadline);
+        }
+        let checked = Self::check_payload(pin, slot, entry);
+        let (state, result) = match checked {
+            Ok(true) => (State::Ready, Ok(())),
+            Ok(false) => {
+                self.counters.corrupted.add(1);
+                // Out of the index before BAD: until then the entry tells whose word it is.
+                self.unpublish(hash, file.address(slot), Some(entry.len));
+                (State::Bad, Err(ReadError::Corrupted { address: file.address(slot) }))
+            }
+            // An error of the disk says nothing about the block: it stays, unverified.
+            Err(error) => {
+                let error = self.io_error("reading a block", file.id(), error);
+                (State::Unverified, Err(ReadError::Io(error)))
+            }
+        };
+        file.slots.set(slot, state);
+        drop(file.pending.lock());
+        file.verified.notify_all();
+        result
+    }
+
+    fn wait_for_verification(file: &BlockFile, slot: Slot, deadline: &mut LazyDeadline<'_>) -> Result<(), ReadError> {
+        let mut pending = file.pending.lock();
+        while file.slots.get(slot) == State::Verifying {
+            let deadline = deadline.get();
+            if deadline.has_passed() {
+                return Err(ReadError::Busy { waited: deadline.waited() });
+            }
+            file.verified.wait_until(&mut pending, deadline.at);
+        }
+        if file.slots.get(slot) == State::Bad {
+            return Err(ReadError::Corrupted { address: file.address(slot) });
+        }
+        Ok(())
+    }
+
+    /// Whether the payload in the mapping matches the hash of its entry.
+    fn check_payload(pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> std::io::Result<bool> {
+        let file = pin.file();
+        let Some(range) = entry.payload(file.size(), slot) else { return Ok(false) };
+        if !range.is_empty() {
+            let memory = file.memory()?;
+            memory.will_need(range.clone());
+            memory.populate(range)?;
+        }
+        Ok(pin.payload(slot, entry).is_some_and(|bytes| BlockHash::of(bytes) == entry.hash))
+    }
+
+    /// A copy of the payload, read through the file and compared with its hash.
+    fn copy_and_verify(
+        &self,
+        hash: KeyHash,
+        pin: &FilePin<'_>,
+        slot: Slot,
+        entry: &Entry,
+    ) -> Result<Lent<'static>, ReadError> {
+        let file = pin.file();
+        let address = file.address(slot);
+        let range = entry.payload(file.size(), slot).unwrap_or(0..0);
+        let mut bytes = vec![0; entry.len as usize];
+        file.memory()
+            .and_then(|memory| memory.load(range.start, &mut bytes))
+            .map_err(|error| ReadError::Io(self.io_error("reading a block", file.id(), error)))?;
+        if BlockHash::of(&bytes) == entry.hash {
+            return Ok(Lent::Copied(bytes));
+        }
+        self.counters.corrupted.add(1);
+        self.unpublish(hash, address, Some(entry.len));
+        file.slots.set(slot, State::Bad);
+        Err(ReadError::Corrupted { address })
+    }
+
+    /// Whether the block at an address still has the bytes of its hash; verifies it if nobody has before.
+    ///
+    /// `None` if it cannot be told now: its file is closing, or the disk does not answer.
+    pub(crate) fn is_sound(&self, hash: KeyHash, address: BlockAddress) -> Option<bool> {
+        let file = self.table.get(address.file())?;
+        let pin = file.pin().ok()?;
+        let slot = address.slot();
+        match file.slots.get(slot) {
+            State::Unverified | State::Verifying => {
+                let entry = pin.entry(slot)?;
+                let mut deadline = LazyDeadline { wheel: self, deadline: None };
+                match self.verify(hash, &pin, slot, &entry, &mut deadline) {
+                    Ok(()) => Some(true),
+                    Err(ReadError::Corrupted { .. }) => Some(false),
+                    Err(_) => None,
+                }
+            }
+            State::Bad | State::Failed | State::Empty => Some(false),
+            _ => Some(true),
+        }
+    }
+
+    /// Whether this content is there, verified, and will stay for a while; it is marked as wanted.
+    ///
+    /// A closure of the same content that waits is completed first; with `verify_found`, so is the verification of
+    /// a copy of an earlier run.
+    pub(crate) fn has_content(
+        &self,
+        hash: KeyHash,
+        realm: Realm,
+        key: BlockHash,
+        verify_found: bool,
+        deadline: &Deadline,
+    ) -> bool {
+        let lane = self.lane_of(hash);
+        for address in self.index.candidates(hash) {
+            let Some(Ok(pin)) = self.table.get(address.file()).map(BlockFile::pin) else { continue };
+            let (file, slot) = (pin.file(), address.slot());
+            let of_content = |block: &crate::wheel::BlockView| {
+                block.key == key && block.realm == realm && block.kind == BlockKind::Content
+            };
+            if !self.view(address).as_ref().is_some_and(of_content) {
+                continue;
+            }
+            if file.is_suspect() || lane.is_soon_dead(file.generation()) {
+                return false;
+            }
+            let deferred = file.pending.lock().deferred_at(slot);
+            if let Some(deferred) = deferred {
+                self.complete(&deferred, deadline);
+            }
+            if verify_found && file.slots.get(slot) == State::Unverified {
+                self.is_sound(hash, address);
+            }
+            if matches!(file.slots.get(slot), State::Ready | State::Gathered) {
+                file.slots.mark(slot, slots::VISITED);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Completes the closure of a named key that waits, so that the next version finds a settled one.
+    pub(crate) fn complete_pending(&self, hash: KeyHash, realm: Realm, key: BlockHash, deadline: &Deadline) -> bool {
+        for address in self.index.candidates(hash) {
+            let Some(file) = self.table.get(address.file()) else { continue };
+            let deferred = file.pending.lock().deferred_at(address.slot());
+            if let Some(deferred) = deferred.filter(|deferred| deferred.key == key && deferred.realm == realm)
+                && matches!(self.complete(&deferred, deadline), Completion::Busy)
+            {
+                return false;
+            }
+        }
+        true
+    }
+}

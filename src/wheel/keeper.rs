@@ -1,0 +1,199 @@
+//! The background thread of a lane that prepares its files: write-back, sealing, recycling, creation.
+//!
+//! It never runs user code, and nobody waits for it without a deadline. It looks at its lane under the turn mutex,
+//! chooses one job, and does it outside.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use crate::block::{FileId, PAGE_SIZE};
+use crate::sync::Arc;
+use crate::wheel::lane::Lane;
+use crate::wheel::state::FileState;
+use crate::wheel::turn::{Turn, WRITE_BACK};
+use crate::wheel::{FileWheel, OnFull};
+
+/// Longest sleep between two looks when there is nothing to do.
+const REST: Duration = Duration::from_millis(100);
+/// Sleep between two looks at a file that drains or is being sealed.
+const WATCH: Duration = Duration::from_millis(1);
+/// How long a draining file is given before the next oldest dies for a writer that waits.
+const GRACE: Duration = Duration::from_millis(10);
+/// After a failure, the same is tried again this much later.
+pub(crate) const BACK_OFF: Duration = Duration::from_millis(200);
+
+/// What a keeper does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    /// A sealed file has become quiet: sync it.
+    Settle(FileId),
+    /// A dead file has drained: begin its next lap.
+    Finish(FileId),
+    /// The lane may have one more file.
+    Create(FileId),
+    /// The oldest file makes room.
+    Recycle(FileId),
+    /// Making room failed half-way: try the rest again.
+    Kill(FileId),
+    /// A file without memory is created afresh.
+    Revive(FileId),
+    Rest(Duration),
+    Stop,
+}
+
+/// How far a lane's active file was sent to the device.
+#[derive(Debug, Default)]
+struct WriteBack {
+    file: Option<FileId>,
+    generation: u64,
+    sent: u64,
+}
+
+/// Runs until the wheel stops.
+pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
+    let lane = &wheel.lanes[usize::from(lane)];
+    let mut write_back = WriteBack::default();
+    loop {
+        let job = wheel.next_job(&wheel.turn.lock(), lane);
+        match job {
+            Job::Settle(file) => wheel.settle_file(lane, file),
+            Job::Finish(file) | Job::Revive(file) => wheel.finish_recycling(lane, file),
+            Job::Create(file) => wheel.create_file(lane, file),
+            Job::Recycle(file) => wheel.recycle(lane, file),
+            Job::Kill(file) => wheel.kill(lane, file),
+            Job::Stop => return,
+            Job::Rest(time) => {
+                wheel.pace_write_back(lane, &mut write_back);
+                // The flusher does this in time, unless a closure holds it up. What was gathered for a file that is
+                // full now has no neighbours to wait for, and keeps the file from being settled.
+                wheel.store_open_gather(lane, |gather| {
+                    let is_due = gather.opened().elapsed() >= wheel.options.gather_delay;
+                    is_due || wheel.table.file(gather.file()).cursor.is_sealed()
+                });
+                let mut turn = wheel.turn.lock();
+                // Looked at again under the lock that is kept until the wait, so that no wake-up is lost.
+                if matches!(wheel.next_job(&turn, lane), Job::Rest(_)) {
+                    wheel.keep.wait_until(&mut turn, Instant::now() + time);
+                }
+            }
+        }
+    }
+}
+
+impl FileWheel {
+    /// The most urgent job of a lane.
+    fn next_job(&self, turn: &Turn, lane: &Lane) -> Job {
+        if turn.stop {
+            return Job::Stop;
+        }
+        let of_lane = &turn.lanes[lane.index()];
+        if !of_lane.writable {
+            return Job::Rest(REST);
+        }
+        let now = Instant::now();
+        let held_back = of_lane.broken.as_ref().is_some_and(|(_, again)| now < *again);
+        let mut watch = false;
+
+        for (file, _) in &of_lane.draining {
+            match turn.state(*file) {
+                FileState::Closing if !held_back => return Job::Kill(*file),
+                FileState::Broken if !held_back => return Job::Revive(*file),
+                FileState::Draining if self.has_drained(*file) => return Job::Finish(*file),
+                _ => watch = true,
+            }
+        }
+        let spare = if held_back { None } else { self.spare_job(turn, lane, now) };
+        // A writer that waits comes before the sync of the file that it has filled.
+        if let Some(job) = spare.as_ref()
+            && of_lane.active.is_none()
+        {
+            return *job;
+        }
+        for file in &of_lane.order {
+            if turn.state(*file) == FileState::Sealing {
+                if self.table.file(*file).is_quiet() {
+                    return Job::Settle(*file);
+                }
+                watch = true;
+            }
+        }
+        spare.unwrap_or(Job::Rest(if watch { WATCH } else { REST }))
+    }
+
+    /// How the lane gets its next file, if it needs one.
+    fn spare_job(&self, turn: &Turn, lane: &Lane, now: Instant) -> Option<Job> {
+        let of_lane = &turn.lanes[lane.index()];
+        if of_lane.spares.len() >= self.wanted_spares() || !self.wants_a_spare(turn, lane) {
+            return None;
+        }
+        if let Some(file) = of_lane.absent.last() {
+            return Some(Job::Create(*file));
+        }
+        let oldest = of_lane.order.front().copied()?;
+        self.may_die(turn, lane, oldest, now).then_some(Job::Recycle(oldest))
+    }
+
+    /// Whether the lane will soon need its next file.
+    fn wants_a_spare(&self, turn: &Turn, lane: &Lane) -> bool {
+        let of_lane = &turn.lanes[lane.index()];
+        let Some(active) = of_lane.active else { return true };
+        let file = self.table.file(active);
+        let directory = u64::from(file.cursor.next_slot()) * 64 / PAGE_SIZE;
+        of_lane.waiting > 0
+            || file.cursor.is_sealed()
+            || u64::from(file.cursor.next_page()) + directory >= u64::from(file.size().pages()) / 4 * 3
+    }
+
+    /// Whether the oldest file of the lane may make room now.
+    fn may_die(&self, turn: &Turn, lane: &Lane, oldest: FileId, now: Instant) -> bool {
+        let of_lane = &turn.lanes[lane.index()];
+        if !of_lane.discovered {
+            return false;
+        }
+        if self.options.on_full == OnFull::Refuse && !self.is_spent(of_lane, self.table.file(oldest)) {
+            return false;
+        }
+        // A death that is not durable yet forbids the next one.
+        if of_lane.draining.iter().any(|(file, _)| turn.state(*file) == FileState::Closing) {
+            return false;
+        }
+        if of_lane.draining.is_empty() {
+            return true;
+        }
+        // Reads are short: the next file dies early only for a writer that waits already.
+        let patience = of_lane.draining.iter().any(|(_, since)| now < *since + GRACE);
+        let nobody_can_write = of_lane.active.is_none() || (of_lane.waiting > 0 && lane.takes_tombstones_only());
+        nobody_can_write && !patience && of_lane.has_another_to_give()
+    }
+
+    fn has_drained(&self, id: FileId) -> bool {
+        let file = self.table.file(id);
+        file.is_quiet() && file.pins.is_drained()
+    }
+
+    /// Syncs a sealed file that has become quiet.
+    fn settle_file(&self, lane: &Lane, id: FileId) {
+        let file = self.table.file(id);
+        self.sync_file(file);
+        let mut turn = self.turn.lock();
+        if turn.state(id) == FileState::Sealing {
+            turn.set(id, FileState::Sealed);
+        }
+        self.choose_victim(&turn, lane);
+    }
+
+    /// Sends what was stored in the active file to the device, piece by piece, so that the sync finds little.
+    fn pace_write_back(&self, lane: &Lane, sent: &mut WriteBack) {
+        let Some(active) = lane.active() else { return };
+        let file = self.table.file(active);
+        if sent.file != Some(active) || sent.generation != file.generation() {
+            *sent = WriteBack { file: Some(active), generation: file.generation(), sent: PAGE_SIZE };
+        }
+        let stored = u64::from(file.cursor.next_page()) * PAGE_SIZE;
+        while stored >= sent.sent + WRITE_BACK {
+            let Ok(memory) = file.memory() else { return };
+            memory.start_write_back(sent.sent..sent.sent + WRITE_BACK);
+            sent.sent += WRITE_BACK;
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! A lane: the file being filled, the buffer that gathers small blocks, and the closures that wait.
+//!
+//! # Invariants
+//!
+//! 1. `active` and `victim` are written under the wheel's turn mutex; readers take them as hints, because a
+//!    reservation is valid in whatever file of the lane it succeeds.
+//! 2. A gather buffer that was taken out to be stored is *outstanding* until it is stored; at most
+//!    [`MAX_OUTSTANDING`] are, so a lane's buffers take bounded memory.
+//! 3. Lock order: `gather`, then a file's `pending` table or `queue`. The turn mutex is never taken under them.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::time::Instant;
+
+use crate::block::FileId;
+use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+use crate::wheel::gather::{Gather, GatherBuffer};
+use crate::wheel::pending::{Closure, Deadline, Deferred};
+
+/// Most gather buffers of a lane that are being stored at once; one more is being filled.
+pub(crate) const MAX_OUTSTANDING: usize = 3;
+
+/// One of the store's lanes.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    id: u16,
+    active: AtomicU16,
+    /// The generation that dies next; those below it are dying or dead. 0 while nothing has to make room.
+    victim: AtomicU64,
+    tombstones_only: AtomicBool,
+    gather: Mutex<GatherSlot>,
+    stored: Condvar,
+    queue: Mutex<Queue>,
+    work: Condvar,
+}
+
+/// The gather buffer being filled, and those on their way.
+#[derive(Debug, Default)]
+pub(crate) struct GatherSlot {
+    pub(crate) open: Option<Gather>,
+    spare: Option<Arc<GatherBuffer>>,
+    next_ticket: u64,
+    outstanding: BTreeSet<u64>,
+}
+
+/// A full or due buffer, to be stored by whoever holds it.
+#[derive(Debug)]
+#[must_use = "its blocks are stored by whoever holds it"]
+pub(crate) struct Outstanding {
+    pub(crate) gather: Gather,
+    ticket: u64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    closures: VecDeque<Arc<Deferred>>,
+    /// Closures that will not run: what they captured is dropped by the flusher, as it is user code.
+    discarded: Vec<Discarded>,
+    gather_due: Option<Instant>,
+    stop: bool,
+}
+
+/// A closure that only has to be dropped.
+pub(crate) struct Discarded(pub(crate) Closure);
+
+impl fmt::Debug for Discarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Discarded")
+    }
+}
+
+/// What the flusher of a lane is woken for.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Closure(Arc<Deferred>),
+    Discard(Discarded),
+    GatherIsDue,
+    Stop,
+}
+
+impl GatherSlot {
+    /// Takes the open buffer out, to be stored.
+    pub(crate) fn take(&mut self) -> Option<Outstanding> {
+        let gather = self.open.take()?;
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.outstanding.insert(ticket);
+        Some(Outstanding { gather, ticket })
+    }
+
+    /// A buffer to fill again, if one came back.
+    pub(crate) fn take_spare(&mut self) -> Option<Arc<GatherBuffer>> {
+        self.spare.take()
+    }
+}
+
+impl Lane {
+    pub(crate) fn new(id: u16) -> Self {
+        Self {
+            id,
+            active: AtomicU16::new(0),
+            victim: AtomicU64::new(0),
+            tombstones_only: AtomicBool::new(false),
+            gather: Mutex::new(GatherSlot::default()),
+            stored: Condvar::new(),
+            queue: Mutex::new(Queue::default()),
+            work: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        usize::from(self.id)
+    }
+
+    /// The file being filled, as far as known.
+    pub(crate) fn active(&self) -> Option<FileId> {
+        // Acquire pairs with the Release in `set_active`: whoever sees the file sees its lap begun.
+        FileId::new(self.active.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set_active(&self, file: Option<FileId>) {
+        self.active.store(file.map_or(0, FileId::get), Ordering::Release);
+    }
+
+    /// Whether the file of this generation makes room now, or is the next to do so.
+    ///
+    /// One that is on its way out is no longer the next, but still found until it is swept from the index.
+    pub(crate) fn is_soon_dead(&self, generation: u64) -> bool {
+        // Relaxed: a hint; a block refreshed for nothing, or not refreshed, is right either way.
+        generation <= self.victim.load(Ordering::Relaxed)
+    }
+
+    /// Names the generation that dies next; they only grow, as files of a lane die in the order of their age.
+    pub(crate) fn set_victim(&self, generation: u64) {
+        self.victim.store(generation, Ordering::Relaxed);
+    }
+
+    /// Whether the active file is the lane's last free one, kept for tombstones.
+    pub(crate) fn takes_tombstones_only(&self) -> bool {
+        // Relaxed: whoever sees it looks again under the turn mutex.
+        self.tombstones_only.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_tombstones_only(&self, only: bool) {
+        self.tombstones_only.store(only, Ordering::Relaxed);
+    }
+
+    /// The gather buffer, once fewer than [`MAX_OUTSTANDING`] are being stored; `None` at the deadline.
+    pub(crate) fn gather(&self, deadline: &Deadline) -> Option<MutexGuard<'_, GatherSlot>> {
+        let mut slot = self.gather.lock();
+        while slot.outstanding.len() >= MAX_OUTSTANDING {
+            if deadline.has_passed() {
+                return None;
+            }
+            self.stored.wait_until(&mut slot, deadline.at);
+        }
+        Some(slot)
+    }
+
+    /// The gather buffer, however many are being stored.
+    pub(crate) fn gather_now(&self) -> MutexGuard<'_, GatherSlot> {
+        self.gather.lock()
+    }
+
+    /// Says that an outstanding buffer has met its fate; its memory may be used again.
+    pub(crate) fn gather_is_stored(&self, outstanding: Outstanding) {
+        let mut slot = self.gather.lock();
+        slot.outstanding.remove(&outstanding.ticket);
+        slot.spare = Some(outstanding.gather.into_buffer());
+        drop(slot);
+        self.stored.notify_all();
+    }
+
+    /// Waits until every buffer that is outstanding now has been stored; whether that was so by the deadline.
+    pub(crate) fn wait_for_outstanding(&self, deadline: &Deadline) -> bool {
+        let mut slot = self.gather.lock();
+        let until = slot.next_ticket;
+        while slot.outstanding.first().is_some_and(|first| *first < until) {
+            if deadline.has_passed() {
+                return false;
+            }
+            self.stored.wait_until(&mut slot, deadline.at);
+        }
+        true
+    }
+
+    /// Has the flusher store the open buffer at `due`, if nobody has before.
+    pub(crate) fn gather_opened(&self, due: Instant) {
+        let mut queue = self.queue.lock();
+        queue.gather_due = Some(due);
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    /// Queues a closure for the flusher.
+    pub(crate) fn push(&self, deferred: Arc<Deferred>) {
+        let mut queue = self.queue.lock();
+        queue.closures.push_back(deferred);
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    /// Has the flusher drop a closure.
+    pub(crate) fn discard(&self, closure: Closure) {
+        self.queue.lock().discarded.push(Discarded(closure));
+        self.work.notify_one();
+    }
+
+    /// The oldest closure that waits.
+    pub(crate) fn pop(&self) -> Option<Arc<Deferred>> {
+        self.queue.lock().closures.pop_front()
+    }
+
+    /// Puts a closure back that could not be run now.
+    pub(crate) fn push_front(&self, deferred: Arc<Deferred>) {
+        self.queue.lock().closures.push_front(deferred);
+    }
+
+    /// Ends the flusher, once the closures it still finds are over.
+    pub(crate) fn stop(&self) {
+        self.queue.lock().stop = true;
+        self.work.notify_all();
+    }
+
+    /// Waits for something to do.
+    pub(crate) fn next_work(&self) -> Work {
+        let mut queue = self.queue.lock();
+        loop {
+            if queue.gather_due.is_some_and(|due| Instant::now() >= due) {
+                queue.gather_due = None;
+                return Work::GatherIsDue;
+            }
+            if let Some(deferred) = queue.closures.pop_front() {
+                return Work::Closure(deferred);
+            }
+            if let Some(discarded) = queue.discarded.pop() {
+                return Work::Discard(discarded);
+            }
+            if queue.stop {
+                return Work::Stop;
+            }
+            match queue.gather_due {
+                Some(due) => drop(self.work.wait_until(&mut queue, due)),
+                None => self.work.wait(&mut queue),
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::block::FileSize;
+
+    fn open(lane: &Lane) -> Option<Outstanding> {
+        let mut slot = lane.gather_now();
+        let spare = slot.take_spare();
+        slot.open = Some(Gather::open(FileId::new(1)?, FileSize::MIN, spare));
+        slot.take()
+    }
+
+    fn past() -> Deadline {
+        Deadline::after(Duration::ZERO)
+    }
+
+    /// A file that was on its way out was taken for one that stays, as another was the next by then: content that lay
+    /// in it was not written again and was gone.
+    #[test]
+    fn files_that_make_room_now_are_no_safer_than_the_next_one() {
+        let lane = Lane::new(0);
+        assert!(!lane.is_soon_dead(1), "nothing has to make room yet");
+        lane.set_victim(5);
+        lane.set_victim(6);
+        assert_eq!([4, 5, 6, 7].map(|generation| lane.is_soon_dead(generation)), [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_waiter_waits_for_the_buffers_before_it_and_for_no_later_one() {
+        let lane = Lane::new(0);
+        let (first, second) = (open(&lane).unwrap(), open(&lane).unwrap());
+        std::thread::scope(|threads| {
+            let waiter = threads.spawn(|| lane.wait_for_outstanding(&Deadline::after(Duration::from_mins(1))));
+            lane.gather_is_stored(second);
+            assert!(!lane.wait_for_outstanding(&past()), "the first is on its way still");
+            lane.gather_is_stored(first);
+            assert!(waiter.join().unwrap());
+        });
+        let later = open(&lane).unwrap();
+        assert!(!lane.wait_for_outstanding(&past()));
+        lane.gather_is_stored(later);
+        assert!(lane.wait_for_outstanding(&past()));
+    }
+
+    proptest! {
+        #[test]
+        fn at_most_three_buffers_are_on_their_way_whatever_order_they_arrive_in(
+            steps in vec(any::<Option<prop::sample::Index>>(), 0..60),
+        ) {
+            let lane = Lane::new(0);
+            let mut outstanding = Vec::new();
+            for step in steps {
+                match step {
+                    // A writer that finds no turn stores nothing more.
+                    None => {
+                        let has_turn = lane.gather(&past()).is_some();
+                        prop_assert_eq!(has_turn, outstanding.len() < MAX_OUTSTANDING);
+                        if has_turn {
+                            outstanding.extend(open(&lane));
+                        }
+                    }
+                    Some(which) if !outstanding.is_empty() => {
+                        lane.gather_is_stored(outstanding.swap_remove(which.index(outstanding.len())));
+                    }
+                    Some(_) => {}
+                }
+                prop_assert_eq!(lane.wait_for_outstanding(&past()), outstanding.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! `FileWheel`: files that turn. Reserves, stores, lends, seals, recycles and recovers.
+//!
+//! The wheel is one struct with one `impl` block a concern, each in its file:
+//!
+//! | file | concern |
+//! |---|---|
+//! | `publish` | what the index names, and how much of a file is live |
+//! | `store`, `batch` | blocks that are stored on the caller's thread |
+//! | `defer` | closures: who runs them, and how they end |
+//! | `find` | from a key to bytes that are lent |
+//! | `turn` | a lane's next file, and the wait for it |
+//! | `keeper`, `recycle` | the background life of files |
+//! | `flusher` | the background life of closures and gather buffers |
+//! | `open`, `recovery` | files of an earlier run |
+//! | `settle` | flush and close |
+//!
+//! # Invariants
+//!
+//! 1. Payload, then entry, then READY or GATHERED, then the index, then `finish`.
+//! 2. An address is put into the index only by whoever holds a pin on its file or an unfinished reservation in it.
+//! 3. A word that leaves the index lowers its file's live count; a word that enters has raised it before.
+
+mod batch;
+mod counters;
+mod cursor;
+mod defer;
+mod file;
+mod find;
+mod flusher;
+mod gather;
+mod keeper;
+mod lane;
+#[cfg(all(test, loom))]
+mod loom_models;
+mod open;
+mod pending;
+mod pin;
+mod publish;
+mod recovery;
+mod recycle;
+mod remove;
+mod reserve;
+mod settle;
+mod slots;
+mod staging;
+mod state;
+mod store;
+mod ticket;
+mod turn;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::block::{BlockHash, FileId, FileSize, KeyHash, Realm};
+use crate::error::IoError;
+use crate::index::BlockIndex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Condvar, Mutex, thread};
+
+pub(crate) use self::counters::{Counters, Failures};
+pub(crate) use self::file::{FileTable, OwnedPin};
+pub(crate) use self::find::Lent;
+pub(crate) use self::pending::{Closure, Deadline};
+pub(crate) use self::publish::BlockView;
+pub use self::recovery::{Recovery, RecoveryReport, Skipped};
+pub use self::settle::CloseReport;
+
+pub(crate) use self::open::{LEAST_FILES_A_LANE, derive_file_size};
+pub(crate) use self::recovery::RecoveryState;
+pub(crate) use self::settle::Closed;
+pub(crate) use self::store::NewBlock;
+
+use self::lane::Lane;
+use self::pin::Pinner;
+use self::recycle::Lap;
+use self::staging::Staging;
+use self::turn::Turn;
+
+/// What happens to a write when every file of its lane is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnFull {
+    /// The oldest file of the lane makes room, whatever it holds: the store is a cache.
+    #[default]
+    Recycle,
+    /// The oldest file makes room only once it holds no live block (all of them were removed or replaced): until then
+    /// writes fail with [`WriteError::Full`](crate::WriteError::Full), while removing goes on to work.
+    Refuse,
+}
+
+/// How often the bytes of a block are compared with their hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verify {
+    /// Once for each block of an earlier run, at its first read.
+    #[default]
+    FirstRead,
+    /// At every read, on a copy read through the file: nothing that the page cache does afterwards is seen.
+    Always,
+    /// Not at all: bytes of an earlier run are lent as they are. Entries are checked nevertheless.
+    Never,
+}
+
+/// Everything the wheel is told. `scratch::config` checks it.
+#[derive(Clone, Debug)]
+pub(crate) struct WheelOptions {
+    pub(crate) on_full: OnFull,
+    pub(crate) verify: Verify,
+    pub(crate) wait_timeout: Duration,
+    pub(crate) max_pending_bytes: u64,
+    pub(crate) max_staging_bytes: u64,
+    /// Size of a gather buffer's payload part; 0 gathers nothing.
+    pub(crate) gather_bytes: u64,
+    pub(crate) gather_delay: Duration,
+    pub(crate) expected_blocks: Option<u64>,
+    pub(crate) lanes_per_folder: Option<u16>,
+    pub(crate) temporary: bool,
+    pub(crate) reset: bool,
+}
+
+impl Default for WheelOptions {
+    fn default() -> Self {
+        const MIB: u64 = 1 << 20;
+        Self {
+            on_full: OnFull::default(),
+            verify: Verify::default(),
+            wait_timeout: Duration::from_secs(30),
+            max_pending_bytes: 256 * MIB,
+            max_staging_bytes: 256 * MIB,
+            gather_bytes: MIB,
+            gather_delay: Duration::from_millis(1),
+            expected_blocks: None,
+            lanes_per_folder: None,
+            temporary: false,
+            reset: false,
+        }
+    }
+}
+
+/// Blocks of at most this many bytes are gathered with their neighbours; the `write` benches justify it.
+const GATHER_BELOW: u64 = 64 * 1024;
+
+/// The wheel, shared by the handles of a store and its threads.
+pub(crate) struct FileWheel {
+    pub(crate) table: Arc<FileTable>,
+    pub(crate) index: BlockIndex,
+    pub(crate) options: WheelOptions,
+    pub(crate) counters: Counters,
+    pub(crate) failures: Failures,
+    pub(crate) recovery: RecoveryState,
+    lanes: Box<[Lane]>,
+    secret: u64,
+    size: FileSize,
+    turn: Mutex<Turn>,
+    /// Told when a lane got a file, or lost the hope of one.
+    turned: Condvar,
+    /// Told when a keeper may have something to do.
+    keep: Condvar,
+    /// The lap that each dying file begins next, as its header says already.
+    laps: Mutex<Box<[Option<Lap>]>>,
+    staging: Staging,
+    pending_bytes: AtomicU64,
+    /// Writers hold a pin here for the length of their call, so that `close` can wait for them.
+    calls: Pinner,
+    closed: AtomicBool,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
+}
+
+impl FileWheel {
+    /// The hash that decides lane, buckets and stripe of a key.
+    pub(crate) fn key_hash(&self, realm: Realm, key: BlockHash) -> KeyHash {
+        KeyHash::of(self.secret, realm, key)
+    }
+
+    fn lane_of(&self, key: KeyHash) -> &Lane {
+        #[expect(clippy::cast_possible_truncation, reason = "lanes were counted in a u16")]
+        let lanes = self.lanes.len() as u16;
+        &self.lanes[usize::from(key.lane(lanes))]
+    }
+
+    pub(crate) fn lanes(&self) -> u16 {
+        #[expect(clippy::cast_possible_truncation, reason = "lanes were counted in a u16")]
+        let lanes = self.lanes.len() as u16;
+        lanes
+    }
+
+    pub(crate) fn file_size(&self) -> FileSize {
+        self.size
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        // Relaxed: a call that misses it by a moment is a call that came a moment earlier.
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// A deadline for a wait that begins now.
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline::after(self.options.wait_timeout)
+    }
+
+    /// Bytes of closures that have not run yet.
+    pub(crate) fn pending_bytes(&self) -> u64 {
+        self.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A failed call on a file of the store, with the file's path.
+    fn io_error(&self, what: &'static str, file: FileId, source: std::io::Error) -> IoError {
+        let path: Option<PathBuf> = self.table.source().describe(file);
+        IoError::new(what, path.as_deref(), source)
+    }
+
+    /// Blocks up to this length are gathered.
+    fn gather_below(&self) -> u64 {
+        GATHER_BELOW.min(self.options.gather_bytes / 4)
+    }
+
+    fn is_gathered(&self, len: u32) -> bool {
+        self.options.gather_bytes > 0 && u64::from(len) <= self.gather_below()
+    }
+}
+
+impl fmt::Debug for FileWheel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileWheel").field("table", &self.table).field("options", &self.options).finish_non_exhaustive()
+    }
+}

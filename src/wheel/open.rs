@@ -1,0 +1,424 @@
+//! Opening the wheel: files of an earlier run are judged by their headers, lanes are laid out, threads start.
+//!
+//! Only headers are read here, so that opening costs the same however much the files hold.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::block::{FileHeader, FileId, FileSize, HeaderError, PAGE_LEN, PAGE_SIZE};
+use crate::error::{ConfigError, IoError, Layout, OpenError};
+use crate::index::BlockIndex;
+use crate::os;
+use crate::storage::{FileMemory, FileSource, Found};
+use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::{Arc, Condvar, Mutex};
+use crate::wheel::lane::Lane;
+use crate::wheel::pin::Pinner;
+use crate::wheel::recovery::{self, RecoveryState};
+use crate::wheel::staging::Staging;
+use crate::wheel::state::FileState;
+use crate::wheel::turn::Turn;
+use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOptions, flusher, keeper};
+
+/// Fewest files of a lane: one is filled, one is ready, one holds data.
+pub(crate) const LEAST_FILES_A_LANE: u16 = 3;
+/// Bytes of disk a block is assumed to take when nothing else is said.
+const ASSUMED_BLOCK: u64 = 16 * 1024;
+/// Descriptors that the process needs besides the files of the store.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// A file of an earlier run.
+struct Judged {
+    id: FileId,
+    memory: Arc<dyn FileMemory>,
+    /// `None`: torn while it was recycled, so it is empty.
+    header: Option<FileHeader>,
+}
+
+/// Which files belong to which lane.
+struct Plan {
+    lanes: u16,
+    files_per_lane: u16,
+    /// For each lane, files with a header, the newest first.
+    found: Vec<Vec<Judged>>,
+    /// For each lane, files without one.
+    empty: Vec<Vec<Judged>>,
+    /// What a smaller layout drops, the oldest first.
+    surplus: Vec<FileId>,
+    next_generation: u64,
+}
+
+impl FileWheel {
+    /// Opens the wheel over the files of `source`; see the module's words.
+    pub(crate) fn open(source: Arc<dyn FileSource>, options: WheelOptions) -> Result<Arc<Self>, OpenError> {
+        // First of all: what is refused for its numbers has deleted nothing.
+        check_descriptors(&*source)?;
+        let found = source.scan()?;
+        let found = if options.reset { erase(&*source, found)? } else { found };
+        let judged = found.into_iter().map(|found| judge(&*source, found)).collect::<Result<Vec<_>, _>>()?;
+        let judged = if options.temporary { only_leftovers(&*source, judged)? } else { judged };
+        let plan = Plan::new(&*source, judged, options.lanes_per_folder)?;
+        if !plan.surplus.is_empty() {
+            plan.sync_found(&*source)?;
+        }
+        for id in &plan.surplus {
+            source.delete(*id).map_err(|error| io_failed(&*source, "removing a file of the store", *id, error))?;
+        }
+        let wheel = Self::build(source, options, &plan)?;
+        wheel.recovery.dropped(plan.surplus.len());
+        let wheel = Arc::new(wheel);
+        match wheel.lay_out(plan) {
+            Ok(()) => Ok(wheel),
+            Err(error) => {
+                wheel.stop_threads();
+                Err(error)
+            }
+        }
+    }
+
+    fn build(source: Arc<dyn FileSource>, options: WheelOptions, plan: &Plan) -> Result<Self, OpenError> {
+        let size = source.file_size();
+        let secret = source.store_id().secret();
+        let in_place = source.folders() * source.files_per_folder();
+        let highest = plan.all_found().map(|judged| judged.id.get()).max().unwrap_or(0);
+        let count = in_place.max(highest);
+        let budget = u64::from(in_place) * size.get();
+        let expected = options.expected_blocks.unwrap_or_else(|| (budget / ASSUMED_BLOCK).clamp(1 << 14, 1 << 24));
+        let index = BlockIndex::new(expected)
+            .map_err(|error| OpenError::Io(IoError::new("reserving memory for the index", None, error)))?;
+        Ok(Self {
+            table: Arc::new(FileTable::new(source, count)),
+            index,
+            counters: Counters::default(),
+            failures: Failures::default(),
+            recovery: RecoveryState::new(plan.all_found().filter(|judged| judged.header.is_some()).count()),
+            lanes: (0..plan.lanes).map(Lane::new).collect(),
+            secret,
+            size,
+            turn: Mutex::new(Turn::new(usize::from(count), usize::from(plan.lanes), plan.next_generation)),
+            turned: Condvar::new(),
+            keep: Condvar::new(),
+            laps: Mutex::new(vec![None; usize::from(count)].into()),
+            staging: Staging::new(options.max_staging_bytes),
+            pending_bytes: AtomicU64::new(0),
+            calls: Pinner::new(Pinner::words_for_this_machine()),
+            closed: AtomicBool::new(false),
+            threads: Mutex::new(Vec::new()),
+            options,
+        })
+    }
+
+    /// Puts files in their places, has a first file for each new lane, and starts the threads.
+    fn lay_out(self: &Arc<Self>, plan: Plan) -> Result<(), OpenError> {
+        let mut absent = self.absent_numbers(&plan);
+        let mut to_discover = Vec::new();
+        for (lane, (found, empty)) in self.lanes.iter().zip(plan.found.into_iter().zip(plan.empty)) {
+            let mut ids = Vec::new();
+            {
+                let mut turn = self.turn.lock();
+                for judged in &found {
+                    let Some(header) = &judged.header else { continue };
+                    let file = self.table.file(judged.id);
+                    file.install(Arc::clone(&judged.memory));
+                    file.adopt(header.generation, header.nonce);
+                    turn.found(judged.id);
+                    ids.push(judged.id);
+                }
+                turn.lanes[lane.index()].absent = std::mem::take(&mut absent[lane.index()]);
+                // Known before the directories are read: content that is found in it must not count as safe.
+                if self.options.on_full == OnFull::Recycle
+                    && turn.lanes[lane.index()].absent.is_empty()
+                    && let Some(oldest) = found.last().and_then(|judged| judged.header.as_ref())
+                {
+                    lane.set_victim(oldest.generation);
+                }
+            }
+            for judged in empty {
+                self.adopt_empty(lane, &judged)?;
+            }
+            if ids.is_empty() {
+                self.begin_new_lane(lane)?;
+            }
+            to_discover.push(ids);
+        }
+        self.start_threads(to_discover)
+    }
+
+    /// Numbers that may still be created, the smallest last, for each lane.
+    fn absent_numbers(&self, plan: &Plan) -> Vec<Vec<FileId>> {
+        let folders = self.table.source().folders();
+        let mut absent: Vec<Vec<FileId>> = (0..plan.lanes).map(|_| Vec::new()).collect();
+        let mut room: Vec<usize> = (0..usize::from(plan.lanes))
+            .map(|lane| usize::from(plan.files_per_lane) - plan.found[lane].len() - plan.empty[lane].len())
+            .collect();
+        let taken: Vec<FileId> = plan.all_found().map(|judged| judged.id).collect();
+        for id in self.table.iter().map(super::file::BlockFile::id).filter(|id| !taken.contains(id)) {
+            let folder = (id.get() - 1) % folders;
+            // The lane of this folder that lacks most: lanes of a folder grow evenly.
+            let lane = (folder..plan.lanes)
+                .step_by(usize::from(folders))
+                .map(usize::from)
+                .filter(|lane| room[*lane] > 0)
+                .max_by_key(|lane| (room[*lane], std::cmp::Reverse(*lane)));
+            if let Some(lane) = lane {
+                room[lane] -= 1;
+                absent[lane].push(id);
+            }
+        }
+        for of_lane in &mut absent {
+            of_lane.reverse();
+        }
+        absent
+    }
+
+    /// A file whose header was torn while it was recycled holds nothing: it begins a lap of its own.
+    fn adopt_empty(&self, lane: &Lane, judged: &Judged) -> Result<(), OpenError> {
+        let file = self.table.file(judged.id);
+        file.install(Arc::clone(&judged.memory));
+        let lap = self
+            .write_header(lane, judged.id)
+            .map_err(|error| io_failed(self.table.source(), "writing a header", judged.id, error))?;
+        file.begin_lap(lap.generation, lap.nonce);
+        let mut turn = self.turn.lock();
+        turn.found(judged.id);
+        turn.set(judged.id, FileState::Free);
+        turn.lanes[lane.index()].spares.push(judged.id);
+        Ok(())
+    }
+
+    /// A lane without blocks may be written at once: its first file is there when `open` returns.
+    fn begin_new_lane(&self, lane: &Lane) -> Result<(), OpenError> {
+        let next = {
+            let turn = self.turn.lock();
+            let of_lane = &turn.lanes[lane.index()];
+            if of_lane.spares.is_empty() { of_lane.absent.last().copied() } else { None }
+        };
+        if let Some(id) = next {
+            self.create_file(lane, id);
+        }
+        let mut turn = self.turn.lock();
+        let of_lane = &mut turn.lanes[lane.index()];
+        if let Some((error, _)) = of_lane.broken.take() {
+            return Err(OpenError::Io(error));
+        }
+        of_lane.writable = true;
+        of_lane.discovered = true;
+        Ok(())
+    }
+
+    fn start_threads(self: &Arc<Self>, to_discover: Vec<Vec<FileId>>) -> Result<(), OpenError> {
+        let failed = |error| OpenError::Io(IoError::new("starting a thread of the store", None, error));
+        for (lane, files) in (0..self.lanes()).zip(to_discover) {
+            self.spawn(format!("scratch-flush-{lane}"), move |wheel| flusher::run(wheel, lane)).map_err(failed)?;
+            self.spawn(format!("scratch-keep-{lane}"), move |wheel| keeper::run(wheel, lane)).map_err(failed)?;
+            if !files.is_empty() {
+                self.spawn(format!("scratch-find-{lane}"), move |wheel| recovery::run(wheel, lane, &files))
+                    .map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn new(source: &dyn FileSource, judged: Vec<Judged>, lanes_per_folder: Option<u16>) -> Result<Self, OpenError> {
+        let folders = source.folders();
+        let recorded = judged.iter().find_map(|judged| judged.header.as_ref()).map(|header| header.lanes);
+        let asked = lanes_per_folder.map(|lanes| lanes.saturating_mul(folders));
+        let lanes = asked.or(recorded).unwrap_or(folders);
+        for header in judged.iter().filter_map(|judged| judged.header.as_ref()) {
+            if header.lanes != lanes || header.file_size != source.file_size() {
+                return Err(OpenError::LayoutChanged {
+                    was: Layout { lanes: header.lanes, file_size: header.file_size.get() },
+                    is: Layout { lanes, file_size: source.file_size().get() },
+                });
+            }
+        }
+        let files_per_lane = source.files_per_folder() / (lanes / folders).max(1);
+        if files_per_lane < LEAST_FILES_A_LANE {
+            let value = format!("{} with {} lanes a folder", source.files_per_folder(), lanes / folders);
+            let range = format!("at least {LEAST_FILES_A_LANE} for each lane of a folder");
+            return Err(ConfigError::new("files_per_folder", value, range).into());
+        }
+        let newest = judged.iter().filter_map(|judged| judged.header.as_ref()).map(|header| header.generation).max();
+        let mut plan = Self {
+            lanes,
+            files_per_lane,
+            found: (0..lanes).map(|_| Vec::new()).collect(),
+            empty: (0..lanes).map(|_| Vec::new()).collect(),
+            surplus: Vec::new(),
+            next_generation: newest.map_or(1, |newest| newest + 1),
+        };
+        plan.distribute(judged, folders);
+        plan.shrink();
+        Ok(plan)
+    }
+
+    fn distribute(&mut self, judged: Vec<Judged>, folders: u16) {
+        let (with_header, without): (Vec<_>, Vec<_>) = judged.into_iter().partition(|judged| judged.header.is_some());
+        for judged in with_header {
+            let lane = judged.header.as_ref().map_or(0, |header| usize::from(header.lane));
+            self.found[lane].push(judged);
+        }
+        for of_lane in &mut self.found {
+            of_lane.sort_by_key(|judged| std::cmp::Reverse(judged.header.as_ref().map(|header| header.generation)));
+        }
+        for judged in without {
+            let folder = (judged.id.get() - 1) % folders;
+            let lane = (folder..self.lanes)
+                .step_by(usize::from(folders))
+                .map(usize::from)
+                .min_by_key(|lane| self.found[*lane].len() + self.empty[*lane].len());
+            if let Some(lane) = lane {
+                self.empty[lane].push(judged);
+            }
+        }
+    }
+
+    /// Fewer files than before: empty ones go first, then the oldest.
+    fn shrink(&mut self) {
+        let most = usize::from(self.files_per_lane);
+        for (found, empty) in self.found.iter_mut().zip(&mut self.empty) {
+            while found.len() + empty.len() > most {
+                if let Some(judged) = empty.pop().or_else(|| found.pop()) {
+                    self.surplus.push(judged.id);
+                }
+            }
+        }
+    }
+
+    /// Makes durable what a killed run may have left in the page cache, before a file dies (`recovery`, invariant 4).
+    fn sync_found(&self, source: &dyn FileSource) -> Result<(), OpenError> {
+        for Judged { id, memory, .. } in self.all_found() {
+            memory.sync().map_err(|error| io_failed(source, "syncing a file of an earlier run", *id, error))?;
+        }
+        Ok(())
+    }
+
+    fn all_found(&self) -> impl Iterator<Item = &Judged> {
+        self.found.iter().flatten().chain(self.empty.iter().flatten())
+    }
+}
+
+/// Reads the header of a file and compares it with its place.
+fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, OpenError> {
+    let Found { file: id, memory } = found;
+    let path = source.describe(id).unwrap_or_else(|| PathBuf::from(format!("file {id}")));
+    let mut page = vec![0; PAGE_LEN];
+    memory.load(0, &mut page).map_err(|error| io_failed(source, "reading a header", id, error))?;
+    let foreign = |reason: String| OpenError::Foreign { path: path.clone(), reason };
+    let header = match FileHeader::decode(&page) {
+        Ok(header) => header,
+        Err(HeaderError::Version { found }) => return Err(OpenError::Version { path, found }),
+        // Ours by its name, in a folder that we have locked: it can only have been torn while it was recycled.
+        Err(_) if memory.size() == source.file_size() => return Ok(Judged { id, memory, header: None }),
+        Err(error) => return Err(foreign(format!("it has another size and no header ({error})"))),
+    };
+    if header.store != source.store_id() {
+        return Err(foreign(format!("its header names store {}", header.store)));
+    }
+    if header.file != id {
+        return Err(foreign(format!("its header names file {}", header.file)));
+    }
+    if header.file_size != memory.size() {
+        return Err(foreign(format!("its header names {} bytes", header.file_size.get())));
+    }
+    if header.lane % source.folders() != (id.get() - 1) % source.folders() {
+        return Err(foreign(format!("its header names lane {}, which lies in another folder", header.lane)));
+    }
+    Ok(Judged { id, memory, header: Some(header) })
+}
+
+/// What `reset` asks for. The oldest goes first, as always: if a crash comes in between, what was removed stays so.
+fn erase(source: &dyn FileSource, found: Vec<Found>) -> Result<Vec<Found>, OpenError> {
+    let generation = |found: &Found| {
+        let mut page = vec![0; PAGE_LEN];
+        found.memory.load(0, &mut page).ok()?;
+        FileHeader::decode(&page).ok().map(|header| header.generation)
+    };
+    let mut found = found;
+    found.sort_by_cached_key(generation);
+    for Found { file, memory } in found {
+        drop(memory);
+        source.delete(file).map_err(|error| io_failed(source, "removing a file of the store", file, error))?;
+    }
+    Ok(Vec::new())
+}
+
+/// A temporary store takes over nothing but files that were never written, left by a process that was killed.
+fn only_leftovers(source: &dyn FileSource, judged: Vec<Judged>) -> Result<Vec<Judged>, OpenError> {
+    for Judged { id, memory, header } in judged {
+        let mut last = vec![0; PAGE_LEN];
+        memory
+            .load(memory.size().get() - PAGE_SIZE, &mut last)
+            .map_err(|error| io_failed(source, "reading a directory", id, error))?;
+        if header.is_some() && last.iter().any(|byte| *byte != 0) {
+            let value = "on, over a store that holds blocks";
+            return Err(ConfigError::new("temporary", value, "used with an empty folder or with `reset`").into());
+        }
+        drop(memory);
+        source.delete(id).map_err(|error| io_failed(source, "removing a left-over file", id, error))?;
+    }
+    Ok(Vec::new())
+}
+
+/// Every file keeps one descriptor open.
+fn check_descriptors(source: &dyn FileSource) -> Result<(), OpenError> {
+    let needed = u64::from(source.folders()) * u64::from(source.files_per_folder()) + OTHER_DESCRIPTORS;
+    match os::open_file_limit() {
+        Some(limit) if limit < needed => {
+            let value = format!("{} in {} folders", source.files_per_folder(), source.folders());
+            let range = format!("few enough for the limit of {limit} open files (RLIMIT_NOFILE); {needed} are needed");
+            Err(ConfigError::new("files_per_folder", value, range).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn io_failed(source: &dyn FileSource, what: &'static str, file: FileId, error: io::Error) -> OpenError {
+    OpenError::Io(IoError::new(what, source.describe(file).as_deref(), error))
+}
+
+/// The size of new files for `bytes_per_folder` in each of `folders`; `None` if that is too little for any.
+pub(crate) fn derive_file_size(bytes_per_folder: u64, folders: u16) -> Option<FileSize> {
+    // About sixteen files a lane: recycling forgets little at once, and a file is still large enough to turn rarely.
+    let wanted = (bytes_per_folder / 16).clamp(1 << 20, 1 << 30);
+    // Larger ones where there would be more files than a store can have.
+    let wanted = wanted.max(bytes_per_folder.div_ceil(u64::from((FileId::MAX / folders.max(1)).max(1))));
+    let wanted = wanted.next_multiple_of(PAGE_SIZE).min(FileSize::MAX.get());
+    let most = bytes_per_folder / u64::from(LEAST_FILES_A_LANE) / PAGE_SIZE * PAGE_SIZE;
+    FileSize::new(wanted.min(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    /// A capacity above 1023 GiB was refused: files stopped at 1 GiB, and a store has at most 1023 of them.
+    #[test]
+    fn large_capacities_get_files_large_enough_for_1023_of_them() {
+        for (bytes, folders, expected) in [
+            (1023 * GIB, 1, GIB),
+            (1024 * GIB, 1, (1024 * GIB).div_ceil(1023).next_multiple_of(PAGE_SIZE)),
+            (600 * GIB, 2, (600 * GIB).div_ceil(511).next_multiple_of(PAGE_SIZE)),
+            (16 * 1023 * GIB, 1, 16 * GIB),
+        ] {
+            let size = derive_file_size(bytes, folders).unwrap();
+            assert_eq!(size.get(), expected, "{bytes} in {folders} folders");
+            assert!(bytes / size.get() <= u64::from(FileId::MAX / folders));
+        }
+    }
+
+    #[test]
+    fn small_capacities_are_three_files_and_usual_ones_sixteen() {
+        let size = |bytes| derive_file_size(bytes, 1).map(FileSize::get);
+        assert_eq!(size(3 * 12 * 1024 - 1), None);
+        assert_eq!(size(3 * 12 * 1024), Some(12 * 1024));
+        assert_eq!(size(3 << 20), Some(1 << 20));
+        assert_eq!(size(64 << 20), Some(4 << 20));
+        assert_eq!(size(32 * GIB), Some(GIB));
+    }
+}

@@ -1,0 +1,308 @@
+//! What the index names: publishing a block, taking a word back, and the live count of each file.
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+
+use crate::block::{BlockAddress, BlockHash, BlockKind, FileId, KeyHash, Realm};
+use crate::index::{Published, View};
+use crate::sync::Arc;
+use crate::wheel::file::BlockFile;
+use crate::wheel::pending::{Hides, Previous};
+use crate::wheel::slots::State;
+use crate::wheel::{FileWheel, OnFull};
+
+/// What is known of a block without reading its payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockView {
+    pub(crate) realm: Realm,
+    pub(crate) key: BlockHash,
+    pub(crate) kind: BlockKind,
+    pub(crate) len: u32,
+    pub(crate) generation: u64,
+}
+
+/// A block, and what it hides itself if it may still fail.
+#[derive(Clone, Debug)]
+pub(crate) struct Hidden {
+    pub(crate) block: BlockView,
+    pub(crate) previous: Previous,
+}
+
+/// How a publication ended, the live counts being right already.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// The index names the block; it hides this one.
+    Published(Option<Hidden>),
+    /// A newer block of the key, at this address, is there.
+    Superseded(BlockAddress),
+    /// As `Superseded`, but the newer one may still fail: then the index names this block.
+    Waiting(BlockAddress),
+    /// The index has no room and nothing may give way.
+    Full,
+}
+
+/// What an address turned out to be.
+enum Look {
+    /// A block.
+    Block(BlockView),
+    /// Its file is closing, or its entry does not check.
+    Lost,
+    /// Its slot failed, or its bytes were proven bad.
+    Failed,
+}
+
+/// The eyes of the index: whose word is this, and how old is it.
+struct KeyView<'a> {
+    wheel: &'a FileWheel,
+    realm: Realm,
+    key: BlockHash,
+    /// The block to be published.
+    address: BlockAddress,
+    /// The block of this key that was seen last: a failing block cannot be looked at any more once it is replaced.
+    seen: Cell<Option<Hidden>>,
+}
+
+impl View for KeyView<'_> {
+    fn is_same_key(&self, address: BlockAddress) -> bool {
+        match self.wheel.look(address) {
+            Look::Block(block) if block.key == self.key && block.realm == self.realm => {
+                // If it is stored or has failed by now, it hides nothing, or its word has left.
+                let hides = self.wheel.hides_at(address);
+                let previous = Previous { address, generation: block.generation, hides };
+                // Told before it is hidden: whoever finds the block failed then knows what it hid.
+                if self.version(address) < self.version(self.address)
+                    && let Some(own) = self.wheel.hides_at(self.address)
+                {
+                    own.will_hide(previous.clone());
+                }
+                self.seen.set(Some(Hidden { block, previous }));
+                true
+            }
+            // Its file is closing, or its entry is damaged: with the tag equal it is nearly always this key's, and
+            // the block is lost either way, where a wrong no would leave two words for one key.
+            Look::Lost => true,
+            Look::Block(..) | Look::Failed => false,
+        }
+    }
+
+    fn version(&self, address: BlockAddress) -> (u64, u32) {
+        (self.wheel.table.file(address.file()).generation(), address.slot().get())
+    }
+
+    fn may_evict(&self) -> bool {
+        self.wheel.options.on_full == OnFull::Recycle
+    }
+}
+
+/// The length of a block that counts as live: tombstones do not.
+fn live_len(block: BlockView) -> Option<u32> {
+    (!block.kind.is_tombstone()).then_some(block.len)
+}
+
+impl FileWheel {
+    /// Looks at the block of an address; `None` if it is dying, failed, bad or unreadable.
+    pub(crate) fn view(&self, address: BlockAddress) -> Option<BlockView> {
+        match self.look(address) {
+            Look::Block(block) => Some(block),
+            Look::Lost | Look::Failed => None,
+        }
+    }
+
+    fn look(&self, address: BlockAddress) -> Look {
+        let Some(Ok(pin)) = self.table.get(address.file()).map(BlockFile::pin) else { return Look::Lost };
+        let file = pin.file();
+        let slot = address.slot();
+        let generation = file.generation();
+        loop {
+            match file.slots.get(slot) {
+                State::Ready | State::Unverified | State::Verifying | State::Tombstone => {
+                    let Some(entry) = pin.entry(slot) else { return Look::Lost };
+                    let (realm, key, kind, len) = (entry.realm, entry.key, entry.kind, entry.len);
+                    return Look::Block(BlockView { realm, key, kind, len, generation });
+                }
+                state @ (State::Pending | State::Running | State::Gathered | State::Failed) => {
+                    // A failed block keeps its record until its word has left.
+                    if let Some(record) = file.pending.lock().get(slot) {
+                        let (realm, key, kind, len) = (record.realm(), record.key(), record.kind(), record.len());
+                        return Look::Block(BlockView { realm, key, kind, len, generation });
+                    }
+                    if state == State::Failed {
+                        return Look::Failed;
+                    }
+                    // No record: the state has changed meanwhile (`pending`, invariant 1).
+                }
+                State::Empty | State::Bad => return Look::Failed,
+            }
+        }
+    }
+
+    /// Where a block that may still fail remembers what it hides.
+    fn hides_at(&self, address: BlockAddress) -> Option<Arc<Hides>> {
+        self.table.file(address.file()).pending.lock().hides_at(address.slot())
+    }
+
+    /// As `hides_at`, if the block is one of this key.
+    fn hides_of(&self, address: BlockAddress, realm: Realm, key: BlockHash) -> Option<Arc<Hides>> {
+        let mut pending = self.table.file(address.file()).pending.lock();
+        pending.get(address.slot()).filter(|record| record.is_of(realm, key))?;
+        pending.hides_at(address.slot())
+    }
+
+    /// The word of this block has left the index.
+    fn no_longer_live(&self, address: BlockAddress, block: BlockView) {
+        let file = self.table.file(address.file());
+        // The pin keeps a new lap from beginning in between, whose count would otherwise be lowered.
+        let Ok(_pin) = file.pin() else { return };
+        if !block.kind.is_tombstone() && file.generation() == block.generation {
+            file.sub_live(block.len);
+            if self.options.on_full == OnFull::Refuse && file.live_blocks() == 0 {
+                self.wake_keepers();
+            }
+        }
+    }
+
+    /// Has the index name a block, unless a newer one of its key is there.
+    ///
+    /// The caller holds a pin on its file or an unfinished reservation in it.
+    pub(crate) fn publish(
+        &self,
+        hash: KeyHash,
+        (realm, key): (Realm, BlockHash),
+        address: BlockAddress,
+        kind: BlockKind,
+        len: u32,
+    ) -> Outcome {
+        let file = self.table.file(address.file());
+        let counts = !kind.is_tombstone();
+        if counts {
+            file.add_live(len);
+        }
+        let view = KeyView { wheel: self, realm, key, address, seen: Cell::new(None) };
+        let mut waits = false;
+        let published = loop {
+            let published = self.index.publish_if_newer(hash, address, &view);
+            // One that fails puts back what it has hidden, also what comes only now (`pending`, invariant 4).
+            let Published::Superseded(newer) = published else { break published };
+            if newer == address {
+                break published;
+            }
+            if let Some(hides) = self.hides_of(newer, realm, key) {
+                let (generation, own) = (file.generation(), self.hides_at(address));
+                waits = hides.hide(Previous { address, generation, hides: own });
+                if waits {
+                    break published;
+                }
+                // It has failed, and its word is about to leave.
+                crate::sync::thread::yield_now();
+            } else if self.table.file(newer.file()).slots.get(newer.slot()) != State::Failed {
+                break published;
+            }
+            // Otherwise it failed before it could be told of this one, and its word has left.
+        };
+        match published {
+            Published::Inserted => Outcome::Published(None),
+            Published::Replaced(previous) => {
+                let hidden = view.seen.take().filter(|hidden| hidden.previous.address == previous);
+                if let Some(hidden) = &hidden {
+                    self.no_longer_live(previous, hidden.block);
+                }
+                Outcome::Published(hidden)
+            }
+            // Older than what had to give way here before: it is not in the index.
+            Published::Evicted(other) if other == address => {
+                if counts {
+                    file.sub_live(len);
+                }
+                Outcome::Full
+            }
+            Published::Evicted(other) => {
+                if let Some(block) = self.view(other) {
+                    self.no_longer_live(other, block);
+                }
+                Outcome::Published(None)
+            }
+            Published::Superseded(newer) => {
+                if counts {
+                    file.sub_live(len);
+                }
+                if waits { Outcome::Waiting(newer) } else { Outcome::Superseded(newer) }
+            }
+            Published::Full => {
+                if counts {
+                    file.sub_live(len);
+                }
+                Outcome::Full
+            }
+        }
+    }
+
+    /// Takes the word of a failed or bad block out of the index; `len` counts if the block was live.
+    pub(crate) fn unpublish(&self, hash: KeyHash, address: BlockAddress, live: Option<u32>) -> bool {
+        let removed = self.index.remove(hash, address);
+        if removed && let Some(len) = live {
+            self.table.file(address.file()).sub_live(len);
+        }
+        removed
+    }
+
+    /// Puts the newest block back that a failed one had hidden and that is still there; otherwise removes the word.
+    ///
+    /// `live` counts if the failed block was live, `previous` is what it says when it begins to fail.
+    pub(crate) fn restore(
+        &self,
+        hash: KeyHash,
+        mut failed: BlockAddress,
+        mut live: Option<u32>,
+        mut previous: Option<Previous>,
+    ) {
+        while let Some(hidden) = previous {
+            // Whoever has replaced it since hides what it hid.
+            if self.index.candidates(hash).all(|address| address != failed) {
+                return;
+            }
+            if let Some(block) = self.put_in_place(hash, failed, live, &hidden) {
+                // Asked again: one that begins to fail after this finds its word there, and restores in its turn.
+                if !hidden.is_failing() {
+                    return;
+                }
+                (failed, live) = (hidden.address, live_len(block));
+            }
+            // That one has failed as well: what it hid itself.
+            previous = hidden.hidden();
+        }
+        self.unpublish(hash, failed, live);
+    }
+
+    fn put_in_place(
+        &self,
+        hash: KeyHash,
+        failed: BlockAddress,
+        failed_live: Option<u32>,
+        hidden: &Previous,
+    ) -> Option<BlockView> {
+        let file = self.table.file(hidden.address.file());
+        // The pin, and the generation under it, show that the address still means the same block.
+        let _pin = file.pin().ok().filter(|_| file.generation() == hidden.generation)?;
+        let block = self.view(hidden.address)?;
+        // Before its word is there (invariant 3 of the module): whoever replaces it lowers the count at once.
+        let live = live_len(block);
+        if let Some(len) = live {
+            file.add_live(len);
+        }
+        if !self.index.compare_exchange_if(hash, failed, hidden.address, || !hidden.is_failing()) {
+            if let Some(len) = live {
+                file.sub_live(len);
+            }
+            return None;
+        }
+        if let Some(len) = failed_live {
+            self.table.file(failed.file()).sub_live(len);
+        }
+        Some(block)
+    }
+
+    /// Takes every word of a file out of the index; how many there were.
+    pub(crate) fn sweep(&self, file: FileId) -> u64 {
+        self.index.sweep(file, |_| ())
+    }
+}

@@ -1,0 +1,225 @@
+//! Flush and close: nothing that was accepted is forgotten, and nothing waits for ever.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use crate::error::{FailedClosure, FlushError};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, has_ended};
+use crate::wheel::defer::Completion;
+use crate::wheel::file::{BlockFile, FilePin};
+use crate::wheel::pending::{Deadline, Deferred};
+use crate::wheel::pin::PinWord;
+use crate::wheel::state::FileState;
+use crate::wheel::{FileWheel, OwnedPin};
+
+/// Sleep between two looks at what `close` waits for.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// How a close ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// Closures that waited and were run by the close.
+    pub ran: u64,
+    /// Closures that waited and were dropped, as the time was over: their blocks are lost.
+    pub dropped: u64,
+    /// Blocks that are still lent or being read. They stay readable; the folders stay locked until the last of them is
+    /// dropped.
+    pub lent: u64,
+}
+
+/// Why a call was refused before it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    Closed,
+    Reentrant,
+}
+
+/// Admits one writing call; `close` waits until all of them are over.
+pub(crate) struct Call<'a> {
+    wheel: &'a FileWheel,
+    word: PinWord,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.wheel.calls.unpin(self.word);
+    }
+}
+
+impl FileWheel {
+    /// Admits a writing call.
+    pub(crate) fn begin_call(&self) -> Result<Call<'_>, Closed> {
+        if self.is_reentrant() {
+            return Err(Closed::Reentrant);
+        }
+        let word = self.calls.pin().map_err(|_| Closed::Closed)?;
+        Ok(Call { wheel: self, word })
+    }
+
+    /// Admits a reading call.
+    pub(crate) fn check_open(&self) -> Result<(), Closed> {
+        if self.is_closed() {
+            return Err(Closed::Closed);
+        }
+        if self.is_reentrant() {
+            return Err(Closed::Reentrant);
+        }
+        Ok(())
+    }
+
+    /// Makes every write durable that returned before the call.
+    pub(crate) fn flush(&self) -> Result<(), FlushError> {
+        let told = self.failures.reported();
+        let deadline = self.deadline();
+        let mut late = self.store_gathers(&deadline);
+        for deferred in self.waiting_closures() {
+            // A failure is counted where it happens and told below.
+            late |= matches!(self.complete(&deferred, &deadline), Completion::Busy);
+        }
+        late |= self.store_gathers(&deadline);
+        self.sync_dirty_files();
+        let report = self.failures.report(told);
+        if !late && report.is_none() {
+            return Ok(());
+        }
+        let report = report.unwrap_or_default();
+        let busy = late.then(|| FailedClosure::Busy { waited: deadline.waited() });
+        Err(FlushError { failed: report.failed, first: report.first.or(busy), io: report.io })
+    }
+
+    /// Stores every gather buffer; `true` if some were not stored by the deadline.
+    fn store_gathers(&self, deadline: &Deadline) -> bool {
+        let mut late = false;
+        for lane in &self.lanes {
+            self.store_open_gather(lane, |_| true);
+        }
+        for lane in &self.lanes {
+            late |= !lane.wait_for_outstanding(deadline);
+        }
+        late
+    }
+
+    /// Every closure that is not over, those that somebody runs last: one of them may hang.
+    fn waiting_closures(&self) -> Vec<Arc<Deferred>> {
+        let mut waiting: Vec<_> = self.table.iter().flat_map(|file| file.pending.lock().deferred()).collect();
+        waiting.sort_by_cached_key(|deferred| !deferred.is_queued());
+        waiting
+    }
+
+    fn sync_dirty_files(&self) {
+        for file in self.table.iter().filter(|file| file.is_dirty()) {
+            self.sync_file(file);
+        }
+    }
+
+    /// Syncs a file. A failure is told by every flush that it concerns, and the file takes no more writes.
+    pub(crate) fn sync_file(&self, file: &BlockFile) {
+        let tell = |error| self.failures.sync_failed(self.io_error("syncing a file", file.id(), error));
+        if !file.sync_or(tell)
+            && let Some(lane) = self.lanes.iter().find(|lane| lane.active() == Some(file.id()))
+        {
+            self.seal_early(lane, file);
+        }
+    }
+
+    /// Refuses new calls, settles what waits, and ends the threads. The second close finds nothing to do.
+    pub(crate) fn close(&self, timeout: Duration) -> CloseReport {
+        let deadline = Deadline::after(timeout);
+        let mut report = CloseReport::default();
+        self.calls.close();
+        // Reads end at once; writers that wait for room are told so, the others finish what they began.
+        self.closed.store(true, Ordering::Relaxed);
+        self.turned.notify_all();
+        if self.is_own_thread() {
+            // A closure owned the last handle: the threads are told to end, and run what still waits.
+            self.signal_threads();
+            report.lent = self.lent();
+            return report;
+        }
+        while !self.calls.is_drained() && !deadline.has_passed() {
+            self.sleep(LOOK_AGAIN);
+        }
+        for deferred in self.waiting_closures() {
+            let was_waiting = deferred.is_queued();
+            if !deadline.has_passed() && matches!(self.complete(&deferred, &deadline), Completion::Done) {
+                report.ran += u64::from(was_waiting);
+            }
+            if let Some(closure) = self.give_up(&deferred, Some(FailedClosure::Abandoned)) {
+                self.drop_closure(closure);
+                report.dropped += 1;
+            }
+        }
+        self.store_gathers(&deadline);
+        self.sync_dirty_files();
+        self.stop_threads_until(&deadline);
+        report.lent = self.lent();
+        report
+    }
+
+    /// Whether a close has come to its end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_closed() && self.threads.lock().is_empty()
+    }
+
+    /// Ends the threads of a store that failed to open.
+    pub(crate) fn stop_threads(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.stop_threads_until(&Deadline::after(self.options.wait_timeout));
+    }
+
+    /// Signals all threads and joins those that end by the deadline; a thread never joins itself.
+    fn stop_threads_until(&self, deadline: &Deadline) {
+        self.signal_threads();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            // A hung closure keeps its flusher: it is left behind, and holds what it uses by itself.
+            while !has_ended(&thread) && !deadline.has_passed() {
+                self.sleep(LOOK_AGAIN);
+            }
+            if has_ended(&thread) {
+                // A thread that panicked has nothing to give; what it held was released by unwinding.
+                let _ = thread.join();
+            }
+        }
+    }
+
+    fn signal_threads(&self) {
+        self.turn.lock().stop = true;
+        self.keep.notify_all();
+        self.turned.notify_all();
+        for lane in &self.lanes {
+            lane.stop();
+        }
+    }
+
+    /// Whether this thread belongs to the store, or runs one of its closures.
+    fn is_own_thread(&self) -> bool {
+        self.is_reentrant() || {
+            let me = crate::sync::thread::current().id();
+            self.threads.lock().iter().any(|thread| thread.thread().id() == me)
+        }
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.turned.wait_until(&mut self.turn.lock(), Instant::now() + time);
+    }
+
+    /// Blocks of the store that somebody holds now.
+    pub(crate) fn lent(&self) -> u64 {
+        self.table.iter().map(|file| file.pins.held()).sum()
+    }
+
+    /// How many files exist, and how many of them drain.
+    pub(crate) fn file_counts(&self) -> (u64, u64) {
+        let turn = self.turn.lock();
+        let absent = turn.count(FileState::Absent);
+        ((self.table.iter().count() - absent) as u64, turn.count(FileState::Draining) as u64)
+    }
+
+    /// A pin that keeps a found block readable beyond the call.
+    pub(crate) fn own(&self, pin: FilePin<'_>) -> OwnedPin {
+        pin.into_owned(Arc::clone(&self.table))
+    }
+}

@@ -1,0 +1,486 @@
+//! A lane's next file: who seals, who waits, and what a waiter is told.
+//!
+//! # Invariants
+//!
+//! 1. All file states, and the lists below, change only under the turn mutex.
+//! 2. A lane is handed only files whose generation is larger than that of every file it was handed before.
+//! 3. `order` holds the SEALING and SEALED files of a lane, the oldest generation first; files leave it at the
+//!    front only, so they die in the order of their age.
+//! 4. Of the files of a lane one always stays readable: while others drain, the last that does not never makes room.
+//! 5. No wait ends later than its deadline, and it ends with the cause.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::block::{FileId, PAGE_SIZE};
+use crate::error::{IoError, WriteError};
+use crate::sync::MutexGuard;
+use crate::wheel::cursor::NoRoom;
+use crate::wheel::file::BlockFile;
+use crate::wheel::lane::Lane;
+use crate::wheel::pending::Deadline;
+use crate::wheel::reserve::Reservation;
+use crate::wheel::state::FileState;
+use crate::wheel::{FileWheel, OnFull};
+
+/// Longest sleep of a waiter or a keeper between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Stored bytes are sent to the device in pieces of this size.
+pub(crate) const WRITE_BACK: u64 = 8 << 20;
+
+/// What a reservation is for: the last free file of a full lane takes tombstones only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Data,
+    Tombstone,
+}
+
+/// The states of all files, and what each lane has.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    states: Box<[FileState]>,
+    pub(crate) lanes: Box<[LaneTurn]>,
+    pub(crate) next_generation: u64,
+    pub(crate) stop: bool,
+}
+
+/// What a lane has, and why it may have to wait.
+#[derive(Debug, Default)]
+pub(crate) struct LaneTurn {
+    pub(crate) active: Option<FileId>,
+    pub(crate) spares: Vec<FileId>,
+    pub(crate) order: VecDeque<FileId>,
+    pub(crate) draining: Vec<(FileId, Instant)>,
+    /// Numbers that may still be created for this lane, the next one last.
+    pub(crate) absent: Vec<FileId>,
+    /// The largest generation handed to this lane.
+    pub(crate) handed: u64,
+    /// Writers that wait for a file.
+    pub(crate) waiting: u32,
+    /// Whether the newest file of an earlier run is resumed, so that writes may begin.
+    pub(crate) writable: bool,
+    /// Whether every directory of an earlier run was read.
+    pub(crate) discovered: bool,
+    /// Why no file could be made ready, and when that is tried again.
+    pub(crate) broken: Option<(IoError, Instant)>,
+}
+
+/// What a writer of a full lane may hope for.
+enum Outlook {
+    /// A file will be there, after a while.
+    Wait,
+    /// Nothing may give way.
+    Refused { live: u64 },
+    /// Every file that could make room is still being read.
+    AllPinned { oldest: FileId },
+    /// The keeper failed, and tries again.
+    Broken(IoError),
+}
+
+impl Turn {
+    pub(crate) fn new(files: usize, lanes: usize, next_generation: u64) -> Self {
+        Self {
+            states: vec![FileState::Absent; files].into(),
+            lanes: (0..lanes).map(|_| LaneTurn::default()).collect(),
+            next_generation,
+            stop: false,
+        }
+    }
+
+    pub(crate) fn state(&self, file: FileId) -> FileState {
+        self.states[file.index()]
+    }
+
+    /// Moves a file along an arrow of `state`.
+    pub(crate) fn set(&mut self, file: FileId, next: FileState) {
+        let state = &mut self.states[file.index()];
+        debug_assert!(state.may_become(next), "file {file}: {state:?} -> {next:?}");
+        *state = next;
+    }
+
+    /// Says at open that a file of an earlier run is there.
+    pub(crate) fn found(&mut self, file: FileId) {
+        self.states[file.index()] = FileState::Found;
+    }
+
+    /// How many files are in `state`.
+    pub(crate) fn count(&self, state: FileState) -> usize {
+        self.states.iter().filter(|other| **other == state).count()
+    }
+
+    pub(crate) fn take_generation(&mut self) -> u64 {
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        generation
+    }
+}
+
+impl LaneTurn {
+    /// Files of the lane that hold blocks which can still be read.
+    pub(crate) fn files(&self) -> impl Iterator<Item = FileId> {
+        self.active.into_iter().chain(self.order.iter().copied())
+    }
+
+    /// Whether the oldest file may make room while others drain: another one that does not drain is left.
+    pub(crate) fn has_another_to_give(&self) -> bool {
+        self.order.len() + self.spares.len() + usize::from(self.active.is_some()) > 1
+    }
+}
+
+impl FileWheel {
+    /// Reserves room in the lane, waiting for its next file if it must.
+    pub(crate) fn reserve<'a>(
+        &'a self,
+        lane: &'a Lane,
+        pages: u32,
+        purpose: Purpose,
+        deadline: &Deadline,
+    ) -> Result<Reservation<'a>, WriteError> {
+        loop {
+            // Under the lane's lock runs of neighbours in its gather buffer are broken least.
+            let reserved = {
+                let _neighbours = lane.gather_now();
+                self.try_reserve(lane, pages, purpose)
+            };
+            match reserved {
+                Ok(reservation) => return Ok(reservation),
+                Err(full) => self.turn_from(lane, full, pages, purpose, deadline)?,
+            }
+        }
+    }
+
+    /// Reserves room in the active file; the file that has none is the error.
+    pub(crate) fn try_reserve<'a>(
+        &'a self,
+        lane: &Lane,
+        pages: u32,
+        purpose: Purpose,
+    ) -> Result<Reservation<'a>, Option<FileId>> {
+        let file = self.writable_file(lane, purpose)?;
+        match file.cursor.reserve(pages) {
+            Ok((page, slot)) => {
+                self.wake_at_marks(file, page, pages);
+                Ok(Reservation::new(file, slot, page))
+            }
+            Err(NoRoom::Sealed | NoRoom::Full) => Err(Some(file.id())),
+        }
+    }
+
+    /// The file that a writer may reserve in now.
+    pub(crate) fn writable_file(&self, lane: &Lane, purpose: Purpose) -> Result<&BlockFile, Option<FileId>> {
+        let active = lane.active().ok_or(None)?;
+        if purpose == Purpose::Data && lane.takes_tombstones_only() {
+            return Err(None);
+        }
+        Ok(self.table.file(active))
+    }
+
+    /// Wakes the keepers when a reservation crosses three quarters of its file, or a piece to be written back.
+    pub(crate) fn wake_at_marks(&self, file: &BlockFile, page: u32, pages: u32) {
+        let mark = file.size().pages() / 4 * 3;
+        let end = page + pages;
+        let piece = |page: u32| u64::from(page) * PAGE_SIZE / WRITE_BACK;
+        if (page < mark && end >= mark) || piece(page) != piece(end) {
+            self.wake_keepers();
+        }
+    }
+
+    /// Seals a file whose store failed, so that nothing more is lost with it.
+    pub(crate) fn seal_early(&self, lane: &Lane, file: &BlockFile) {
+        self.counters.strays.add(1);
+        file.cursor.seal();
+        let mut turn = self.turn.lock();
+        self.demote(&mut turn, lane, file.id());
+        drop(turn);
+        self.wake_keepers();
+    }
+
+    /// Makes a sealed active file SEALING; nothing happens if it is not the lane's active file.
+    ///
+    /// Nor if it is active again: whoever found it full may have slept until it had begun another lap.
+    pub(crate) fn demote(&self, turn: &mut Turn, lane: &Lane, file: FileId) {
+        let of_lane = &mut turn.lanes[lane.index()];
+        if of_lane.active == Some(file) && self.table.file(file).cursor.is_sealed() {
+            of_lane.active = None;
+            of_lane.order.push_back(file);
+            turn.set(file, FileState::Sealing);
+            lane.set_active(None);
+            self.choose_victim(turn, lane);
+        }
+    }
+
+    /// Hands the lane its next free file, if it has one.
+    fn promote(&self, turn: &mut Turn, lane: &Lane) -> bool {
+        let of_lane = &mut turn.lanes[lane.index()];
+        let next = of_lane.spares.iter().enumerate().min_by_key(|(_, id)| self.table.file(**id).generation());
+        let Some((at, _)) = next else { return false };
+        let next = of_lane.spares.swap_remove(at);
+        let file = self.table.file(next);
+        debug_assert!(file.generation() > of_lane.handed, "invariant 2");
+        of_lane.handed = file.generation();
+        of_lane.active = Some(next);
+        turn.set(next, FileState::Active);
+        file.cursor.reset(1, 0);
+        let of_lane = &turn.lanes[lane.index()];
+        let last = self.is_last(of_lane, of_lane.spares.len() + 1);
+        lane.set_tombstones_only(last);
+        lane.set_active(Some(next));
+        self.choose_victim(turn, lane);
+        self.turned.notify_all();
+        self.wake_keepers();
+        true
+    }
+
+    /// Whether, with `Refuse`, this many free files are all that is left for tombstones.
+    ///
+    /// A file that is about to make room, or drains, is none that is left: whoever holds it may never let go.
+    pub(crate) fn is_last(&self, of_lane: &LaneTurn, free: usize) -> bool {
+        self.options.on_full == OnFull::Refuse && of_lane.absent.is_empty() && free == 1
+    }
+
+    /// How many free files a lane likes to have: with `Refuse` one of them is for tombstones.
+    pub(crate) fn wanted_spares(&self) -> usize {
+        if self.options.on_full == OnFull::Refuse { 2 } else { 1 }
+    }
+
+    /// Names the file that dies next, once every file of the lane exists.
+    pub(crate) fn choose_victim(&self, turn: &Turn, lane: &Lane) {
+        let of_lane = &turn.lanes[lane.index()];
+        let turns = self.options.on_full == OnFull::Recycle && of_lane.absent.is_empty() && of_lane.discovered;
+        if let Some(oldest) = of_lane.order.front().filter(|_| turns) {
+            lane.set_victim(self.table.file(*oldest).generation());
+        }
+    }
+
+    /// Waits until the lane has another file than the one that was `full`.
+    pub(crate) fn turn_from(
+        &self,
+        lane: &Lane,
+        full: Option<FileId>,
+        pages: u32,
+        purpose: Purpose,
+        deadline: &Deadline,
+    ) -> Result<(), WriteError> {
+        // Sealed only if it is full still: the file may have begun another lap since.
+        if full.is_some_and(|full| self.table.file(full).cursor.seal_if_full(pages).is_none()) {
+            return Ok(());
+        }
+        let mut turn = self.turn.lock();
+        turn.lanes[lane.index()].waiting += 1;
+        let (mut turn, result) = self.wait_for_a_file(turn, lane, full, pages, purpose, deadline);
+        // Under the lock under which the file was handed out: nobody sees a writer that waits for one more.
+        turn.lanes[lane.index()].waiting -= 1;
+        result
+    }
+
+    fn wait_for_a_file<'a>(
+        &'a self,
+        mut turn: MutexGuard<'a, Turn>,
+        lane: &Lane,
+        full: Option<FileId>,
+        pages: u32,
+        purpose: Purpose,
+        deadline: &Deadline,
+    ) -> (MutexGuard<'a, Turn>, Result<(), WriteError>) {
+        let mut counted = false;
+        if let Some(full) = full {
+            self.demote(&mut turn, lane, full);
+        }
+        loop {
+            if self.is_closed() || turn.stop {
+                return (turn, Err(WriteError::Closed));
+            }
+            if self.hand_out(&mut turn, lane, purpose) {
+                return (turn, Ok(()));
+            }
+            let outlook = self.outlook(&turn, lane);
+            if let Outlook::Refused { live } = outlook {
+                return (turn, Err(WriteError::Full { needed: u64::from(pages) * PAGE_SIZE, live }));
+            }
+            if deadline.has_passed() {
+                let waited = deadline.waited();
+                let error = match outlook {
+                    Outlook::AllPinned { oldest } => WriteError::AllPinned { oldest, waited },
+                    Outlook::Broken(error) => WriteError::Io(error),
+                    Outlook::Wait | Outlook::Refused { .. } => WriteError::Timeout { waited },
+                };
+                return (turn, Err(error));
+            }
+            if !counted {
+                self.counters.waits.add(1);
+                counted = true;
+            }
+            self.wake_keepers();
+            drop(turn);
+            let ran = self.run_one_queued(lane, deadline);
+            turn = self.turn.lock();
+            if !ran && !self.hand_out(&mut turn, lane, purpose) {
+                self.turned.wait_until(&mut turn, deadline.at.min(Instant::now() + LOOK_AGAIN));
+            }
+        }
+    }
+
+    /// Whether the lane has a file for this purpose, after it was handed the next one if it had none.
+    fn hand_out(&self, turn: &mut Turn, lane: &Lane, purpose: Purpose) -> bool {
+        let of_lane = &turn.lanes[lane.index()];
+        if !of_lane.writable {
+            return false;
+        }
+        if of_lane.active.is_some() {
+            return !self.refresh_tombstones_only(turn, lane) || purpose == Purpose::Tombstone;
+        }
+        (purpose == Purpose::Tombstone || !self.is_last(of_lane, of_lane.spares.len())) && self.promote(turn, lane)
+    }
+
+    /// Looks again whether the active file is for tombstones only.
+    pub(crate) fn refresh_tombstones_only(&self, turn: &Turn, lane: &Lane) -> bool {
+        let of_lane = &turn.lanes[lane.index()];
+        let only = lane.takes_tombstones_only() && self.is_last(of_lane, of_lane.spares.len() + 1);
+        lane.set_tombstones_only(only);
+        only
+    }
+
+    fn outlook(&self, turn: &Turn, lane: &Lane) -> Outlook {
+        let of_lane = &turn.lanes[lane.index()];
+        if let Some((error, _)) = &of_lane.broken {
+            return Outlook::Broken(error.clone());
+        }
+        if !of_lane.writable || !of_lane.absent.is_empty() {
+            return Outlook::Wait;
+        }
+        let oldest_held = of_lane.draining.iter().min_by_key(|(_, since)| *since).map(|(file, _)| *file);
+        let oldest = of_lane.order.front().map(|oldest| self.table.file(*oldest));
+        let refuses = self.options.on_full == OnFull::Refuse
+            && of_lane.discovered
+            && oldest.is_some_and(|oldest| !self.is_spent(of_lane, oldest));
+        match oldest_held {
+            Some(oldest) if refuses || !of_lane.has_another_to_give() => Outlook::AllPinned { oldest },
+            // Writers of it that are not over yet may still fail, and leave nothing in the file.
+            None if refuses && oldest.is_some_and(|oldest| oldest.live_blocks() > 0) => {
+                let live = of_lane.order.iter().map(|file| self.table.file(*file).live_bytes()).sum();
+                Outlook::Refused { live }
+            }
+            _ => Outlook::Wait,
+        }
+    }
+
+    /// Whether a file of the lane was chosen to die whose death is not durable yet.
+    pub(crate) fn is_closing_a_file(&self, lane: &Lane) -> bool {
+        let turn = self.turn.lock();
+        turn.lanes[lane.index()].draining.iter().any(|(file, _)| turn.state(*file) == FileState::Closing)
+    }
+
+    pub(crate) fn wake_keepers(&self) {
+        self.keep.notify_all();
+    }
+
+    /// Whether the blocks of a full file are dead: none is live, and none comes back if a closure fails.
+    ///
+    /// One may come back still if a gather buffer is not stored: see `is_spent_for_good`.
+    pub(crate) fn is_spent(&self, of_lane: &LaneTurn, file: &BlockFile) -> bool {
+        // Quiet first: what its writers have published is counted by then.
+        file.is_quiet() && file.live_blocks() == 0 && {
+            let mut others = of_lane.files().map(|other| self.table.file(other));
+            !others.any(|other| {
+                // The table is left before a record is asked: records are locked on their own.
+                let waiting = other.pending.lock().deferred();
+                waiting.iter().any(|deferred| deferred.may_restore_in(file.id()))
+            })
+        }
+    }
+
+    /// As `is_spent`, and nothing comes back either if a gather buffer is not stored.
+    pub(crate) fn is_spent_for_good(&self, of_lane: &LaneTurn, file: &BlockFile) -> bool {
+        self.is_spent(of_lane, file) && {
+            let mut others = of_lane.files().map(|other| self.table.file(other));
+            !others.any(|other| {
+                let hidden = other.pending.lock().hidden_by_gathered();
+                hidden.iter().any(|hides| hides.may_restore_in(file.id()))
+            })
+        }
+    }
+
+    /// Payload bytes of all live blocks.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.sum_of_living(BlockFile::live_bytes)
+    }
+
+    /// Live blocks, tombstones not counted.
+    pub(crate) fn live_blocks(&self) -> u64 {
+        self.sum_of_living(BlockFile::live_blocks)
+    }
+
+    /// A file that makes room keeps its counts until its next lap begins, though nothing of it is found any more.
+    fn sum_of_living(&self, count: impl Fn(&BlockFile) -> u64) -> u64 {
+        let turn = self.turn.lock();
+        self.table.iter().filter(|file| !turn.state(file.id()).is_dying()).map(count).sum()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::block::{BlockHash, BlockKind, Realm};
+    use crate::storage::MemoryFileSource;
+    use crate::sync::Arc;
+    use crate::wheel::{NewBlock, WheelOptions};
+
+    /// One lane of three files with room for six pages each, and waits of a tenth of a second.
+    fn wheel(on_full: OnFull) -> Arc<FileWheel> {
+        let source = MemoryFileSource::builder().files_per_folder(3).file_size(8 * PAGE_SIZE).build().unwrap();
+        let options = WheelOptions {
+            on_full,
+            wait_timeout: Duration::from_millis(100),
+            gather_bytes: 0,
+            ..WheelOptions::default()
+        };
+        FileWheel::open(Arc::new(source), options).unwrap()
+    }
+
+    fn store_six_pages(wheel: &FileWheel, number: u8) -> Result<(), WriteError> {
+        let bytes = vec![number; 6 * 4096];
+        let (key, parts) = (BlockHash::of(&bytes), [&bytes[..]]);
+        let block =
+            NewBlock { realm: Realm::DEFAULT, key, kind: BlockKind::Content, hash: key, parts: &parts, len: 6 * 4096 };
+        wheel.store_block(&block, &wheel.deadline()).map(drop)
+    }
+
+    /// A full file without a live block was recycled, with `Refuse`, while a writer still stored a block to it: the
+    /// writer was told that its block is stored, and it was gone.
+    #[test]
+    fn a_file_whose_writer_is_late_does_not_count_as_empty() {
+        let wheel = wheel(OnFull::Refuse);
+        let late = wheel.reserve(&wheel.lanes[0], 1, Purpose::Data, &wheel.deadline()).unwrap();
+        store_six_pages(&wheel, 1).unwrap();
+        let error = store_six_pages(&wheel, 2).unwrap_err();
+        assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
+        assert_eq!(wheel.counters.turns.get(), 0);
+        // It fails, and leaves nothing in the file.
+        drop(late);
+        store_six_pages(&wheel, 2).unwrap();
+        assert_eq!(wheel.counters.turns.get(), 1);
+        wheel.stop_threads();
+    }
+
+    /// A writer that had found a file full, and slept until that was the active one of a later lap, sent it away with
+    /// its cursor open: such a file never becomes quiet, and never serves again.
+    #[test]
+    fn a_file_in_a_later_lap_is_not_sent_away_for_the_lap_that_was_full() {
+        let wheel = wheel(OnFull::Recycle);
+        store_six_pages(&wheel, 1).unwrap();
+        let lane = &wheel.lanes[0];
+        let active = lane.active().unwrap();
+        wheel.table.file(active).cursor.seal();
+        store_six_pages(&wheel, 2).unwrap();
+        let active = lane.active().unwrap();
+        wheel.demote(&mut wheel.turn.lock(), lane, active);
+        assert_eq!(lane.active(), Some(active));
+        wheel.table.file(active).cursor.seal();
+        wheel.demote(&mut wheel.turn.lock(), lane, active);
+        assert_eq!(lane.active(), None);
+        assert_eq!(wheel.turn.lock().state(active), FileState::Sealing);
+        wheel.stop_threads();
+    }
+}
