@@ -9,7 +9,8 @@
 //! 1. A key reads as its last durable version or as a later one, never as an earlier one and never as anything else.
 //! 2. It may be missing if its last durable version is its removal, lay in a file that has turned, or if a later
 //!    removal was written.
-//! 3. A version is durable after a `flush` that succeeded, or once it was read after a power cut.
+//! 3. A version is durable after a `flush` that succeeded, or once it was read after a power cut. A miss is not: the
+//!    block's file may be making room, and is dead only when its next header is durable.
 //! 4. A kill loses nothing but closures that wait if nothing is gathered.
 #![forbid(unsafe_code)]
 
@@ -285,9 +286,15 @@ impl World {
             }
             let seen = Version { bytes: read, place, done: true, stored: true, era: self.era };
             match crash {
-                Crash::PowerCut => {
+                Crash::PowerCut if seen.bytes.is_some() => {
                     history.versions = vec![seen];
                     history.durable = Some(0);
+                }
+                // Its file may be making room just now: until that death is durable the next cut brings it back.
+                Crash::PowerCut => {
+                    history.versions.drain(..history.durable.unwrap_or(0));
+                    history.durable = history.durable.map(|_| 0);
+                    history.versions.push(seen);
                 }
                 Crash::Kill => history.versions.push(seen),
             }
