@@ -26,7 +26,6 @@ fn block(number: usize) -> Vec<u8> {
 
 /// The process that is killed: it writes block after block, and tells each number once it may rely on it.
 #[test]
-#[ignore = "run by the other tests, as a process of its own"]
 fn writes_until_it_is_killed() {
     let (Ok(how), Some(folder)) = (std::env::var(HOW), std::env::var_os(WHERE)) else { return };
     let folder = Path::new(&folder);
