@@ -17,7 +17,8 @@ use crate::error::{BlittableError, BlittableErrorKind};
 ///
 /// Offsets, in errors too, count from the start of the bytes given to [`new`](Self::new). Slices are borrowed from
 /// these bytes, which must lie in memory as the writer aligned them: blocks that the store lends start on a page
-/// boundary, unless they are copies ([`read`](crate::Scratch::read) and [`get`](crate::Scratch::get) say when).
+/// boundary, copies of them ([`read`](crate::Scratch::read) and [`get`](crate::Scratch::get) say when) at a multiple of
+/// 16 bytes.
 ///
 /// # Examples
 ///

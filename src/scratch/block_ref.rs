@@ -6,7 +6,7 @@ use std::ops::{Bound, Deref, Range, RangeBounds};
 
 use crate::block::{Entry, Slot};
 use crate::sync::Arc;
-use crate::wheel::{FileWheel, Lent, OwnedPin};
+use crate::wheel::{Copied, FileWheel, Lent, OwnedPin};
 
 /// The bytes of one block, or of a part of it, for as long as they are held.
 ///
@@ -21,7 +21,7 @@ pub struct BlockRef {
 
 enum Held {
     Mapped { pin: OwnedPin, slot: Slot, entry: Entry },
-    Copied(Vec<u8>),
+    Copied(Copied),
 }
 
 impl Held {
@@ -37,7 +37,7 @@ impl BlockRef {
     pub(crate) fn new(wheel: &FileWheel, lent: Lent<'_>) -> Self {
         let held = match lent {
             Lent::Mapped { pin, slot, entry } => Held::Mapped { pin: wheel.own(pin), slot, entry },
-            Lent::Gathered { .. } => Held::Copied(lent.to_vec()),
+            Lent::Gathered { .. } => Held::Copied(Copied::of(&lent)),
             Lent::Copied(bytes) => Held::Copied(bytes),
         };
         let range = 0..held.bytes().len();

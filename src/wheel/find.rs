@@ -19,7 +19,7 @@ use crate::wheel::file::{BlockFile, FilePin};
 use crate::wheel::gather::GatherBuffer;
 use crate::wheel::pending::{Deadline, Record};
 use crate::wheel::slots::{self, State};
-use crate::wheel::{FileWheel, Verify};
+use crate::wheel::{Copied, FileWheel, Verify};
 
 /// A block that was found, and what keeps its bytes in place.
 pub(crate) enum Lent<'a> {
@@ -28,7 +28,7 @@ pub(crate) enum Lent<'a> {
     /// In a gather buffer, on its way to the file.
     Gathered { buffer: Arc<GatherBuffer>, start: u64, len: u32 },
     /// A verified copy: the file is suspect, or every read is verified.
-    Copied(Vec<u8>),
+    Copied(Copied),
 }
 
 impl Deref for Lent<'_> {
@@ -286,7 +286,7 @@ impl FileWheel {
         let file = pin.file();
         let address = file.address(slot);
         let range = entry.payload(file.size(), slot).unwrap_or(0..0);
-        let mut bytes = vec![0; entry.len as usize];
+        let mut bytes = Copied::zeroed(entry.len as usize);
         file.memory()
             .and_then(|memory| memory.load(range.start, &mut bytes))
             .map_err(|error| ReadError::Io(self.io_error("reading a block", file.id(), error)))?;

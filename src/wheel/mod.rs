@@ -21,6 +21,7 @@
 //! 3. A word that leaves the index lowers its file's live count; a word that enters has raised it before.
 
 mod batch;
+mod copied;
 mod counters;
 mod cursor;
 mod defer;
@@ -58,6 +59,7 @@ use crate::index::BlockIndex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, thread};
 
+pub(crate) use self::copied::Copied;
 pub(crate) use self::counters::{Counters, Failures};
 pub(crate) use self::file::{FileTable, OwnedPin};
 pub(crate) use self::find::Lent;
