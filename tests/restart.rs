@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use scratchspace::{
-    BlockHash, ConfigError, DiskFileSource, DiskFileSourceBuilder, FileSource, Layout, MemoryFileSource, MissingOk,
-    OpenError, ReadError, Realm, RecoveryReport, Scratch, Stats, Verify,
+    BlockHash, ConfigError, DiskFileSource, DiskFileSourceBuilder, FileId, FileMemory, FileSize, FileSource, Found,
+    Layout, MemoryFileSource, MissingOk, OpenError, ReadError, Realm, RecoveryReport, Scratch, Stats, StoreId, Verify,
 };
 use tempfile::TempDir;
 
@@ -781,4 +782,60 @@ fn every_refused_option_is_named_with_its_value_and_its_range() {
         assert_eq!(refused(&[], bytes), ConfigError::new("folders", 0, "1 to 341"));
     }
     assert!(!folder.exists());
+}
+
+/// A source that says of itself what no source of this crate says.
+#[derive(Debug)]
+struct Odd {
+    source: MemoryFileSource,
+    folders: u16,
+    files: u16,
+}
+
+impl FileSource for Odd {
+    fn store_id(&self) -> StoreId {
+        self.source.store_id()
+    }
+
+    fn file_size(&self) -> FileSize {
+        self.source.file_size()
+    }
+
+    fn folders(&self) -> u16 {
+        self.folders
+    }
+
+    fn files_per_folder(&self) -> u16 {
+        self.files
+    }
+
+    fn describe(&self, file: FileId) -> Option<PathBuf> {
+        self.source.describe(file)
+    }
+
+    fn scan(&self) -> Result<Vec<Found>, OpenError> {
+        self.source.scan()
+    }
+
+    fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        self.source.create(file, header)
+    }
+
+    fn delete(&self, file: FileId) -> io::Result<()> {
+        self.source.delete(file)
+    }
+}
+
+/// A source of somebody else's with no folder divided by zero, one with too many files overflowed.
+#[test]
+fn a_source_with_impossible_numbers_is_refused_by_the_name_of_each() {
+    for (folders, files, field) in
+        [(0, 4, "folders"), (u16::MAX, 4, "folders"), (1, 2, "files_per_folder"), (300, 300, "files_per_folder")]
+    {
+        let source = MemoryFileSource::builder().build().unwrap();
+        match Scratch::open(Odd { source, folders, files }) {
+            Err(OpenError::Config(error)) => assert_eq!(error.field, field, "{error}"),
+            other => panic!("{folders} folders of {files} files: {other:?}"),
+        }
+    }
 }

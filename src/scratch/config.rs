@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{ConfigError, OpenError};
 use crate::scratch::Scratch;
-use crate::storage::{DiskFileSource, FileSource};
+use crate::storage::{DiskFileSource, FileSource, check_source};
 use crate::sync::Arc;
 use crate::wheel::{FileWheel, LEAST_FILES_A_LANE, OnFull, Verify, WheelOptions, derive_file_size};
 
@@ -187,6 +187,7 @@ impl ScratchBuilder {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        check_source(&*self.source)?;
         let options = &self.options;
         let (least, most) = GATHER_BYTES;
         if options.gather_bytes != 0 && !(least..=most).contains(&options.gather_bytes) {

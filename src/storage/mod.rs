@@ -224,6 +224,12 @@ fn check_header(header: &[u8]) -> io::Result<()> {
 }
 
 /// The number of folders, checked: each holds at least three files of at most 1023.
+/// What a source says of itself, before anything is computed from it: it may be anybody's.
+pub(crate) fn check_source(source: &dyn FileSource) -> Result<(), ConfigError> {
+    let folders = check_folders(usize::from(source.folders()))?;
+    check_files_per_folder(source.files_per_folder(), folders).map(drop)
+}
+
 fn check_folders(folders: usize) -> Result<u16, ConfigError> {
     let most = FileId::MAX / MIN_FILES_PER_FOLDER;
     match u16::try_from(folders) {
