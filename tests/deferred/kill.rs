@@ -17,7 +17,7 @@ const WHERE: &str = "SCRATCHSPACE_KILL_WHERE";
 const NEVER: Duration = Duration::from_secs(10);
 
 fn builder(folder: &Path) -> ScratchBuilder {
-    Scratch::builder(DiskFileSource::builder().folder(folder).files_per_folder(4).file_size(1 << 20).build().unwrap())
+    Scratch::builder(DiskFileSource::builder().folder(folder).files_per_folder(16).file_size(1 << 20).build().unwrap())
 }
 
 fn block(number: usize) -> Vec<u8> {
