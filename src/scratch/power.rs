@@ -2,7 +2,8 @@
 //!
 //! A run works on a few keys over tiny files until its [`Plan`] ends it, opens what is left and checks every key; the
 //! next run goes on from there. What fails prints its seed: `SCRATCHSPACE_POWER_SEED=seed` runs it alone, as often as
-//! `SCRATCHSPACE_POWER_SEEDS` says, because threads may meet otherwise the next time.
+//! `SCRATCHSPACE_POWER_SEEDS` says, because threads may meet otherwise the next time. `SCRATCHSPACE_POWER_FIRST` is the
+//! first of the seeds, `SCRATCHSPACE_POWER_THREADS` how many run at once.
 //!
 //! # What must hold
 //!
@@ -144,7 +145,11 @@ impl World {
             if remote.has_crashed() {
                 break;
             }
-            self.settle(&scratch, done);
+            let refused = self.settle(&scratch, done);
+            // Pins may hold every file that could turn: without this, runs would do little but wait.
+            if refused && let Some((block, bytes)) = held.pop() {
+                assert_eq!(block[..], bytes[..], "a block changed while it was held");
+            }
         }
         for (block, bytes) in &held {
             assert_eq!(block[..], bytes[..], "a block changed while it was held");
@@ -216,8 +221,8 @@ impl World {
         self.keys.entry(key).or_default().versions.push(version);
     }
 
-    /// The call is over, and the crash has not come yet.
-    fn settle(&mut self, scratch: &Scratch, done: Done) {
+    /// The call is over, and the crash has not come yet. Whether the call was refused.
+    fn settle(&mut self, scratch: &Scratch, done: Done) -> bool {
         match done {
             Done::Nothing => {}
             Done::Written { key, stored, result } => {
@@ -234,6 +239,7 @@ impl World {
                     Err(WriteError::Timeout { .. } | WriteError::AllPinned { .. } | WriteError::Full { .. }) => {
                         history.versions.pop();
                         writeln!(self.log, "  refused").unwrap();
+                        return true;
                     }
                     Err(error) => {
                         assert!(self.faults, "{error}");
@@ -258,6 +264,7 @@ impl World {
                 self.era += 1;
             }
         }
+        false
     }
 
     /// Reads every key.
@@ -387,17 +394,20 @@ fn number(name: &str) -> Option<u64> {
 fn what_was_flushed_survives_every_crash_and_what_is_gone_stays_so() {
     let count = number("SCRATCHSPACE_POWER_SEEDS").unwrap_or(150);
     let only = number("SCRATCHSPACE_POWER_SEED");
-    let next = AtomicU64::new(0);
+    let first = number("SCRATCHSPACE_POWER_FIRST").unwrap_or(0);
     // Runs wait more than they work.
+    let threads = number("SCRATCHSPACE_POWER_THREADS").unwrap_or(32);
+    let next = AtomicU64::new(0);
     thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..threads {
             scope.spawn(|| {
                 loop {
+                    // Relaxed: nothing but the number is shared.
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     if at >= count {
                         return;
                     }
-                    run(only.unwrap_or(at));
+                    run(only.unwrap_or(first + at));
                 }
             });
         }
