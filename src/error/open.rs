@@ -56,6 +56,11 @@ pub enum OpenError {
         /// Its version.
         found: u32,
     },
+    /// The source was made by the process that this one was forked from, and owns its files there.
+    #[error(
+        "the files belong to the process that this one was forked from; make a source over other folders in the child"
+    )]
+    Forked,
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -122,6 +127,7 @@ mod tests {
             (OpenError::InUse { folder: path.clone() }, ["/data/x", "drop"]),
             (OpenError::Foreign { path: path.clone(), reason: "other store".into() }, ["/data/x", "other store"]),
             (OpenError::LayoutChanged { was, is }, ["1 lane and files of 12288", "2 lanes and files of 16384"]),
+            (OpenError::Forked, ["forked", "other folders"]),
             (OpenError::Version { path, found: 9 }, ["/data/x", "version 9"]),
             (ConfigError::new("lanes", 0, "from 1 to 341").into(), ["`lanes` is 0", "from 1 to 341"]),
         ] {

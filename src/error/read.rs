@@ -58,6 +58,12 @@ pub enum ReadError {
     /// The store was closed.
     #[error("the store is closed; open it again to read from it")]
     Closed,
+    /// This process is a forked child of the one that opened the store.
+    #[error(
+        "the store belongs to the process that this one was forked from; open a store of its own, over other folders, \
+         in the child"
+    )]
+    Forked,
     /// The operating system refused. The block is still in the index.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -202,7 +208,7 @@ mod tests {
         ReadError::Missing { realm: Realm::from(7), hash: BlockHash::from_u128(0xab) }
     }
 
-    fn others() -> [ReadError; 6] {
+    fn others() -> [ReadError; 7] {
         let address = BlockAddress::new(FileId::new(3).unwrap(), Slot::new(9).unwrap());
         let hash = BlockHash::of(b"");
         [
@@ -211,6 +217,7 @@ mod tests {
             ReadError::Failed { realm: Realm::DEFAULT, hash, reason: FailedClosure::Panicked },
             ReadError::Reentrant,
             ReadError::Closed,
+            ReadError::Forked,
             ReadError::Io(IoError::new("reading", None, io::Error::from_raw_os_error(5))),
         ]
     }
@@ -243,7 +250,9 @@ mod tests {
         let text = missing().to_string();
         assert!(text.contains("realm 7") && text.contains("000000ab") && text.contains("write it again"), "{text}");
         let texts = others().map(|error| error.to_string());
-        for (text, value) in texts.iter().zip(["1.5s", "3:9", "panicked", "closure", "closed", "reading failed"]) {
+        for (text, value) in
+            texts.iter().zip(["1.5s", "3:9", "panicked", "closure", "closed", "forked", "reading failed"])
+        {
             assert!(text.contains(value), "{text}");
         }
     }

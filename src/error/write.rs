@@ -66,6 +66,12 @@ pub enum WriteError {
     /// The store was closed.
     #[error("the store is closed; open it again to write to it")]
     Closed,
+    /// This process is a forked child of the one that opened the store.
+    #[error(
+        "the store belongs to the process that this one was forked from; open a store of its own, over other folders, \
+         in the child"
+    )]
+    Forked,
     /// The operating system refused. After a restart the block may be there or not.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -132,6 +138,7 @@ mod tests {
             (WriteError::WrongHash { expected: hash, found: BlockHash::of(b"a") }, false, ["99aa06d3", "a96faf70"]),
             (WriteError::Reentrant, false, ["closure", "ended"]),
             (WriteError::Closed, false, ["closed", "open it again"]),
+            (WriteError::Forked, false, ["forked", "open a store of its own"]),
             (IoError::new("storing", None, io::ErrorKind::StorageFull.into()).into(), false, ["storing", "free space"]),
         ] {
             assert_eq!(error.is_retryable(), retryable, "{error}");

@@ -12,12 +12,14 @@
 mod fallback;
 #[cfg(target_os = "linux")]
 mod linux;
+mod process;
 
 #[cfg(not(target_os = "linux"))]
 use self::fallback as system;
 #[cfg(target_os = "linux")]
 use self::linux as system;
 
+pub(crate) use self::process::Process;
 pub(crate) use self::system::{advise, preallocate, start_write_back, unnamed_file, write_all_at};
 
 use std::fs::{DirBuilder, File, OpenOptions};

@@ -13,6 +13,11 @@ use crate::wheel::{Copied, FileWheel, Lent, OwnedPin};
 /// Dereferences to `&[u8]`, zero-copy, whatever becomes of the block in the store meanwhile: it may be removed,
 /// replaced or recycled. Cloning costs a count. A block that is held keeps its file from being reused, and the folders
 /// of the store locked; dropping it does no I/O.
+///
+/// # Panics
+///
+/// A forked child has no mapping of its parent's files: dereferencing a block there panics, unless its bytes are a copy,
+/// and a `&[u8]` that was borrowed before the fork is an address without memory behind it.
 #[derive(Clone)]
 pub struct BlockRef {
     held: Arc<Held>,
@@ -27,7 +32,11 @@ enum Held {
 impl Held {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Mapped { pin, slot, entry } => pin.payload(*slot, entry).expect("checked when it was found"),
+            Self::Mapped { pin, slot, entry } => {
+                // A panic with a text instead of a signal without one.
+                assert!(pin.is_of_this_process(), "a block lent by the store of a parent was read in a forked child");
+                pin.payload(*slot, entry).expect("checked when it was found")
+            }
             Self::Copied(bytes) => bytes,
         }
     }

@@ -23,6 +23,11 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A handle is cheap to clone and may be used from many threads. Dropping the last one is a
 /// [`close`](Self::close) of five seconds, whose report is lost.
 ///
+/// A store belongs to the process that opened it. In a forked child every verb of an inherited handle fails with
+/// `Forked` at once ([`stats`](Self::stats) and [`recovery`](Self::recovery) say nothing, [`close`](Self::close) and
+/// dropping do nothing), and the parent goes on unharmed. A closure that forks must end its child itself: a child that
+/// returns from a closure of a write is aborted.
+///
 /// # Examples
 ///
 /// ```
@@ -52,6 +57,11 @@ pub(crate) struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if self.wheel.is_forked() {
+            // Nothing of it is dropped in a forked child: no closure, no mapping, no lock of the parent's.
+            std::mem::forget(Arc::clone(&self.wheel));
+            return;
+        }
         // A close that was asked for had its time: what hangs still is not waited for again.
         if !self.wheel.is_over() {
             self.wheel.close(DROP_TIMEOUT);
@@ -244,10 +254,10 @@ impl Scratch {
 
     /// How many blocks the store holds now, in all realms, deferred ones included. Touches no disk.
     ///
-    /// While blocks of an earlier run are looked for, those that were found so far.
+    /// While blocks of an earlier run are looked for, those that were found so far. Zero in a forked child.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.wheel().live_blocks()
+        if self.wheel().is_forked() { 0 } else { self.wheel().live_blocks() }
     }
 
     /// Whether the store holds no block.
@@ -256,7 +266,7 @@ impl Scratch {
         self.len() == 0
     }
 
-    /// What the store counts. Takes a short lock, and touches no disk.
+    /// What the store counts. Takes a short lock, and touches no disk. All zero in a forked child.
     ///
     /// # Examples
     ///
@@ -278,7 +288,8 @@ impl Scratch {
 
     /// How far the search for blocks of an earlier run has come.
     ///
-    /// Until it is [`complete`](Recovery::complete) a block that was not found yet reads as missing. Never waits.
+    /// Until it is [`complete`](Recovery::complete) a block that was not found yet reads as missing. Never waits. Not
+    /// complete, and empty, in a forked child.
     ///
     /// # Examples
     ///
@@ -293,6 +304,9 @@ impl Scratch {
     /// ```
     #[must_use]
     pub fn recovery(&self) -> Recovery {
+        if self.wheel().is_forked() {
+            return Recovery::default();
+        }
         self.wheel().recovery.snapshot()
     }
 
@@ -300,7 +314,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Busy`] if that takes longer than `timeout`: it goes on.
+    /// [`ReadError::Busy`] if that takes longer than `timeout`: it goes on. [`ReadError::Forked`] in a forked child.
     ///
     /// # Examples
     ///
@@ -320,6 +334,9 @@ impl Scratch {
     /// # }
     /// ```
     pub fn wait_recovered(&self, timeout: Duration) -> Result<RecoveryReport, ReadError> {
+        if self.wheel().is_forked() {
+            return Err(ReadError::Forked);
+        }
         self.wheel().recovery.wait(timeout).ok_or(ReadError::Busy { waited: timeout })
     }
 }

@@ -5,7 +5,7 @@ use crate::blittable::BlittableReader;
 use crate::block::{BlockHash, FileId, KeyHash, Realm};
 use crate::error::{ReadError, ReadWithError};
 use crate::scratch::{BlockRef, Scratch};
-use crate::wheel::{BlockView, Closed};
+use crate::wheel::{BlockView, Refused};
 
 /// How many keys ahead `get_many` asks the index and the disk.
 const AHEAD: usize = 16;
@@ -32,11 +32,12 @@ impl BlockInfo {
     }
 }
 
-impl From<Closed> for ReadError {
-    fn from(closed: Closed) -> Self {
-        match closed {
-            Closed::Closed => Self::Closed,
-            Closed::Reentrant => Self::Reentrant,
+impl From<Refused> for ReadError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Closed => Self::Closed,
+            Refused::Reentrant => Self::Reentrant,
+            Refused::Forked => Self::Forked,
         }
     }
 }
@@ -54,7 +55,7 @@ impl Scratch {
     /// yet after a restart; [`ReadError::Busy`] if a wait ended at its deadline; [`ReadError::Corrupted`] if the bytes
     /// do not match their hash any more, once: afterwards it is missing; [`ReadError::Failed`] if its closure failed,
     /// for those who waited for it; [`ReadError::Io`] if the disk could not read it; [`ReadError::Closed`];
-    /// [`ReadError::Reentrant`] inside a closure of the same store.
+    /// [`ReadError::Reentrant`] inside a closure of the same store; [`ReadError::Forked`] in a forked child.
     ///
     /// # Examples
     ///
@@ -176,7 +177,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Closed`] or [`ReadError::Reentrant`] for the whole call; what concerns one block goes to `read`.
+    /// [`ReadError::Closed`], [`ReadError::Reentrant`] or [`ReadError::Forked`] for the whole call; what concerns one block goes to `read`.
     ///
     /// # Examples
     ///
@@ -220,6 +221,10 @@ impl Scratch {
                 Ok(lent) => read(at, Ok(&lent)),
                 Err(error) => read(at, Err(error)),
             }
+            // `read` may have forked, and this be the child.
+            if wheel.is_forked() {
+                return Err(ReadError::Forked);
+            }
         }
         Ok(())
     }
@@ -228,7 +233,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Closed`] and [`ReadError::Reentrant`].
+    /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
     ///
     /// # Examples
     ///
@@ -252,7 +257,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Missing`] if it is not there; [`ReadError::Closed`] and [`ReadError::Reentrant`].
+    /// [`ReadError::Missing`] if it is not there; [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
     ///
     /// # Examples
     ///
@@ -280,7 +285,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Closed`] and [`ReadError::Reentrant`].
+    /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
     ///
     /// # Examples
     ///
@@ -299,13 +304,15 @@ impl Scratch {
         let wheel = self.wheel();
         wheel.check_open()?;
         wheel.index.for_each(|address| {
-            if let Some(block) = wheel.view(address)
+            // `visit` may have forked, and this be the child.
+            if !wheel.is_forked()
+                && let Some(block) = wheel.view(address)
                 && block.realm == realm
                 && !block.kind.is_tombstone()
             {
                 visit(&BlockInfo::new(address.file(), &block));
             }
         });
-        Ok(())
+        if wheel.is_forked() { Err(ReadError::Forked) } else { Ok(()) }
     }
 }

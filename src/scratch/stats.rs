@@ -51,6 +51,9 @@ pub struct Stats {
 
 impl Stats {
     pub(crate) fn of(wheel: &FileWheel) -> Self {
+        if wheel.is_forked() {
+            return Self::default();
+        }
         let (files, draining) = wheel.file_counts();
         let counters = &wheel.counters;
         Self {

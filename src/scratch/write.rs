@@ -7,13 +7,14 @@ use crate::error::WriteError;
 use crate::scratch::Scratch;
 use crate::scratch::handle::Shared;
 use crate::sync::Arc;
-use crate::wheel::{Closed, Closure, FileWheel, NewBlock};
+use crate::wheel::{Closure, FileWheel, NewBlock, Refused};
 
-impl From<Closed> for WriteError {
-    fn from(closed: Closed) -> Self {
-        match closed {
-            Closed::Closed => Self::Closed,
-            Closed::Reentrant => Self::Reentrant,
+impl From<Refused> for WriteError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Closed => Self::Closed,
+            Refused::Reentrant => Self::Reentrant,
+            Refused::Forked => Self::Forked,
         }
     }
 }
@@ -35,7 +36,8 @@ impl Scratch {
     ///
     /// [`WriteError::TooLarge`] before anything changes; [`WriteError::Timeout`], [`WriteError::AllPinned`] or
     /// [`WriteError::Io`] if there was no room by the deadline, [`WriteError::Full`] at once if there will be none;
-    /// [`WriteError::Closed`]; [`WriteError::Reentrant`] inside a closure of the same store.
+    /// [`WriteError::Closed`]; [`WriteError::Reentrant`] inside a closure of the same store; [`WriteError::Forked`] in a
+    /// forked child.
     ///
     /// # Examples
     ///

@@ -151,6 +151,7 @@ impl DiskFileSource {
     /// Where a new file goes, unless it is there already; nothing creates it meanwhile, as the folder is ours.
     fn new_path(&self, file: FileId, header: &[u8]) -> io::Result<PathBuf> {
         check_header(header)?;
+        self.locks.process().check()?;
         let path = self.path_of(file);
         if path.try_exists()? {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("`{}` is there already", path.display())));
@@ -186,6 +187,9 @@ impl FileSource for DiskFileSource {
     }
 
     fn scan(&self) -> Result<Vec<Found>, OpenError> {
+        if !self.locks.process().is_current() {
+            return Err(OpenError::Forked);
+        }
         let listed = self.listed()?;
         let (leftovers, files): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, listed)| listed.name.temporary);
         let mut found = Vec::with_capacity(files.len());
@@ -223,6 +227,7 @@ impl FileSource for DiskFileSource {
     }
 
     fn delete(&self, file: FileId) -> io::Result<()> {
+        self.locks.process().check()?;
         remove(&self.path_of(file))?;
         os::sync_folder(self.folder_of(file))
     }

@@ -7,6 +7,7 @@
 //!
 //! 1. A lock file is never deleted or replaced, so that two openers always meet at the same one.
 //! 2. A record is believed only if it is, byte for byte, one that is written here.
+//! 3. A folder is unlocked by the process that locked it: a forked child shares the lock, and only closes its copy.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::block::StoreId;
 use crate::error::{IoError, OpenError};
-use crate::os;
+use crate::os::{self, Process};
 
 /// The name of the lock file in each folder.
 pub(super) const LOCK_FILE: &str = "scratchspace.lock";
@@ -31,11 +32,17 @@ const WORD: &str = "scratchspace ";
 #[derive(Debug)]
 pub(super) struct Locks {
     _locked: Vec<LockFile>,
+    process: Process,
 }
 
 impl Locks {
     pub(super) fn new(locked: Vec<LockFile>) -> Self {
-        Self { _locked: locked }
+        Self { _locked: locked, process: Process::current() }
+    }
+
+    /// The process that locked the folders: no other may create or delete anything there.
+    pub(super) fn process(&self) -> Process {
+        self.process
     }
 
     /// No folder at all.
@@ -101,14 +108,17 @@ fn parse_record(text: &str) -> Option<Record> {
 pub(super) struct LockFile {
     file: File,
     path: PathBuf,
+    process: Process,
 }
 
 impl Drop for LockFile {
     /// Unlocks by itself: a process that is being started elsewhere in this one holds a copy of every descriptor until
-    /// it has begun to run, and the lock would live as long.
+    /// it has begun to run, and a forked child for as long as it lives; the lock would live as long.
     fn drop(&mut self) {
-        // Closing the last copy unlocks as well, so a failure only delays it.
-        let _ = self.file.unlock();
+        if self.process.is_current() {
+            // Closing the last copy unlocks as well, so a failure only delays it.
+            let _ = self.file.unlock();
+        }
     }
 }
 
@@ -132,7 +142,7 @@ impl LockFile {
     fn lock(folder: &Path, file: File) -> Result<Self, OpenError> {
         let path = folder.join(LOCK_FILE);
         match file.try_lock() {
-            Ok(()) => Ok(Self { file, path }),
+            Ok(()) => Ok(Self { file, path, process: Process::current() }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse { folder: folder.to_path_buf() }),
             Err(TryLockError::Error(error)) => Err(failed("locking a folder", &path)(error)),
         }

@@ -5,9 +5,11 @@
 //! 1. A mapping is never longer than its file was when it was mapped, and stays where it is until it is dropped.
 //! 2. Advice is given only about pages of the mapping.
 //! 3. The lock of the folders is held for as long as any of their files is mapped.
+//! 4. A forked child has no mapping, stores nothing and unmaps nothing: by then something else may lie there.
 
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::ptr::NonNull;
 
@@ -16,7 +18,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use super::lock::Locks;
 use super::{FileMemory, in_memory, within, within_parts};
 use crate::block::FileSize;
-use crate::os::{self, Advice};
+use crate::os::{self, Advice, Process};
 use crate::sync::Arc;
 
 /// At most this much is asked for in one call: the kernel cuts a longer request short.
@@ -25,8 +27,18 @@ const WILL_NEED_PIECE: u64 = 4 << 20;
 /// One owned read-only mapping of the first `size` bytes of a file; a forked child does not get it.
 #[derive(Debug)]
 struct Region {
-    map: MmapRaw,
+    map: ManuallyDrop<MmapRaw>,
     size: FileSize,
+    process: Process,
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if self.process.is_current() {
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.map) };
+        }
+    }
 }
 
 impl Region {
@@ -38,7 +50,7 @@ impl Region {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, problem));
         }
         let map = MmapOptions::new().len(in_memory(size.get())).map_raw_read_only(file)?;
-        let region = Self { map, size };
+        let region = Self { map: ManuallyDrop::new(map), size, process: Process::current() };
         region.advise(&(0..size.get()), Advice::DontFork)?;
         Ok(region)
     }
@@ -50,6 +62,7 @@ impl Region {
     /// Gives advice about all pages that `range` touches; an error if it leaves the mapping.
     fn advise(&self, range: &Range<u64>, advice: Advice) -> io::Result<()> {
         let bytes = within(self.size, range)?;
+        self.process.check()?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -104,15 +117,18 @@ unsafe impl FileMemory for MappedFile {
 
     fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         within_parts(self.region.size, offset, parts)?;
+        self.region.process.check()?;
         os::write_all_at(&self.file, offset, parts)
     }
 
     fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         within(self.region.size, &(offset..offset.saturating_add(into.len() as u64)))?;
+        self.region.process.check()?;
         os::read_exact_at(&self.file, offset, into)
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.region.process.check()?;
         os::sync_data(&self.file)
     }
 

@@ -203,6 +203,8 @@ impl FileWheel {
             FailedClosure::Panicked
         });
         let _ = INSIDE.try_with(|inside| inside.borrow_mut().pop());
+        // The closure may have forked, and this be the child.
+        self.table.process().end_if_forked();
         result
     }
 

@@ -16,6 +16,7 @@ use std::ptr;
 use std::slice;
 
 use crate::block::{BlockAddress, BlockHash, Entry, FileId, FileSize, Realm, Slot};
+use crate::os::Process;
 use crate::storage::{FileMemory, FileSource};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex};
@@ -28,17 +29,23 @@ use crate::wheel::slots::{Slots, State};
 pub(crate) struct FileTable {
     files: Box<[BlockFile]>,
     source: Arc<dyn FileSource>,
+    /// Nobody else has the mappings and the threads.
+    process: Process,
 }
 
 impl FileTable {
     pub(crate) fn new(source: Arc<dyn FileSource>, count: u16) -> Self {
         let size = source.file_size();
         let files = (1..=count).filter_map(FileId::new).map(|id| BlockFile::new(id, size)).collect();
-        Self { files, source }
+        Self { files, source, process: Process::current() }
     }
 
     pub(crate) fn source(&self) -> &dyn FileSource {
         &*self.source
+    }
+
+    pub(crate) fn process(&self) -> Process {
+        self.process
     }
 
     pub(crate) fn get(&self, id: FileId) -> Option<&BlockFile> {
@@ -57,7 +64,10 @@ impl FileTable {
 
 impl fmt::Debug for FileTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileTable").field("files", &self.files.len()).field("source", &self.source).finish()
+        f.debug_struct("FileTable")
+            .field("files", &self.files.len())
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -379,6 +389,11 @@ pub(crate) struct OwnedPin {
 }
 
 impl OwnedPin {
+    /// Whether the file is mapped here: a forked child does not get the mappings of its parent.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.table.process.is_current()
+    }
+
     /// The payload of the block at `slot`, as [`FilePin::payload`].
     pub(crate) fn payload(&self, slot: Slot, entry: &Entry) -> Option<&[u8]> {
         let pin = std::mem::ManuallyDrop::new(FilePin { file: self.table.file(self.file), word: self.word });

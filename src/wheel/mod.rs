@@ -70,7 +70,7 @@ pub use self::settle::CloseReport;
 
 pub(crate) use self::open::{LEAST_FILES_A_LANE, derive_file_size};
 pub(crate) use self::recovery::RecoveryState;
-pub(crate) use self::settle::Closed;
+pub(crate) use self::settle::Refused;
 pub(crate) use self::store::NewBlock;
 
 use self::lane::Lane;

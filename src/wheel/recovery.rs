@@ -76,7 +76,7 @@ impl fmt::Display for Skipped {
 }
 
 /// How far the search for blocks of an earlier run has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovery {
     /// Whether every directory was read: from now on a miss is a miss.

@@ -31,9 +31,10 @@ pub struct CloseReport {
 
 /// Why a call was refused before it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Closed {
+pub(crate) enum Refused {
     Closed,
     Reentrant,
+    Forked,
 }
 
 /// Admits one writing call; `close` waits until all of them are over.
@@ -49,22 +50,35 @@ impl Drop for Call<'_> {
 }
 
 impl FileWheel {
+    /// Whether this is a child forked from the process that opened the store: it has no thread and no mapping of the
+    /// store, and whatever was locked at the fork stays so for ever.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        !self.table.process().is_current()
+    }
+
     /// Admits a writing call.
-    pub(crate) fn begin_call(&self) -> Result<Call<'_>, Closed> {
-        if self.is_reentrant() {
-            return Err(Closed::Reentrant);
+    pub(crate) fn begin_call(&self) -> Result<Call<'_>, Refused> {
+        if self.is_forked() {
+            return Err(Refused::Forked);
         }
-        let word = self.calls.pin().map_err(|_| Closed::Closed)?;
+        if self.is_reentrant() {
+            return Err(Refused::Reentrant);
+        }
+        let word = self.calls.pin().map_err(|_| Refused::Closed)?;
         Ok(Call { wheel: self, word })
     }
 
     /// Admits a reading call.
-    pub(crate) fn check_open(&self) -> Result<(), Closed> {
+    pub(crate) fn check_open(&self) -> Result<(), Refused> {
+        if self.is_forked() {
+            return Err(Refused::Forked);
+        }
         if self.is_closed() {
-            return Err(Closed::Closed);
+            return Err(Refused::Closed);
         }
         if self.is_reentrant() {
-            return Err(Closed::Reentrant);
+            return Err(Refused::Reentrant);
         }
         Ok(())
     }
@@ -128,6 +142,9 @@ impl FileWheel {
     pub(crate) fn close(&self, timeout: Duration) -> CloseReport {
         let deadline = Deadline::after(timeout);
         let mut report = CloseReport::default();
+        if self.is_forked() {
+            return report;
+        }
         self.calls.close();
         // Reads end at once; writers that wait for room are told so, the others finish what they began.
         self.closed.store(true, Ordering::Relaxed);
