@@ -53,6 +53,7 @@ mod block;
 mod error;
 mod index;
 mod os;
+mod planted;
 mod scratch;
 mod storage;
 mod sync;

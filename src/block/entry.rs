@@ -13,6 +13,7 @@ use thiserror::Error;
 use twox_hash::XxHash3_64;
 
 use super::{BlockHash, BlockKind, FileSize, MAX_BLOCK, PAGE_SIZE, Realm, Slot, field, pages_of};
+use crate::planted;
 
 // A directory entry, little-endian; docs/format.md draws it.
 const KEY: usize = 0;
@@ -88,7 +89,9 @@ impl Entry {
     ///
     /// [`EntryError`] if they are none: the slot holds nothing that can be believed.
     pub(crate) fn decode(bytes: &[u8; Self::SIZE], nonce: u64, slot: Slot) -> Result<Self, EntryError> {
-        if u64::from_le_bytes(field(bytes, CHECKSUM)) != checksum(bytes, nonce, slot) {
+        // Hazard 1: zeros are an empty block.
+        let is_believed = planted::is(1) && *bytes == [0; Self::SIZE];
+        if u64::from_le_bytes(field(bytes, CHECKSUM)) != checksum(bytes, nonce, slot) && !is_believed {
             return Err(if *bytes == [0; Self::SIZE] { EntryError::Empty } else { EntryError::Checksum });
         }
         if bytes[RESERVED] != [0; RESERVED.end - RESERVED.start] {
@@ -125,7 +128,9 @@ impl Entry {
         if self.len == 0 {
             return Some(0..0);
         }
-        if self.page < 1 || self.len > MAX_BLOCK || !size.fits(self.page, self.pages(), slot.get()) {
+        // Hazard 4: the length has to fit, wherever the payload begins.
+        let page = if planted::is(4) { 1 } else { self.page };
+        if page < 1 || self.len > MAX_BLOCK || !size.fits(page, self.pages(), slot.get()) {
             return None;
         }
         let start = u64::from(self.page) * PAGE_SIZE;
@@ -140,6 +145,8 @@ impl Entry {
 
 /// XXH3-64 of all bytes in front of the checksum. An odd factor makes the seeds of a file's slots differ.
 fn checksum(bytes: &[u8; Entry::SIZE], nonce: u64, slot: Slot) -> u64 {
+    // Hazard 3: without the secret of the file, a payload can hold entries.
+    let nonce = if planted::is(3) { 0 } else { nonce };
     let seed = nonce.wrapping_add(u64::from(slot.get()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     XxHash3_64::oneshot_with_seed(seed, &bytes[..CHECKSUM])
 }

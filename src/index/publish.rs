@@ -6,6 +6,7 @@ use super::bucket::Word;
 use super::scan::{Scan, WAYS, Ways};
 use super::{BlockIndex, Place};
 use crate::block::BlockAddress;
+use crate::planted;
 use crate::sync::atomic::Ordering;
 
 /// What the index has to ask about the blocks behind its addresses.
@@ -150,7 +151,8 @@ impl BlockIndex {
                 let Some((oldest, victim, way)) = oldest(&now, view).filter(|&(oldest, ..)| oldest < age) else {
                     return self.give_up(place, new, age, view);
                 };
-                if !view.may_evict() {
+                // Hazard 16: a full index is an error, and the block has its room in the file already.
+                if !view.may_evict() || planted::is(16) {
                     return Published::Full;
                 }
                 // Before the exchange, so that whoever sees the word gone sees the floor. If the exchange is lost, the

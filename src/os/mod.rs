@@ -72,7 +72,31 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
+    #[cfg(test)]
+    synced::note(folder);
     File::open(folder)?.sync_all()
+}
+
+/// What this thread has synced: a name that is not durable looks like any other until the power is cut.
+#[cfg(test)]
+pub(crate) mod synced {
+    use std::cell::RefCell;
+    use std::path::{Path, PathBuf};
+
+    thread_local! {
+        static NAMES: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// What is in `folder` is durable now.
+    pub(super) fn note(folder: &Path) {
+        let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        NAMES.with(|all| all.replace(names.collect()));
+    }
+
+    /// The names in the folder that was synced last, when it was.
+    pub(crate) fn names() -> Vec<PathBuf> {
+        NAMES.with(|all| all.borrow().clone())
+    }
 }
 
 /// Creates `folder` and what is missing above it, for this user only and durably. Returns what it created, topmost

@@ -257,9 +257,10 @@ impl World {
                 }
             }
             Done::Flushed(Err(error)) => {
-                // On a busy machine a lane turns once around before its flusher has run a closure.
-                let abandoned = matches!(error.first, Some(FailedClosure::Abandoned)) && error.io.is_none();
-                assert!(self.faults || abandoned, "{error}");
+                // On a busy machine a lane turns once around before its flusher has run a closure, or a flush is late.
+                let slow = Some(FailedClosure::Abandoned) == error.first
+                    || matches!(error.first, Some(FailedClosure::Busy { .. }));
+                assert!(self.faults || (slow && error.io.is_none()), "{error}");
                 writeln!(self.log, "flush failed: {error}").unwrap();
                 self.era += 1;
             }
@@ -481,5 +482,43 @@ fn a_removed_block_stays_removed_if_a_kill_in_a_recycle_is_followed_by_a_power_c
         let scratch = open(LossySource::open(&image, 0));
         let read = scratch.get(REALM, key);
         assert!(read.is_err(), "killed at call {at_call}, cut at call {cut}: the block is back");
+    }
+}
+
+/// The header of a new lap was stored and not synced. Then the file with the tombstone began its next lap, whose header
+/// chance wrote back; the power was cut, and the lap with the removed block lived again.
+#[test]
+fn a_removed_block_stays_removed_if_the_power_is_cut_when_both_files_have_just_turned() {
+    let key = BlockHash::from_u128(5);
+    for seed in 0..60 {
+        // Six blocks fill a file.
+        let source = LossySource::new(1, 3, FileSize::new(8 * PAGE_SIZE).unwrap(), seed);
+        let remote = source.remote();
+        let scratch = Scratch::builder(source).gather(0, Duration::ZERO).open().unwrap();
+        let put = |numbers: std::ops::Range<u64>| {
+            let put = |_, number: u64| scratch.put(REALM, &number.to_le_bytes()).unwrap();
+            scratch.info(REALM, numbers.fold(key, put)).unwrap()
+        };
+        let first = put(0..5).file;
+        scratch.put_named(REALM, key, b"removed").unwrap();
+        put(10..11);
+        scratch.remove(REALM, key).unwrap();
+        let second = put(11..16);
+        assert_ne!(first, second.file);
+        put(20..23);
+        scratch.flush().unwrap();
+        put(23..26);
+        // The first file is filled once more, until the second one has to be ready.
+        assert_eq!(put(30..35).file, first);
+        let deadline = Instant::now() + PATIENCE;
+        while remote.generation(second.file) == Some(second.generation) {
+            assert!(Instant::now() < deadline, "the second file does not turn");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let image = remote.crash();
+        drop(scratch);
+        let scratch = Scratch::builder(LossySource::open(&image, seed)).open().unwrap();
+        scratch.wait_recovered(PATIENCE).unwrap();
+        assert!(scratch.get(REALM, key).is_err(), "seed {seed}: the block is back");
     }
 }

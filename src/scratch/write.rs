@@ -4,6 +4,7 @@
 use crate::blittable::{BlittableWriter, BlockSink};
 use crate::block::{BlockHash, BlockKind, Realm};
 use crate::error::WriteError;
+use crate::planted;
 use crate::scratch::Scratch;
 use crate::scratch::handle::Shared;
 use crate::sync::Arc;
@@ -309,8 +310,9 @@ fn store_named(
 
 /// The length of a block, if an empty file holds that much.
 fn checked_len(wheel: &FileWheel, len: usize) -> Result<u32, WriteError> {
+    // Hazard 25: not asked here, but only when there is no room.
     u32::try_from(len)
         .ok()
-        .filter(|len| *len <= wheel.file_size().largest_block())
+        .filter(|len| *len <= wheel.file_size().largest_block() || planted::is(25))
         .ok_or_else(|| wheel.too_large(len as u64))
 }

@@ -19,6 +19,7 @@ use super::lock::Locks;
 use super::{FileMemory, in_memory, within, within_parts};
 use crate::block::FileSize;
 use crate::os::{self, Advice, Process};
+use crate::planted;
 use crate::sync::Arc;
 
 /// At most this much is asked for in one call: the kernel cuts a longer request short.
@@ -99,6 +100,8 @@ pub(super) struct MappedFile {
 
 impl MappedFile {
     pub(super) fn new(file: File, size: FileSize, locks: Arc<Locks>) -> io::Result<Self> {
+        // Hazard 52: who maps a file does not hold its folder.
+        let locks = if planted::is(52) { Arc::new(Locks::new(Vec::new())) } else { locks };
         Ok(Self { region: Region::map(&file, size)?, file, _locks: locks })
     }
 }

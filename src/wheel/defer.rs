@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::block::{BlockHash, BlockKind, Realm, pages_of};
 use crate::error::{FailedClosure, WriteError};
+use crate::planted;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::wheel::FileWheel;
@@ -169,7 +170,9 @@ impl FileWheel {
         file.slots.set(deferred.address.slot(), State::Running);
         let reservation = Reservation::resume(file, ticket);
         let result = self.run_closure(closure, bytes).and_then(|()| {
-            let found = BlockHash::of(bytes);
+            // Hazard 22: whatever the closure has written is what was promised.
+            let is_trusted = planted::is(22) && deferred.kind == BlockKind::Content;
+            let found = if is_trusted { deferred.key } else { BlockHash::of(bytes) };
             if deferred.kind == BlockKind::Content && found != deferred.key {
                 return Err(FailedClosure::WrongHash { expected: deferred.key, found });
             }

@@ -17,6 +17,7 @@ use std::slice;
 
 use crate::block::{BlockAddress, BlockHash, Entry, FileId, FileSize, Realm, Slot};
 use crate::os::Process;
+use crate::planted;
 use crate::storage::{FileMemory, FileSource};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex};
@@ -281,7 +282,8 @@ impl BlockFile {
         let synced_all = result.is_ok();
         if let Err(error) = result {
             // Release pairs with the Acquire in `is_suspect`; set before the mutex is left.
-            self.suspect.store(true, Ordering::Release);
+            // Hazard 54: who syncs next finds nothing wrong.
+            self.suspect.store(!planted::is(54), Ordering::Release);
             tell(error);
         }
         *synced = covered;

@@ -13,6 +13,7 @@ use std::ops::Deref;
 use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, KeyHash, Realm, Slot};
 use crate::error::ReadError;
 use crate::index::Candidates;
+use crate::planted;
 use crate::sync::Arc;
 use crate::wheel::defer::Completion;
 use crate::wheel::file::{BlockFile, FilePin};
@@ -157,10 +158,14 @@ impl FileWheel {
                 }
                 State::Gathered | State::Pending | State::Running => {
                     let record = file.pending.lock().get(slot).cloned();
+                    // Hazard 55: the tag is believed where there is no entry yet.
+                    let is_of_key = |record: &Record| {
+                        record.is_of(realm, key) || (planted::is(55) && matches!(record, Record::Deferred(_)))
+                    };
                     match record {
                         // The state has changed meanwhile (`pending`, invariant 1).
                         None => {}
-                        Some(record) if !record.is_of(realm, key) => return Ok(Candidate::Other),
+                        Some(record) if !is_of_key(&record) => return Ok(Candidate::Other),
                         Some(Record::Gathered(block)) if block.kind.is_tombstone() => return Ok(Candidate::Removed),
                         Some(Record::Gathered(block)) => {
                             let (buffer, start, len) = (block.buffer, block.start, block.len);
@@ -238,6 +243,10 @@ impl FileWheel {
             }
             // An error of the disk says nothing about the block: it stays, unverified.
             Err(error) => {
+                // Hazard 14: a read that fails costs the block.
+                if planted::is(14) {
+                    self.unpublish(hash, file.address(slot), Some(entry.len));
+                }
                 let error = self.io_error("reading a block", file.id(), error);
                 (State::Unverified, Err(ReadError::Io(error)))
             }
@@ -343,8 +352,7 @@ impl FileWheel {
             if !self.view(address).as_ref().is_some_and(of_content) {
                 continue;
             }
-            let generation = file.generation();
-            if file.is_suspect() || lane.is_soon_dead(generation) || lane.is_doubted(generation) {
+            if file.is_suspect() || lane.is_soon_dead(file.generation()) {
                 return false;
             }
             let deferred = file.pending.lock().deferred_at(slot);

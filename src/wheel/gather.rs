@@ -17,6 +17,7 @@ use std::slice;
 use std::time::Instant;
 
 use crate::block::{Entry, FileId, FileSize, PAGE_SIZE, Slot, padding, pages_of};
+use crate::planted;
 use crate::storage::{FileMemory, HeapMemory};
 use crate::sync::Arc;
 
@@ -65,7 +66,8 @@ impl Gather {
     /// An empty buffer for `file`. `spare` is used again if nobody else holds it (invariant 1).
     pub(crate) fn open(file: FileId, size: FileSize, spare: Option<Arc<GatherBuffer>>) -> Self {
         let mut spare = spare;
-        let reusable = spare.as_mut().is_some_and(|buffer| Arc::get_mut(buffer).is_some());
+        // Hazard 56: a buffer is filled again below whoever reads it.
+        let reusable = spare.as_mut().is_some_and(|buffer| Arc::get_mut(buffer).is_some() || planted::is(56));
         let buffer = match spare {
             Some(buffer) if reusable => buffer,
             _ => Arc::new(GatherBuffer { memory: HeapMemory::new(size) }),

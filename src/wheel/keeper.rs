@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::block::{FileId, PAGE_SIZE};
+use crate::planted;
 use crate::sync::Arc;
 use crate::wheel::lane::Lane;
 use crate::wheel::state::FileState;
@@ -129,7 +130,9 @@ impl FileWheel {
         if let Some(file) = of_lane.absent.last() {
             return Some(Job::Create(*file));
         }
-        let oldest = of_lane.order.front().copied()?;
+        // Hazard 48: a file that is held is passed over.
+        let may_turn = |file: &&FileId| !planted::is(48) || self.table.file(**file).pins.held() == 0;
+        let oldest = of_lane.order.iter().find(may_turn).copied()?;
         self.may_die(turn, lane, oldest, now).then_some(Job::Recycle(oldest))
     }
 
@@ -160,6 +163,10 @@ impl FileWheel {
         if of_lane.draining.is_empty() {
             return true;
         }
+        // Hazard 30: nothing turns before the last pin is gone.
+        if planted::is(30) {
+            return false;
+        }
         // Reads are short: the next file dies early only for a writer that waits already.
         let patience = of_lane.draining.iter().any(|(_, since)| now < *since + GRACE);
         let nobody_can_write = of_lane.active.is_none() || (of_lane.waiting > 0 && lane.takes_tombstones_only());
@@ -168,7 +175,8 @@ impl FileWheel {
 
     fn has_drained(&self, id: FileId) -> bool {
         let file = self.table.file(id);
-        file.is_quiet() && file.pins.is_drained()
+        // Hazard 20: whoever still writes holds nothing.
+        (file.is_quiet() || planted::is(20)) && file.pins.is_drained()
     }
 
     /// Syncs a sealed file that has become quiet.

@@ -13,6 +13,7 @@
 //! 4. `close`, `is_drained` and `reopen` belong to the owner of the file: one thread at a time, handed on under a lock.
 #![forbid(unsafe_code)]
 
+use crate::planted;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 const CLOSING: u64 = 1 << 63;
@@ -75,8 +76,12 @@ impl Pinner {
         let word = &self.words[at].0;
         // Acquire pairs with the Release in `reopen`: whoever is let in sees the file as it is in this lap. It pairs
         // with the one in `close` too: whoever is sent away sees the index as it was swept before.
+        // Hazard 42: the flag is looked at on its own, before the pin is counted.
+        let flag = planted::is(42).then(|| word.load(Ordering::Acquire));
         let before = word.fetch_add(1, Ordering::Acquire);
-        if before & CLOSING == 0 && before < LIMIT {
+        let before = flag.unwrap_or(before);
+        // Hazard 29: the count runs into the flag.
+        if before & CLOSING == 0 && (before < LIMIT || planted::is(29)) {
             #[expect(clippy::cast_possible_truncation, reason = "fewer than 64 words")]
             return Ok(PinWord(at as u8));
         }
@@ -104,6 +109,10 @@ impl Pinner {
 
     /// Whether every pin is gone and none can come. Never before `close`. Call it until it says so. (Invariant 4.)
     pub(crate) fn is_drained(&self) -> bool {
+        // Hazard 42, the rest of it: whatever the words hold one after the other is added up.
+        if planted::is(42) {
+            return self.held() == 0;
+        }
         // Relaxed: the owner alone writes this.
         let mut seen = self.seen_empty.load(Ordering::Relaxed);
         for (at, word) in self.words.iter().enumerate() {

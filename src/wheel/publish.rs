@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, FileId, KeyHash, Realm};
 use crate::index::{Published, View};
+use crate::planted;
 use crate::sync::Arc;
 use crate::wheel::file::BlockFile;
 use crate::wheel::pending::{Hides, Previous};
@@ -86,7 +87,12 @@ impl View for KeyView<'_> {
     }
 
     fn version(&self, address: BlockAddress) -> (u64, u32) {
-        (self.wheel.table.file(address.file()).generation(), address.slot().get())
+        let file = self.wheel.table.file(address.file());
+        // Hazard 7: what discovery offers is taken for the newest.
+        if planted::is(7) && address == self.address && file.slots.get(address.slot()) == State::Unverified {
+            return (u64::MAX, address.slot().get());
+        }
+        (file.generation(), address.slot().get())
     }
 
     fn may_evict(&self) -> bool {

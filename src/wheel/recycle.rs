@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::block::{FileHeader, FileId, HashKind, PAGE_LEN, StoreId, now, random_nonce};
 use crate::error::{FailedClosure, IoError};
+use crate::planted;
 use crate::sync::{Arc, MutexGuard};
 use crate::wheel::keeper::BACK_OFF;
 use crate::wheel::lane::Lane;
@@ -48,6 +49,11 @@ impl FileWheel {
         {
             let mut turn = self.turn.lock();
             let of_lane = &mut turn.lanes[lane.index()];
+            // Hazard 48: not the oldest one.
+            if planted::is(48) {
+                of_lane.order.retain(|other| *other != id);
+                of_lane.order.push_front(id);
+            }
             if of_lane.order.front() != Some(&id) {
                 return;
             }
@@ -211,6 +217,8 @@ impl FileWheel {
                 of_lane.broken = None;
                 self.choose_victim(&turn, lane);
             }
+            // Hazard 31: nobody is told.
+            Err(_) if planted::is(31) => return,
             Err(error) => {
                 let error = self.io_error("creating a file of the store", id, error);
                 turn.lanes[lane.index()].broken = Some((error, Instant::now() + BACK_OFF));
@@ -238,7 +246,10 @@ impl FileWheel {
         let lap = self.next_lap()?;
         let file = self.table.file(id);
         file.store(0, &[&self.header_page(lane, id, lap)])?;
-        file.sync()?;
+        // Hazard 51: the old lap dies in the page cache only.
+        if !planted::is(51) {
+            file.sync()?;
+        }
         // Somebody else's sync may have covered the header, and failed: it was told, and this one finds nothing to do.
         if file.is_suspect() {
             return Err(io::Error::other("a sync of the file has failed"));

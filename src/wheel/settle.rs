@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{FailedClosure, FlushError};
+use crate::planted;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, has_ended};
 use crate::wheel::defer::Completion;
@@ -117,7 +118,9 @@ impl FileWheel {
 
     /// Every closure that is not over, those that somebody runs last: one of them may hang.
     fn waiting_closures(&self) -> Vec<Arc<Deferred>> {
-        let mut waiting: Vec<_> = self.table.iter().flat_map(|file| file.pending.lock().deferred()).collect();
+        // Hazard 21: what is sealed counts as done.
+        let files = self.table.iter().filter(|file| !planted::is(21) || !file.cursor.is_sealed());
+        let mut waiting: Vec<_> = files.flat_map(|file| file.pending.lock().deferred()).collect();
         waiting.sort_by_cached_key(|deferred| !deferred.is_queued());
         waiting
     }
@@ -172,6 +175,10 @@ impl FileWheel {
         self.sync_dirty_files();
         self.stop_threads_until(&deadline);
         report.lent = self.lent();
+        // Hazard 34: nothing is mapped any more, whoever still reads.
+        if planted::is(34) {
+            self.table.iter().for_each(BlockFile::uninstall);
+        }
         report
     }
 
@@ -195,7 +202,7 @@ impl FileWheel {
             while !has_ended(&thread) && !deadline.has_passed() {
                 self.sleep(LOOK_AGAIN);
             }
-            if has_ended(&thread) {
+            if has_ended(&thread) || planted::is(50) {
                 // A thread that panicked has nothing to give; what it held was released by unwinding.
                 let _ = thread.join();
             }
@@ -213,6 +220,10 @@ impl FileWheel {
 
     /// Whether this thread belongs to the store, or runs one of its closures.
     fn is_own_thread(&self) -> bool {
+        // Hazard 50: it joins itself.
+        if planted::is(50) {
+            return false;
+        }
         self.is_reentrant() || {
             let me = crate::sync::thread::current().id();
             self.threads.lock().iter().any(|thread| thread.thread().id() == me)

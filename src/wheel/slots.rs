@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 use crate::block::Slot;
+use crate::planted;
 use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
@@ -105,8 +106,9 @@ impl Slots {
         let mut before = byte.load(Ordering::Relaxed);
         loop {
             let after = before & !STATE_BITS | state as u8;
-            // Release pairs with the Acquire in `get` and `swap_from`.
-            match byte.compare_exchange_weak(before, after, Ordering::Release, Ordering::Relaxed) {
+            // Release pairs with the Acquire in `get` and `swap_from`. Hazard 19: the state is seen before the bytes are.
+            let order = if planted::is(19) { Ordering::Relaxed } else { Ordering::Release };
+            match byte.compare_exchange_weak(before, after, order, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => before = now,
             }

@@ -13,8 +13,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::block::{FileId, PAGE_SIZE};
+use crate::block::{FileId, PAGE_SIZE, pages_of};
 use crate::error::{IoError, WriteError};
+use crate::planted;
 use crate::sync::MutexGuard;
 use crate::wheel::cursor::NoRoom;
 use crate::wheel::file::BlockFile;
@@ -266,6 +267,10 @@ impl FileWheel {
         // Sealed only if it is full still: the file may have begun another lap since.
         if full.is_some_and(|full| self.table.file(full).cursor.seal_if_full(pages).is_none()) {
             return Ok(());
+        }
+        // Hazard 25: that no file holds as much is noticed once a file was sealed for it.
+        if planted::is(25) && pages > pages_of(self.size.largest_block()) {
+            return Err(self.too_large(u64::from(pages) * PAGE_SIZE));
         }
         let mut turn = self.turn.lock();
         turn.lanes[lane.index()].waiting += 1;

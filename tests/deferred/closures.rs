@@ -523,10 +523,14 @@ fn the_wheel_turns_past_a_file_whose_closure_hangs() {
     Place::each(|place| {
         let scratch = place.open();
         let hung = Hung::in_flusher(&scratch);
+        let file = scratch.info(REALM, key("keeps the flusher")).unwrap().file;
         // Four files of 256 KiB: three laps.
         let mut last = None;
         for number in 0..60 {
-            last = Some(scratch.put(REALM, &bytes_of(number, 50_000)).unwrap());
+            let hash = scratch.put(REALM, &bytes_of(number, 50_000)).unwrap();
+            let is_reused = scratch.stats().turns > 0 && scratch.info(REALM, hash).unwrap().file == file;
+            assert!(!is_reused, "it is used again below its writer");
+            last = Some(hash);
             let later = write_later(&scratch, bytes_of(number, 3000)).unwrap();
             scratch.read(REALM, later, |_| ()).unwrap();
         }

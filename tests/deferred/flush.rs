@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use scratchspace::{DiskFileSource, Scratch};
+use scratchspace::{DiskFileSource, FailedClosure, Scratch};
 
 use crate::place::{FILE_SIZE, Hung, Place, REALM, bytes_of, key, panic_quietly, until, write_later};
 
@@ -91,6 +91,30 @@ fn a_flush_stores_what_is_gathered_and_what_waits() {
             assert!(is_in_a_file(folder, &bytes));
         }
         assert!(is_in_a_file(folder, &large[..4096]));
+    });
+}
+
+/// A flush looked for closures from where the last one had ended, and that was behind the end of the file by then: those
+/// in the tail of a full file were never run.
+#[test]
+fn a_flush_runs_the_closures_of_a_file_that_is_full() {
+    Place::each(|place| {
+        let scratch = place.builder().wait_timeout(Duration::from_millis(300)).open().unwrap();
+        let hung = Hung::in_flusher(&scratch);
+        let waiting = bytes_of(1, 1000);
+        let hash = write_later(&scratch, waiting.clone()).unwrap();
+        let first = scratch.info(REALM, hash).unwrap().file;
+        // Nobody waits for the next file: a writer that does runs what is queued.
+        let put = |number| scratch.put(REALM, &bytes_of(number, 100_000)).unwrap();
+        let _ = [put(2), put(3)];
+        until("a spare file", || scratch.stats().files > 1);
+        assert_ne!(scratch.info(REALM, put(4)).unwrap().file, first);
+        assert_eq!(scratch.stats().closures_run, 0);
+        let busy = scratch.flush().unwrap_err();
+        assert!(matches!(busy.first, Some(FailedClosure::Busy { .. })), "the flusher hangs: {busy}");
+        assert_eq!(scratch.stats().closures_run, 1);
+        assert_eq!(scratch.read(REALM, hash, <[u8]>::to_vec), Ok(waiting));
+        hung.release();
     });
 }
 

@@ -13,7 +13,7 @@ use crate::source::{Path, Source};
 
 /// From the lowest to the highest. A module may name those of lower layers only.
 const LAYERS: [&[&str]; 6] = [
-    &["sync", "os", "block", "error"],
+    &["sync", "planted", "os", "block", "error"],
     &["storage", "io_pool"],
     &["index", "keyed", "blittable", "named"],
     &["wheel"],
@@ -22,7 +22,15 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// What may be named inside its own layer: locks by all, plain values by the errors that carry them.
-const WITHIN_A_LAYER: [(&str, &str); 4] = [("os", "sync"), ("block", "sync"), ("error", "sync"), ("error", "block")];
+const WITHIN_A_LAYER: [(&str, &str); 7] = [
+    ("planted", "sync"),
+    ("os", "planted"),
+    ("block", "planted"),
+    ("os", "sync"),
+    ("block", "sync"),
+    ("error", "sync"),
+    ("error", "block"),
+];
 
 /// The files that may hold unsafe code, relative to `src/`; a folder ends with a slash.
 const UNSAFE_FILES: [&str; 9] = [
