@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use scratchspace::{
     BlockHash, ConfigError, DiskFileSource, DiskFileSourceBuilder, FileId, FileMemory, FileSize, FileSource, Found,
-    Layout, MemoryFileSource, MissingOk, OpenError, ReadError, Realm, RecoveryReport, Scratch, Stats, StoreId, Verify,
+    HashKind, Layout, MemoryFileSource, MissingOk, OpenError, ReadError, Realm, RecoveryReport, Scratch, Stats,
+    StoreId, Verify,
 };
 use tempfile::TempDir;
 
@@ -441,7 +442,7 @@ fn another_layout_is_refused_by_both_its_values_and_nothing_is_touched() {
         scratch.put(REALM, b"kept").unwrap()
     };
     let before = tree(root.path());
-    let was = Layout { lanes: 2, file_size: 64 * KIB };
+    let was = Layout { lanes: 2, file_size: 64 * KIB, hash_kind: HashKind::Xxh3 };
     let refused = |source: DiskFileSourceBuilder, lanes: Option<u16>| {
         let mut builder = Scratch::builder(source.build().unwrap());
         if let Some(lanes) = lanes {

@@ -90,7 +90,7 @@ impl BlittableWriter {
             return Err(CommitError::Blittable(BlittableError { offset: 0, kind: BlittableErrorKind::Detached }));
         };
         let parts = self.parts.slices();
-        let mut hasher = BlockHasher::new();
+        let mut hasher = BlockHasher::with_kind(sink.hash_kind());
         for part in &parts {
             hasher.update(part);
         }

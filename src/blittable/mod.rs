@@ -33,11 +33,14 @@ pub use self::io::BlittableIo;
 pub use self::reader::BlittableReader;
 pub use self::writer::BlittableWriter;
 
-use crate::block::{BlockHash, Realm};
+use crate::block::{BlockHash, HashKind, Realm};
 use crate::error::WriteError;
 
 /// What takes a finished block from a [`BlittableWriter`].
 pub(crate) trait BlockSink: Send + Sync {
+    /// How the store hashes what it is given.
+    fn hash_kind(&self) -> HashKind;
+
     /// Stores `parts`, one after the other, as one block: under `key` if there is one, else under `hash`.
     ///
     /// `hash` is the content hash of all parts and `len` the sum of their lengths, in bytes.

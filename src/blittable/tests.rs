@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{BlittableReader, BlittableWriter, BlockSink, Delayed, MAX_ZERO_SIZED, checksum};
-use crate::block::{BlockHash, MAX_BLOCK, Realm};
+use crate::block::{BlockHash, HashKind, MAX_BLOCK, Realm};
 use crate::error::{BlittableError, BlittableErrorKind as Kind, CommitError, WriteError};
 use crate::sync::{Arc, Mutex};
 
@@ -46,6 +46,10 @@ struct Sink {
 }
 
 impl BlockSink for Sink {
+    fn hash_kind(&self) -> HashKind {
+        HashKind::Xxh3
+    }
+
     fn commit(
         &self,
         realm: Realm,

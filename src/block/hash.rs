@@ -1,4 +1,4 @@
-//! The hash of a block's bytes: XXH3-128, in one go or as a stream.
+//! The hash of a block's bytes, XXH3-128 or the first half of BLAKE3, in one go or as a stream.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 use twox_hash::XxHash3_128;
+
+use super::HashKind;
 
 /// 128 bits that name a block: the hash of its bytes, or a key of the caller's choice.
 ///
@@ -36,6 +38,30 @@ impl BlockHash {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(XxHash3_128::oneshot(bytes))
+    }
+
+    /// The hash of these bytes by the kind that a store was made with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::{BlockHash, HashKind};
+    ///
+    /// assert_eq!(BlockHash::of_kind(HashKind::Xxh3, b"bytes"), BlockHash::of(b"bytes"));
+    /// ```
+    #[must_use]
+    pub fn of_kind(kind: HashKind, bytes: &[u8]) -> Self {
+        match kind {
+            HashKind::Xxh3 => Self::of(bytes),
+            #[cfg(feature = "blake3")]
+            HashKind::Blake3 => Self::of_blake3(&blake3::hash(bytes)),
+        }
+    }
+
+    /// The first 16 bytes of the output lie on disk as they are.
+    #[cfg(feature = "blake3")]
+    fn of_blake3(hash: &blake3::Hash) -> Self {
+        Self::from_le_bytes(super::field(hash.as_bytes(), 0))
     }
 
     /// The hash of this value.
@@ -139,17 +165,68 @@ pub struct BlockHasher {
     /// What came after the bytes in `stream`: at most `GATHER` bytes.
     gathered: Vec<u8>,
     /// Everything before `gathered`; none as long as that is everything.
-    stream: Option<XxHash3_128>,
+    stream: Option<Stream>,
+    kind: HashKind,
+}
+
+/// A hash that has begun.
+#[derive(Clone)]
+enum Stream {
+    Xxh3(Box<XxHash3_128>),
+    #[cfg(feature = "blake3")]
+    Blake3(Box<blake3::Hasher>),
+}
+
+impl Stream {
+    fn new(kind: HashKind) -> Self {
+        match kind {
+            HashKind::Xxh3 => Self::Xxh3(Box::new(XxHash3_128::new())),
+            #[cfg(feature = "blake3")]
+            HashKind::Blake3 => Self::Blake3(Box::new(blake3::Hasher::new())),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Xxh3(stream) => stream.write(bytes),
+            #[cfg(feature = "blake3")]
+            Self::Blake3(stream) => drop(stream.update(bytes)),
+        }
+    }
+
+    fn finish(self) -> BlockHash {
+        match self {
+            Self::Xxh3(stream) => BlockHash(stream.finish_128()),
+            #[cfg(feature = "blake3")]
+            Self::Blake3(stream) => BlockHash::of_blake3(&stream.finalize()),
+        }
+    }
 }
 
 /// How many bytes are gathered before they are hashed. Hashing 64 bytes at a time is several times slower.
 const GATHER: usize = 4096;
 
 impl BlockHasher {
-    /// A hasher that has seen no bytes.
+    /// A hasher that has seen no bytes, by XXH3-128.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A hasher that has seen no bytes, by the kind that a store was made with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::{BlockHash, BlockHasher, HashKind};
+    ///
+    /// let mut hasher = BlockHasher::with_kind(HashKind::Xxh3);
+    /// hasher.update(b"bytes");
+    /// assert_eq!(hasher.finish(), BlockHash::of(b"bytes"));
+    /// ```
+    #[must_use]
+    pub fn with_kind(kind: HashKind) -> Self {
+        Self { kind, ..Self::default() }
     }
 
     /// Appends bytes.
@@ -161,7 +238,7 @@ impl BlockHasher {
             self.gathered.extend_from_slice(bytes);
             return;
         }
-        let stream = self.stream.get_or_insert_with(XxHash3_128::new);
+        let stream = self.stream.get_or_insert_with(|| Stream::new(self.kind));
         if self.gathered.is_empty() {
             stream.write(bytes);
             return;
@@ -181,10 +258,10 @@ impl BlockHasher {
     #[must_use]
     pub fn finish(self) -> BlockHash {
         match self.stream {
-            None => BlockHash::of(&self.gathered),
+            None => BlockHash::of_kind(self.kind, &self.gathered),
             Some(mut stream) => {
                 stream.write(&self.gathered);
-                BlockHash(stream.finish_128())
+                stream.finish()
             }
         }
     }
@@ -206,8 +283,12 @@ mod tests {
         (0..=250).cycle().take(len).collect()
     }
 
-    fn hash_in_pieces(bytes: &[u8], mut pieces: impl Iterator<Item = usize>) -> BlockHash {
-        let (mut hasher, mut rest) = (BlockHasher::new(), bytes);
+    fn hash_in_pieces(bytes: &[u8], pieces: impl Iterator<Item = usize>) -> BlockHash {
+        hash_by(HashKind::Xxh3, bytes, pieces)
+    }
+
+    fn hash_by(kind: HashKind, bytes: &[u8], mut pieces: impl Iterator<Item = usize>) -> BlockHash {
+        let (mut hasher, mut rest) = (BlockHasher::with_kind(kind), bytes);
         while !rest.is_empty() {
             let (piece, tail) = rest.split_at(pieces.next().unwrap_or(usize::MAX).min(rest.len()));
             hasher.update(piece);
@@ -229,6 +310,29 @@ mod tests {
         ] {
             assert_eq!(BlockHash::of(bytes).to_string(), hash, "{} bytes", bytes.len());
             assert_eq!(hash_in_pieces(bytes, std::iter::repeat(7)).to_string(), hash, "{} bytes", bytes.len());
+        }
+    }
+
+    /// Computed with another implementation of BLAKE3: the first 16 bytes.
+    #[test]
+    #[cfg(feature = "blake3")]
+    fn hashes_are_the_first_half_of_blake3() {
+        for (len, bytes) in [
+            (0, 0xaf13_49b9_f5f9_a1a6_a040_4dea_36dc_c949_u128),
+            (1, 0x2d3a_dedf_f11b_61f1_4c88_6e35_afa0_3673),
+            (63, 0xe9bc_37a5_94da_ad83_be94_70df_7f7b_3798),
+            (1023, 0x1010_8970_eeda_3eb9_32ba_ac14_28c7_a216),
+            (1024, 0x4221_4739_f095_a406_f3fc_83de_b889_744a),
+            (1025, 0xd002_78ae_47eb_27b3_4fae_cf67_b4fe_263f),
+            (5000, 0xee78_d920_70de_3df1_c57c_3700_2abf_0a6b),
+            (100_000, 0xd93c_23ee_daf1_65a7_e0be_908b_a86f_1a7a),
+        ] {
+            let hash = BlockHash::of_kind(HashKind::Blake3, &counting(len));
+            assert_eq!(hash.to_le_bytes(), bytes.to_be_bytes(), "{len} bytes");
+            for piece in [7, 64, 1000, 5000] {
+                let pieces = std::iter::repeat(piece);
+                assert_eq!(hash_by(HashKind::Blake3, &counting(len), pieces), hash, "{len} bytes by {piece}");
+            }
         }
     }
 

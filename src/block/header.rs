@@ -62,7 +62,7 @@ pub(crate) struct FileHeader {
     pub(crate) created_at: u32,
 }
 
-/// Why bytes are not a header. `Version` and `Field` come only under a valid checksum.
+/// Why bytes are not a header. `Version`, `HashKind` and `Field` come only under a valid checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum HeaderError {
     /// Fewer bytes than a header has.
@@ -83,6 +83,12 @@ pub(crate) enum HeaderError {
     /// Torn or damaged.
     #[error("the checksum of the header does not match")]
     Checksum,
+    /// The payloads are hashed in a way that this build does not know.
+    #[error("the file has hash kind {found}, which this build does not know")]
+    HashKind {
+        /// The number of the kind.
+        found: u8,
+    },
     /// A field has a value that this version does not know.
     #[error("the field `{name}` of the header has a value that it cannot have")]
     Field {
@@ -146,7 +152,8 @@ impl FileHeader {
             lane: u16::from_le_bytes(field(bytes, LANE)),
             lanes: u16::from_le_bytes(field(bytes, LANES)),
             generation: u64::from_le_bytes(field(bytes, GENERATION)),
-            hash_kind: HashKind::from_byte(bytes[HASH_KIND]).ok_or(wrong("hash kind"))?,
+            hash_kind: HashKind::from_byte(bytes[HASH_KIND])
+                .ok_or(HeaderError::HashKind { found: bytes[HASH_KIND] })?,
             nonce: u64::from_le_bytes(field(bytes, NONCE)),
             created_at: u32::from_le_bytes(field(bytes, CREATED_AT)),
         };
@@ -255,8 +262,6 @@ mod tests {
             (FILE, &1024_u16.to_le_bytes(), "file"),
             (LANE, &[3], "lane"),
             (LANES, &[0], "lane"),
-            (HASH_KIND, &[1], "hash kind"),
-            (HASH_KIND, &[2], "hash kind"),
             (RESERVED_BYTE, &[1], "reserved"),
             (GENERATION, &(MAX_GENERATION + 1).to_le_bytes(), "generation"),
             (RESERVED, &[1], "reserved"),
@@ -265,6 +270,32 @@ mod tests {
             assert_eq!(FileHeader::decode(&forged(at, with)), Err(HeaderError::Field { name }), "{at}: {with:?}");
         }
         assert!(FileHeader::decode(&forged(GENERATION, &MAX_GENERATION.to_le_bytes())).is_ok());
+    }
+
+    /// Computed from `docs/format.md` by another implementation. Format version 1: never change these.
+    #[test]
+    #[cfg(feature = "blake3")]
+    fn a_header_of_blake3_has_these_bytes_for_ever() {
+        let header = FileHeader { hash_kind: HashKind::Blake3, ..header() };
+        let bytes = header.encode();
+        assert_eq!(
+            hex(&bytes[..RESERVED]),
+            "8953435241544348010000000010000000000004000000001032547698badcfeefcdab8967452301\
+             ff030200030001000605040302010000887766554433221100c2eb0b"
+        );
+        assert_eq!(bytes[RESERVED..CHECKSUM], [0; CHECKSUM - RESERVED]);
+        assert_eq!(hex(&bytes[CHECKSUM..]), "b5c489b76bde2fd5");
+        assert_eq!(FileHeader::decode(&bytes), Ok(header));
+    }
+
+    /// A whole header of a kind that is not known is not a torn one: its file holds blocks.
+    #[test]
+    fn a_hash_kind_that_is_not_known_is_named() {
+        #[cfg(not(feature = "blake3"))]
+        assert_eq!(FileHeader::decode(&forged(HASH_KIND, &[1])), Err(HeaderError::HashKind { found: 1 }));
+        for found in [2, 0x80, 0xff] {
+            assert_eq!(FileHeader::decode(&forged(HASH_KIND, &[found])), Err(HeaderError::HashKind { found }));
+        }
     }
 
     fn headers() -> impl Strategy<Value = FileHeader> {

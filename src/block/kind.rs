@@ -1,6 +1,8 @@
 //! What an entry stands for, and how payloads are hashed: the two small enums of the format.
 #![forbid(unsafe_code)]
 
+use std::fmt;
+
 /// What a directory entry stands for. The numbers are those on disk.
 #[non_exhaustive]
 #[repr(u8)]
@@ -45,7 +47,7 @@ impl BlockKind {
 
 /// How the payloads of a store are hashed. The number is that in the header of each file.
 ///
-/// 1 is reserved for BLAKE3 and refused by this version.
+/// A store keeps its kind: [`ScratchBuilder::hash_kind`](crate::ScratchBuilder::hash_kind) chooses that of a new one.
 #[non_exhaustive]
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -53,6 +55,10 @@ pub enum HashKind {
     /// XXH3-128: fast, and no protection against bytes made to collide.
     #[default]
     Xxh3 = 0,
+    /// The first 128 bits of BLAKE3, several times slower: for content of tenants that may be hostile to each other.
+    /// Needs the feature `blake3`.
+    #[cfg(feature = "blake3")]
+    Blake3 = 1,
 }
 
 impl HashKind {
@@ -60,8 +66,20 @@ impl HashKind {
     pub(super) const fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             0 => Some(Self::Xxh3),
+            #[cfg(feature = "blake3")]
+            1 => Some(Self::Blake3),
             _ => None,
         }
+    }
+}
+
+impl fmt::Display for HashKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Xxh3 => "XXH3",
+            #[cfg(feature = "blake3")]
+            Self::Blake3 => "BLAKE3",
+        })
     }
 }
 
@@ -74,6 +92,10 @@ mod tests {
         let kinds: Vec<_> = (0..=u8::MAX).filter_map(BlockKind::from_byte).collect();
         assert_eq!(kinds, [BlockKind::Content, BlockKind::Named, BlockKind::Tombstone, BlockKind::RealmTombstone]);
         assert!(kinds.iter().enumerate().all(|(number, kind)| *kind as usize == number));
-        assert_eq!((0..=u8::MAX).filter_map(HashKind::from_byte).collect::<Vec<_>>(), [HashKind::Xxh3]);
+        let kinds: Vec<_> = (0..=u8::MAX).filter_map(HashKind::from_byte).collect();
+        #[cfg(not(feature = "blake3"))]
+        assert_eq!(kinds, [HashKind::Xxh3]);
+        #[cfg(feature = "blake3")]
+        assert_eq!(kinds, [HashKind::Xxh3, HashKind::Blake3]);
     }
 }

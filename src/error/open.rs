@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::IoError;
+use crate::block::HashKind;
 
 /// Why a store was not opened.
 ///
@@ -56,6 +57,14 @@ pub enum OpenError {
         /// Its version.
         found: u32,
     },
+    /// The payloads of the file are hashed in a way that this build does not know.
+    #[error("`{}` {}", path.display(), unknown_hash(*found))]
+    HashKind {
+        /// The file.
+        path: PathBuf,
+        /// The number of the [`HashKind`](crate::HashKind) in its header.
+        found: u8,
+    },
     /// The source was made by the process that this one was forked from, and owns its files there.
     #[error(
         "the files belong to the process that this one was forked from; make a source over other folders in the child"
@@ -73,12 +82,24 @@ pub struct Layout {
     pub lanes: u16,
     /// The bytes of each file.
     pub file_size: u64,
+    /// How payloads are hashed.
+    pub hash_kind: HashKind,
 }
 
 impl fmt::Display for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lanes = if self.lanes == 1 { "lane" } else { "lanes" };
-        write!(f, "{} {lanes} and files of {} bytes", self.lanes, self.file_size)
+        write!(f, "{} {lanes} and files of {} bytes hashed by {}", self.lanes, self.file_size, self.hash_kind)
+    }
+}
+
+/// The end of a sentence about a file of this hash kind, as no kind of this build has that number.
+fn unknown_hash(kind: u8) -> String {
+    match kind {
+        1 => "is hashed by BLAKE3; build this crate with its feature `blake3`, or reset the store".to_owned(),
+        other => format!(
+            "has hash kind {other}, which this library does not know; use the release that wrote it, or reset the store"
+        ),
     }
 }
 
@@ -121,12 +142,17 @@ mod tests {
     #[test]
     fn texts_name_what_is_in_the_way() {
         let path = PathBuf::from("/data/x");
-        let was = Layout { lanes: 1, file_size: 12_288 };
-        let is = Layout { lanes: 2, file_size: 16_384 };
+        let was = Layout { lanes: 1, file_size: 12_288, hash_kind: HashKind::Xxh3 };
+        let is = Layout { lanes: 2, file_size: 16_384, hash_kind: HashKind::Xxh3 };
         for (error, values) in [
             (OpenError::InUse { folder: path.clone() }, ["/data/x", "drop"]),
             (OpenError::Foreign { path: path.clone(), reason: "other store".into() }, ["/data/x", "other store"]),
-            (OpenError::LayoutChanged { was, is }, ["1 lane and files of 12288", "2 lanes and files of 16384"]),
+            (
+                OpenError::LayoutChanged { was, is },
+                ["1 lane and files of 12288", "2 lanes and files of 16384 bytes hashed by XXH3"],
+            ),
+            (OpenError::HashKind { path: path.clone(), found: 1 }, ["/data/x", "feature `blake3`"]),
+            (OpenError::HashKind { path: path.clone(), found: 9 }, ["/data/x", "hash kind 9"]),
             (OpenError::Forked, ["forked", "other folders"]),
             (OpenError::Version { path, found: 9 }, ["/data/x", "version 9"]),
             (ConfigError::new("lanes", 0, "from 1 to 341").into(), ["`lanes` is 0", "from 1 to 341"]),

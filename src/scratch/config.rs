@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::block::HashKind;
 use crate::error::{ConfigError, OpenError};
 use crate::scratch::Scratch;
 use crate::storage::{DiskFileSource, FileSource, check_source};
@@ -132,6 +133,31 @@ impl ScratchBuilder {
         self
     }
 
+    /// How the payloads of a new store are hashed, and with it the keys of its content. Default: XXH3-128, or as an
+    /// existing store was made.
+    ///
+    /// [`BlockHash::of_kind`](crate::BlockHash::of_kind) gives the hashes of a store of another kind, whose promises and
+    /// keys they are. A store keeps its kind: another one is [`OpenError::LayoutChanged`]. `HashKind::Blake3` (feature
+    /// `blake3`) keeps tenants apart that share a realm and may be hostile; it costs several times the time of XXH3.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::{BlockHash, HashKind, MemoryFileSource, Realm, Scratch};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let kind = HashKind::Xxh3;
+    /// let scratch = Scratch::builder(MemoryFileSource::builder().build()?).hash_kind(kind).open()?;
+    /// let hash = scratch.put(Realm::DEFAULT, b"block")?;
+    /// assert_eq!(hash, BlockHash::of_kind(scratch.hash_kind(), b"block"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hash_kind(mut self, kind: HashKind) -> Self {
+        self.options.hash_kind = Some(kind);
+        self
+    }
+
     /// When bytes are compared with their hash. Default: [`Verify::FirstRead`].
     ///
     /// [`Verify::Always`] copies and hashes a block at every read; a single read does so with
@@ -175,8 +201,8 @@ impl ScratchBuilder {
     /// # Errors
     ///
     /// [`OpenError::Config`] names the option that is out of its range; [`OpenError::LayoutChanged`] if an existing
-    /// store has other lanes or another file size, and nothing is touched; [`OpenError::Foreign`] and
-    /// [`OpenError::Version`] for files that this store cannot be made of; [`OpenError::InUse`] and
+    /// store has other lanes, another file size or another hash, and nothing is touched; [`OpenError::Foreign`],
+    /// [`OpenError::Version`] and [`OpenError::HashKind`] for files that this store cannot be made of; [`OpenError::InUse`] and
     /// [`OpenError::Io`].
     pub fn open(self) -> Result<Scratch, OpenError> {
         self.check()?;
@@ -281,6 +307,8 @@ impl Explanation {
         line("largest block", Size(u64::from(largest)).to_string(), "what an empty file holds".to_owned());
         let why = derived(options.expected_blocks.is_some(), "one block for each 16 KiB of disk, 2^14 to 2^24");
         line("index", format!("{} blocks, {}", wheel.index.capacity(), Size(wheel.index.memory_bytes())), why);
+        let why = derived(options.hash_kind.is_some(), "XXH3, or as the store was made");
+        line("hash_kind", wheel.hash_kind().to_string(), why);
         line("on_full", format!("{:?}", options.on_full), "Recycle unless asked otherwise".to_owned());
         line("verify", format!("{:?}", options.verify), "FirstRead unless asked otherwise".to_owned());
         line("wait_timeout", format!("{:?}", options.wait_timeout), "30 s unless asked otherwise".to_owned());

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::block::HashKind;
 use crate::error::{FlushError, IoError, OpenError, ReadError, WriteError};
 use crate::scratch::config::{self, Explanation};
 use crate::scratch::{ScratchBuilder, Stats};
@@ -250,6 +251,12 @@ impl Scratch {
     #[expect(clippy::must_use_candidate, reason = "most callers have no use for the report")]
     pub fn close(&self, timeout: Duration) -> CloseReport {
         self.wheel().close(timeout)
+    }
+
+    /// How the store hashes payloads, and so what the keys of its content are.
+    #[must_use]
+    pub fn hash_kind(&self) -> HashKind {
+        self.wheel().hash_kind()
     }
 
     /// How many blocks the store holds now, in all realms, deferred ones included. Touches no disk.

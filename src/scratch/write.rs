@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::blittable::{BlittableWriter, BlockSink};
-use crate::block::{BlockHash, BlockKind, Realm};
+use crate::block::{BlockHash, BlockKind, HashKind, Realm};
 use crate::error::WriteError;
 use crate::planted;
 use crate::scratch::Scratch;
@@ -144,7 +144,7 @@ impl Scratch {
         let wheel = self.wheel();
         let _call = wheel.begin_call()?;
         let len = checked_len(wheel, bytes.len())?;
-        let hash = BlockHash::of(bytes);
+        let hash = wheel.hash_of(bytes);
         store_content(wheel, realm, hash, &[bytes], len)?;
         Ok(hash)
     }
@@ -174,7 +174,7 @@ impl Scratch {
         let wheel = self.wheel();
         let _call = wheel.begin_call()?;
         let len = checked_len(wheel, bytes.len())?;
-        store_named(wheel, realm, key, BlockHash::of(bytes), &[bytes], len)
+        store_named(wheel, realm, key, wheel.hash_of(bytes), &[bytes], len)
     }
 
     /// Stores many content blocks: neighbours on disk, one store for many. Gives their hashes in the same order.
@@ -258,6 +258,10 @@ impl Scratch {
 }
 
 impl BlockSink for Shared {
+    fn hash_kind(&self) -> HashKind {
+        self.wheel.hash_kind()
+    }
+
     fn commit(
         &self,
         realm: Realm,

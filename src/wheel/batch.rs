@@ -42,7 +42,7 @@ impl FileWheel {
         let mut keys = Vec::with_capacity(blocks.len());
         let mut by_lane: Vec<Vec<Item<'_>>> = (0..self.lanes.len()).map(|_| Vec::new()).collect();
         for bytes in blocks {
-            let key = BlockHash::of(bytes);
+            let key = self.hash_of(bytes);
             let hash = self.key_hash(realm, key);
             keys.push(key);
             self.index.prefetch(hash);

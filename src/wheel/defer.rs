@@ -172,7 +172,7 @@ impl FileWheel {
         let result = self.run_closure(closure, bytes).and_then(|()| {
             // Hazard 22: whatever the closure has written is what was promised.
             let is_trusted = planted::is(22) && deferred.kind == BlockKind::Content;
-            let found = if is_trusted { deferred.key } else { BlockHash::of(bytes) };
+            let found = if is_trusted { deferred.key } else { self.hash_of(bytes) };
             if deferred.kind == BlockKind::Content && found != deferred.key {
                 return Err(FailedClosure::WrongHash { expected: deferred.key, found });
             }

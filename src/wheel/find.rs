@@ -232,7 +232,7 @@ impl FileWheel {
         if file.slots.swap_from(slot, State::Unverified, State::Verifying).is_err() {
             return Self::wait_for_verification(file, slot, deadline);
         }
-        let checked = Self::check_payload(pin, slot, entry);
+        let checked = self.check_payload(pin, slot, entry);
         let (state, result) = match checked {
             Ok(true) => (State::Ready, Ok(())),
             Ok(false) => {
@@ -273,7 +273,7 @@ impl FileWheel {
     }
 
     /// Whether the payload in the mapping matches the hash of its entry.
-    fn check_payload(pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> std::io::Result<bool> {
+    fn check_payload(&self, pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> std::io::Result<bool> {
         let file = pin.file();
         let Some(range) = entry.payload(file.size(), slot) else { return Ok(false) };
         if !range.is_empty() {
@@ -281,7 +281,7 @@ impl FileWheel {
             memory.will_need(range.clone());
             memory.populate(range)?;
         }
-        Ok(pin.payload(slot, entry).is_some_and(|bytes| BlockHash::of(bytes) == entry.hash))
+        Ok(pin.payload(slot, entry).is_some_and(|bytes| self.hash_of(bytes) == entry.hash))
     }
 
     /// A copy of the payload, read through the file and compared with its hash.
@@ -299,7 +299,7 @@ impl FileWheel {
         file.memory()
             .and_then(|memory| memory.load(range.start, &mut bytes))
             .map_err(|error| ReadError::Io(self.io_error("reading a block", file.id(), error)))?;
-        if BlockHash::of(&bytes) == entry.hash {
+        if self.hash_of(&bytes) == entry.hash {
             return Ok(Lent::Copied(bytes));
         }
         self.counters.corrupted.add(1);

@@ -53,7 +53,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::block::{BlockHash, FileId, FileSize, KeyHash, Realm};
+use crate::block::{BlockHash, FileId, FileSize, HashKind, KeyHash, Realm};
 use crate::error::IoError;
 use crate::index::BlockIndex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -117,6 +117,8 @@ pub(crate) struct WheelOptions {
     pub(crate) gather_delay: Duration,
     pub(crate) expected_blocks: Option<u64>,
     pub(crate) lanes_per_folder: Option<u16>,
+    /// `None`: as the store was made.
+    pub(crate) hash_kind: Option<HashKind>,
     pub(crate) temporary: bool,
     pub(crate) reset: bool,
 }
@@ -134,6 +136,7 @@ impl Default for WheelOptions {
             gather_delay: Duration::from_millis(1),
             expected_blocks: None,
             lanes_per_folder: None,
+            hash_kind: None,
             temporary: false,
             reset: false,
         }
@@ -154,6 +157,7 @@ pub(crate) struct FileWheel {
     lanes: Box<[Lane]>,
     secret: u64,
     size: FileSize,
+    hash_kind: HashKind,
     turn: Mutex<Turn>,
     /// Told when a lane got a file, or lost the hope of one.
     turned: Condvar,
@@ -189,6 +193,15 @@ impl FileWheel {
 
     pub(crate) fn file_size(&self) -> FileSize {
         self.size
+    }
+
+    pub(crate) fn hash_kind(&self) -> HashKind {
+        self.hash_kind
+    }
+
+    /// The hash of a payload, by the kind of this store.
+    pub(crate) fn hash_of(&self, bytes: &[u8]) -> BlockHash {
+        BlockHash::of_kind(self.hash_kind, bytes)
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::block::{FileHeader, FileId, FileSize, HeaderError, PAGE_LEN, PAGE_SIZE};
+use crate::block::{FileHeader, FileId, FileSize, HashKind, HeaderError, PAGE_LEN, PAGE_SIZE};
 use crate::error::{ConfigError, IoError, Layout, OpenError};
 use crate::index::BlockIndex;
 use crate::os;
@@ -40,6 +40,7 @@ struct Judged {
 /// Which files belong to which lane.
 struct Plan {
     lanes: u16,
+    hash_kind: HashKind,
     files_per_lane: u16,
     /// For each lane, files with a header, the newest first.
     found: Vec<Vec<Judged>>,
@@ -59,7 +60,7 @@ impl FileWheel {
         let found = if options.reset { erase(&*source, found)? } else { found };
         let judged = found.into_iter().map(|found| judge(&*source, found)).collect::<Result<Vec<_>, _>>()?;
         let judged = if options.temporary { only_leftovers(&*source, judged)? } else { judged };
-        let plan = Plan::new(&*source, judged, options.lanes_per_folder)?;
+        let plan = Plan::new(&*source, judged, &options)?;
         if !plan.surplus.is_empty() {
             plan.sync_found(&*source)?;
         }
@@ -97,6 +98,7 @@ impl FileWheel {
             lanes: (0..plan.lanes).map(Lane::new).collect(),
             secret,
             size,
+            hash_kind: plan.hash_kind,
             turn: Mutex::new(Turn::new(usize::from(count), usize::from(plan.lanes), plan.next_generation)),
             turned: Condvar::new(),
             keep: Condvar::new(),
@@ -223,17 +225,17 @@ impl FileWheel {
 }
 
 impl Plan {
-    fn new(source: &dyn FileSource, judged: Vec<Judged>, lanes_per_folder: Option<u16>) -> Result<Self, OpenError> {
+    fn new(source: &dyn FileSource, judged: Vec<Judged>, options: &WheelOptions) -> Result<Self, OpenError> {
         let folders = source.folders();
-        let recorded = judged.iter().find_map(|judged| judged.header.as_ref()).map(|header| header.lanes);
-        let asked = lanes_per_folder.map(|lanes| lanes.saturating_mul(folders));
-        let lanes = asked.or(recorded).unwrap_or(folders);
+        let recorded = judged.iter().find_map(|judged| judged.header.as_ref());
+        let asked = options.lanes_per_folder.map(|lanes| lanes.saturating_mul(folders));
+        let lanes = asked.or(recorded.map(|header| header.lanes)).unwrap_or(folders);
+        let hash_kind = options.hash_kind.or(recorded.map(|header| header.hash_kind)).unwrap_or_default();
+        let is = Layout { lanes, file_size: source.file_size().get(), hash_kind };
         for header in judged.iter().filter_map(|judged| judged.header.as_ref()) {
-            if header.lanes != lanes || header.file_size != source.file_size() {
-                return Err(OpenError::LayoutChanged {
-                    was: Layout { lanes: header.lanes, file_size: header.file_size.get() },
-                    is: Layout { lanes, file_size: source.file_size().get() },
-                });
+            let was = Layout { lanes: header.lanes, file_size: header.file_size.get(), hash_kind: header.hash_kind };
+            if was != is {
+                return Err(OpenError::LayoutChanged { was, is });
             }
         }
         let files_per_lane = source.files_per_folder() / (lanes / folders).max(1);
@@ -245,6 +247,7 @@ impl Plan {
         let newest = judged.iter().filter_map(|judged| judged.header.as_ref()).map(|header| header.generation).max();
         let mut plan = Self {
             lanes,
+            hash_kind,
             files_per_lane,
             found: (0..lanes).map(|_| Vec::new()).collect(),
             empty: (0..lanes).map(|_| Vec::new()).collect(),
@@ -314,6 +317,8 @@ fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, OpenError> {
     let header = match FileHeader::decode(&page) {
         Ok(header) => header,
         Err(HeaderError::Version { found }) => return Err(OpenError::Version { path, found }),
+        // Nor was this one torn: its file may hold blocks.
+        Err(HeaderError::HashKind { found }) => return Err(OpenError::HashKind { path, found }),
         // Ours by its name, in a folder that we have locked: it can only have been torn while it was recycled.
         Err(_) if memory.size() == source.file_size() => return Ok(Judged { id, memory, header: None }),
         Err(error) => return Err(foreign(format!("it has another size and no header ({error})"))),

@@ -10,7 +10,7 @@
 use std::io;
 use std::time::Instant;
 
-use crate::block::{FileHeader, FileId, HashKind, PAGE_LEN, StoreId, now, random_nonce};
+use crate::block::{FileHeader, FileId, PAGE_LEN, StoreId, now, random_nonce};
 use crate::error::{FailedClosure, IoError};
 use crate::planted;
 use crate::sync::{Arc, MutexGuard};
@@ -271,7 +271,7 @@ impl FileWheel {
             lane: lane.id(),
             lanes: self.lanes(),
             generation: lap.generation,
-            hash_kind: HashKind::Xxh3,
+            hash_kind: self.hash_kind(),
             nonce: lap.nonce,
             created_at: now(),
         };
