@@ -352,7 +352,8 @@ impl FileWheel {
             if !self.view(address).as_ref().is_some_and(of_content) {
                 continue;
             }
-            if file.is_suspect() || lane.is_soon_dead(file.generation()) {
+            let generation = file.generation();
+            if file.is_suspect() || lane.is_soon_dead(generation) || lane.is_doubted(generation) {
                 return false;
             }
             let deferred = file.pending.lock().deferred_at(slot);

@@ -29,6 +29,8 @@ pub(crate) struct Lane {
     active: AtomicU16,
     /// The generation that dies next; those below it are dying or dead. 0 while nothing has to make room.
     victim: AtomicU64,
+    /// Generation of the newest file in which the store of a tombstone failed: it may be on the disk nevertheless.
+    doubted: AtomicU64,
     tombstones_only: AtomicBool,
     gather: Mutex<GatherSlot>,
     stored: Condvar,
@@ -102,6 +104,7 @@ impl Lane {
             id,
             active: AtomicU16::new(0),
             victim: AtomicU64::new(0),
+            doubted: AtomicU64::new(0),
             tombstones_only: AtomicBool::new(false),
             gather: Mutex::new(GatherSlot::default()),
             stored: Condvar::new(),
@@ -139,6 +142,18 @@ impl Lane {
     /// Names the generation that dies next; they only grow, as files of a lane die in the order of their age.
     pub(crate) fn set_victim(&self, generation: u64) {
         self.victim.store(generation, Ordering::Relaxed);
+    }
+
+    /// Whether a tombstone that nobody knows of may hide a block of this generation after a restart.
+    pub(crate) fn is_doubted(&self, generation: u64) -> bool {
+        // Acquire pairs with the Release in `doubt`, and is as good as the index: a block that comes back because its
+        // tombstone failed is named again after that.
+        generation <= self.doubted.load(Ordering::Acquire)
+    }
+
+    /// From now on what lies in files up to this generation, whose store of a tombstone failed, is in doubt.
+    pub(crate) fn doubt(&self, generation: u64) {
+        self.doubted.fetch_max(generation, Ordering::Release);
     }
 
     /// Whether the active file is the lane's last free one, kept for tombstones.

@@ -100,6 +100,9 @@ impl FileWheel {
             file.store_entry(slot, &block.entry(reservation.page()))
         };
         if let Err(error) = store() {
+            if block.kind.is_tombstone() {
+                lane.doubt(file.generation());
+            }
             self.seal_early(lane, file);
             return Err(WriteError::Io(self.io_error("storing a block", file.id(), error)));
         }
@@ -267,6 +270,11 @@ impl FileWheel {
     fn gather_failed(&self, lane: &Lane, file: &BlockFile, gather: &Gather, error: std::io::Error) {
         let error = self.io_error("storing gathered blocks", file.id(), error);
         self.seal_early(lane, file);
+        let is_tombstone = |slot| file.pending.lock().get(slot).is_some_and(|record| record.kind().is_tombstone());
+        if gather.slots().iter().any(|slot| is_tombstone(*slot)) {
+            // Before what they hid is back, and taken for content that is there.
+            lane.doubt(file.generation());
+        }
         for slot in gather.slots() {
             // FAILED only once the index is rid of it, so that readers find what it hid.
             self.put_back(file, *slot);
