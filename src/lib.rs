@@ -32,6 +32,7 @@
 //! | a store without a disk | [`MemoryFileSource`] |
 //! | what can fail, and what to do then | [`ReadError`], [`WriteError`], [`FlushError`], [`OpenError`], [`CommitError`] |
 //! | what a store does | [`Stats`], [`Recovery`] |
+//! | how a store is | [`Health`], [`Event`] |
 //!
 //! # Memory
 //!
@@ -71,11 +72,14 @@ pub use crate::error::{
     BlittableError, BlittableErrorKind, CommitError, ConfigError, FailedClosure, FlushError, IoError, Layout,
     MissingOk, OpenError, ReadError, ReadWithError, WriteError,
 };
-pub use crate::scratch::{BlockInfo, BlockRef, Explanation, Scratch, ScratchBuilder, Stats};
+pub use crate::scratch::{
+    BlockInfo, BlockRef, Broken, Explanation, FolderHealth, Health, HealthState, LaneHealth, OldestPin, Scratch,
+    ScratchBuilder, Stats,
+};
 pub use crate::storage::{
     DiskFileSource, DiskFileSourceBuilder, FileMemory, FileSource, Found, MemoryFileSource, MemoryFileSourceBuilder,
 };
-pub use crate::wheel::{CloseReport, OnFull, Recovery, RecoveryReport, Skipped, Verify};
+pub use crate::wheel::{CloseReport, Event, OnFull, Recovery, RecoveryReport, Skipped, Verify, WaitCause};
 
 /// The examples of the README, compiled and run by `cargo test`.
 #[cfg(doctest)]

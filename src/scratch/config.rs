@@ -10,7 +10,7 @@ use crate::error::{ConfigError, OpenError};
 use crate::scratch::Scratch;
 use crate::storage::{DiskFileSource, FileSource, check_source};
 use crate::sync::Arc;
-use crate::wheel::{FileWheel, LEAST_FILES_A_LANE, OnFull, Verify, WheelOptions, derive_file_size};
+use crate::wheel::{Event, FileWheel, HookOption, LEAST_FILES_A_LANE, OnFull, Verify, WheelOptions, derive_file_size};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -176,6 +176,46 @@ impl ScratchBuilder {
         self
     }
 
+    /// Has `hook` called with everything that [`Event`] tells. Default: no hook, and events cost nothing.
+    ///
+    /// It is called on one thread of its own, `scratch-event`, one event after the other, under no lock: it may take
+    /// its time, and may call the store. Nobody waits for it: up to 4096 events wait, later ones are dropped, counted
+    /// in [`Stats::events_dropped`](crate::Stats::events_dropped) and told by one [`Event::Dropped`]. A panic in it is
+    /// caught and counted in [`Stats::hook_panics`](crate::Stats::hook_panics). [`Scratch::close`] tells what happened
+    /// until its end and then drops the hook, on that thread; a hook that hangs is left behind at the deadline. A
+    /// second call replaces the hook.
+    ///
+    /// A hook that holds a handle of the store keeps the store open until somebody calls [`Scratch::close`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::mpsc::channel;
+    /// # use scratchspace::{Event, MemoryFileSource, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let source = MemoryFileSource::builder().build()?;
+    /// let (told, events) = channel();
+    /// let scratch = Scratch::builder(source)
+    ///     .on_event(move |event| drop(told.send(event.to_string())))
+    ///     .open()?;
+    /// assert_eq!(events.recv()?, "file 1 was created for lane 0 with generation 1");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_event(mut self, hook: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.options.hook = HookOption(Some(Arc::new(hook)));
+        self
+    }
+
+    /// Waits longer than this are told ([`Event::Waited`]) and counted
+    /// ([`Stats::long_waits`](crate::Stats::long_waits)): any time, zero tells each. Default: 100 ms.
+    ///
+    /// A wait is told when it ends, and however it ends.
+    pub fn report_waits(mut self, above: Duration) -> Self {
+        self.options.report_waits = above;
+        self
+    }
+
     /// Starts afresh: every block of an existing store is deleted, and the files may have another size, the store
     /// another number of lanes. Default: off. The folders stay the same.
     ///
@@ -328,6 +368,7 @@ impl Explanation {
             gather,
             "1 MiB for 1 ms unless asked otherwise; lost at most if the process is killed".to_owned(),
         );
+        line("report_waits", format!("{:?}", options.report_waits), "100 ms unless asked otherwise".to_owned());
         line("temporary", options.temporary.to_string(), "off unless asked for".to_owned());
         Self { lines }
     }

@@ -3,9 +3,12 @@
 
 mod block_ref;
 mod config;
+#[cfg(all(test, not(loom)))]
+mod failing;
 mod handle;
 #[cfg(all(test, not(loom)))]
 mod hazards;
+mod health;
 #[cfg(all(test, not(loom)))]
 mod power;
 mod read;
@@ -17,5 +20,6 @@ mod write;
 pub use self::block_ref::BlockRef;
 pub use self::config::{Explanation, ScratchBuilder};
 pub use self::handle::Scratch;
+pub use self::health::{Broken, FolderHealth, Health, HealthState, LaneHealth, OldestPin};
 pub use self::read::BlockInfo;
 pub use self::stats::Stats;

@@ -249,7 +249,8 @@ impl Scratch {
     /// ```
     pub fn contains(&self, realm: Realm, hash: BlockHash) -> Result<bool, ReadError> {
         self.wheel().check_open()?;
-        let found = self.wheel().locate(self.wheel().key_hash(realm, hash), realm, hash);
+        let key = self.wheel().key_hash(realm, hash);
+        let found = self.wheel().locate(key, realm, hash);
         Ok(found.is_some_and(|(_, block)| !block.kind.is_tombstone()))
     }
 
@@ -272,7 +273,8 @@ impl Scratch {
     /// ```
     pub fn info(&self, realm: Realm, hash: BlockHash) -> Result<BlockInfo, ReadError> {
         self.wheel().check_open()?;
-        match self.wheel().locate(self.wheel().key_hash(realm, hash), realm, hash) {
+        let key = self.wheel().key_hash(realm, hash);
+        match self.wheel().locate(key, realm, hash) {
             Some((address, block)) if !block.kind.is_tombstone() => Ok(BlockInfo::new(address.file(), &block)),
             _ => Err(ReadError::Missing { realm, hash }),
         }

@@ -33,8 +33,26 @@ pub struct Stats {
     pub removed: u64,
     /// Closures that ran and kept their promise.
     pub closures_run: u64,
-    /// Closures that failed, and gathered blocks whose store failed.
+    /// Closures that failed, and gathered blocks whose store failed: the sum of the four below.
     pub failed: u64,
+    /// Closures that panicked.
+    pub failed_panicked: u64,
+    /// Closures that wrote bytes of another hash than was promised.
+    pub failed_wrong_hash: u64,
+    /// Deferred or gathered blocks that could not be stored.
+    pub failed_io: u64,
+    /// Closures that were dropped unrun: their file had to make room, or the store closed.
+    pub failed_abandoned: u64,
+    /// Stores that the disk refused: one for a block, a run of blocks, or a gather buffer.
+    pub store_failures: u64,
+    /// Syncs that failed; each makes its file suspect.
+    pub sync_failures: u64,
+    /// Attempts to create or recycle a file, or to take a broken folder back, that failed.
+    pub file_failures: u64,
+    /// Reads that ended with [`ReadError::Io`](crate::ReadError::Io).
+    pub read_errors: u64,
+    /// Reads and writes that ended at their deadline: `Busy`, `Timeout` or `AllPinned`.
+    pub timeouts: u64,
     /// Files that made room: each time one did.
     pub turns: u64,
     /// Blocks that were live in them.
@@ -45,6 +63,12 @@ pub struct Stats {
     pub evicted: u64,
     /// Calls that waited for space or budget.
     pub waits: u64,
+    /// Waits of any kind that were longer than [`report_waits`](crate::ScratchBuilder::report_waits).
+    pub long_waits: u64,
+    /// Events that the hook was not told, as it was too slow.
+    pub events_dropped: u64,
+    /// Calls of the hook that panicked.
+    pub hook_panics: u64,
     /// Bytes of memory that the index may take; it is touched as it fills.
     pub index_bytes: u64,
 }
@@ -70,11 +94,23 @@ impl Stats {
             removed: counters.removed.get(),
             closures_run: counters.closures_run.get(),
             failed: counters.failed.get(),
+            failed_panicked: counters.failed_panicked.get(),
+            failed_wrong_hash: counters.failed_wrong_hash.get(),
+            failed_io: counters.failed_io.get(),
+            failed_abandoned: counters.failed_abandoned.get(),
+            store_failures: counters.store_failures.get(),
+            sync_failures: counters.sync_failures.get(),
+            file_failures: counters.file_failures.get(),
+            read_errors: counters.read_errors.get(),
+            timeouts: counters.timeouts.get(),
             turns: counters.turns.get(),
             recycled_blocks: counters.blocks_recycled.get(),
             corrupted: counters.corrupted.get(),
             evicted: wheel.index.evictions(),
             waits: counters.waits.get(),
+            long_waits: counters.long_waits.get(),
+            events_dropped: wheel.events.dropped(),
+            hook_panics: wheel.events.panics(),
             index_bytes: wheel.index.memory_bytes(),
         }
     }

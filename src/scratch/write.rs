@@ -113,7 +113,7 @@ impl Scratch {
             return Ok(());
         }
         if !wheel.complete_pending(hash, realm, key, &deadline) {
-            return Err(WriteError::Timeout { waited: deadline.waited() });
+            return Err(wheel.timed_out(&deadline));
         }
         wheel.defer_block((realm, key), kind, len, closure, &deadline)
     }
@@ -184,7 +184,8 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put). Blocks stored before the failure stay.
+    /// As [`put`](Self::put), the first failure of several. What was stored stays; blocks of a lane that works are
+    /// stored though another one fails.
     ///
     /// # Examples
     ///
@@ -306,7 +307,7 @@ fn store_named(
 ) -> Result<(), WriteError> {
     let deadline = wheel.deadline();
     if !wheel.complete_pending(wheel.key_hash(realm, key), realm, key, &deadline) {
-        return Err(WriteError::Timeout { waited: deadline.waited() });
+        return Err(wheel.timed_out(&deadline));
     }
     let block = NewBlock { realm, key, kind: BlockKind::Named, hash, parts, len };
     wheel.store_block(&block, &deadline).map(drop)

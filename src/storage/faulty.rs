@@ -40,12 +40,13 @@ pub(crate) struct Fault {
     sticky: bool,
     kind: io::ErrorKind,
     calls: Vec<Call>,
+    folder: Option<u16>,
 }
 
 impl Fault {
     /// Fails the `k`-th call from now on (the next one is the first), once, as a full disk does.
     pub(crate) fn at(k: u64) -> Self {
-        Self { countdown: k, sticky: false, kind: io::ErrorKind::StorageFull, calls: Call::ALL.to_vec() }
+        Self { countdown: k, sticky: false, kind: io::ErrorKind::StorageFull, calls: Call::ALL.to_vec(), folder: None }
     }
 
     /// Every call after that fails as well.
@@ -61,6 +62,15 @@ impl Fault {
     /// Only these calls count and fail.
     pub(crate) fn only(self, calls: &[Call]) -> Self {
         Self { calls: calls.to_vec(), ..self }
+    }
+
+    /// Only calls that touch this folder, counted from 0, count and fail: a `scan` touches all.
+    pub(crate) fn in_folder(self, folder: u16) -> Self {
+        Self { folder: Some(folder), ..self }
+    }
+
+    fn concerns(&self, call: Call, folder: Option<u16>) -> bool {
+        self.calls.contains(&call) && (self.folder.is_none() || folder.is_none() || self.folder == folder)
     }
 }
 
@@ -100,12 +110,12 @@ impl Faults {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Counts a call; an error if it is one that fails.
-    fn meet(&self, call: Call) -> io::Result<()> {
+    /// Counts a call in a folder, or in all; an error if it is one that fails.
+    fn meet(&self, call: Call, folder: Option<u16>) -> io::Result<()> {
         // Relaxed: these are counters, nothing is published by them.
         self.counts[call as usize].fetch_add(1, Ordering::Relaxed);
         let mut slot = self.fault.lock();
-        let Some(fault) = slot.as_mut().filter(|fault| fault.calls.contains(&call)) else { return Ok(()) };
+        let Some(fault) = slot.as_mut().filter(|fault| fault.concerns(call, folder)) else { return Ok(()) };
         fault.countdown = fault.countdown.saturating_sub(1);
         if fault.countdown > 0 {
             return Ok(());
@@ -153,8 +163,12 @@ impl<S: FileSource> FaultySource<S> {
         self.faults.clone()
     }
 
-    fn wrap(&self, inner: Arc<dyn FileMemory>) -> Arc<dyn FileMemory> {
-        Arc::new(FaultyMemory { inner, faults: self.faults.clone() })
+    fn wrap(&self, file: FileId, inner: Arc<dyn FileMemory>) -> Arc<dyn FileMemory> {
+        Arc::new(FaultyMemory { inner, faults: self.faults.clone(), folder: Some(self.folder_of(file)) })
+    }
+
+    fn folder_of(&self, file: FileId) -> u16 {
+        (file.get() - 1) % self.inner.folders()
     }
 }
 
@@ -180,23 +194,23 @@ impl<S: FileSource> FileSource for FaultySource<S> {
     }
 
     fn scan(&self) -> Result<Vec<Found>, OpenError> {
-        self.faults.meet(Call::Scan).map_err(|error| IoError::new("listing a folder", None, error))?;
+        self.faults.meet(Call::Scan, None).map_err(|error| IoError::new("listing a folder", None, error))?;
         let found = self.inner.scan()?;
-        Ok(found.into_iter().map(|Found { file, memory }| Found { file, memory: self.wrap(memory) }).collect())
+        Ok(found.into_iter().map(|Found { file, memory }| Found { file, memory: self.wrap(file, memory) }).collect())
     }
 
     fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
-        self.faults.meet(Call::Create)?;
-        self.inner.create(file, header).map(|memory| self.wrap(memory))
+        self.faults.meet(Call::Create, Some(self.folder_of(file)))?;
+        self.inner.create(file, header).map(|memory| self.wrap(file, memory))
     }
 
     fn create_unnamed(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
-        self.faults.meet(Call::Create)?;
-        self.inner.create_unnamed(file, header).map(|memory| self.wrap(memory))
+        self.faults.meet(Call::Create, Some(self.folder_of(file)))?;
+        self.inner.create_unnamed(file, header).map(|memory| self.wrap(file, memory))
     }
 
     fn delete(&self, file: FileId) -> io::Result<()> {
-        self.faults.meet(Call::Delete)?;
+        self.faults.meet(Call::Delete, Some(self.folder_of(file)))?;
         self.inner.delete(file)
     }
 }
@@ -205,6 +219,7 @@ impl<S: FileSource> FileSource for FaultySource<S> {
 struct FaultyMemory {
     inner: Arc<dyn FileMemory>,
     faults: Arc<Faults>,
+    folder: Option<u16>,
 }
 
 // SAFETY: that of the memory behind, which lives as long as `self`; what fails here changes nothing.
@@ -218,17 +233,17 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
-        self.faults.meet(Call::Store)?;
+        self.faults.meet(Call::Store, self.folder)?;
         self.inner.store(offset, parts)
     }
 
     fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.faults.meet(Call::Load)?;
+        self.faults.meet(Call::Load, self.folder)?;
         self.inner.load(offset, into)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.faults.meet(Call::Sync)?;
+        self.faults.meet(Call::Sync, self.folder)?;
         self.inner.sync()
     }
 
@@ -241,7 +256,7 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
-        self.faults.meet(Call::Populate)?;
+        self.faults.meet(Call::Populate, self.folder)?;
         self.inner.populate(range)
     }
 }

@@ -49,6 +49,7 @@ impl FileWheel {
             let len = u32::try_from(bytes.len()).map_err(|_| self.too_large(bytes.len() as u64))?;
             by_lane[self.lane_of(hash).index()].push(Item { hash, key, bytes, len });
         }
+        let mut result = Ok(());
         for (lane, items) in self.lanes.iter().zip(by_lane) {
             let mut fresh = Vec::with_capacity(items.len());
             for item in items {
@@ -63,9 +64,11 @@ impl FileWheel {
             let before = fresh.len();
             fresh.dedup_by_key(|item| item.key);
             self.counters.duplicates.add((before - fresh.len()) as u64);
-            self.store_lane(lane, realm, &fresh, deadline)?;
+            let stored = self.store_lane(lane, realm, &fresh, deadline);
+            // A lane that is broken or full is no reason to leave the blocks of the others out.
+            result = result.and(stored);
         }
-        Ok(keys)
+        result.map(|()| keys)
     }
 
     fn store_lane(
@@ -146,6 +149,7 @@ impl FileWheel {
             .store(first.offset(), &parts)
             .and_then(|()| file.store(file.size().entry_offset(last.slot()), &[&entries]));
         if let Err(error) = stored {
+            self.counters.store_failures.add(1);
             self.seal_early(lane, file);
             return Err(WriteError::Io(self.io_error("storing a run of blocks", file.id(), error)));
         }

@@ -28,6 +28,26 @@ counters! {
     corrupted,
     /// Closures that failed, and gathered blocks whose store failed.
     failed,
+    /// Of those: closures that panicked.
+    failed_panicked,
+    /// Of those: closures that wrote other bytes than they had promised.
+    failed_wrong_hash,
+    /// Of those: blocks that could not be stored.
+    failed_io,
+    /// Of those: closures that were dropped unrun.
+    failed_abandoned,
+    /// Reads that the disk refused, or of keys whose lane is broken.
+    read_errors,
+    /// Calls that ended at their deadline.
+    timeouts,
+    /// Syncs of files that failed.
+    sync_failures,
+    /// Attempts to create or recycle a file, or to take a folder back, that failed.
+    file_failures,
+    /// Stores of blocks, or of buffers of them, that failed.
+    store_failures,
+    /// Waits that were longer than the limit above which they are told.
+    long_waits,
     /// Closures that ran and succeeded.
     closures_run,
     /// Waits for space or budget.

@@ -17,11 +17,13 @@ use crate::planted;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::wheel::FileWheel;
+use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::{Closure, Deadline, Deferred, Record};
 use crate::wheel::publish::Outcome;
 use crate::wheel::reserve::Reservation;
 use crate::wheel::slots::State;
+use crate::wheel::staging::StagingBuffer;
 use crate::wheel::store::NewBlock;
 use crate::wheel::ticket::Ticket;
 use crate::wheel::turn::Purpose;
@@ -101,6 +103,17 @@ impl FileWheel {
 
     /// Waits until the closures that wait leave room for one more, running them here meanwhile.
     fn wait_for_pending_budget(&self, lane: &Lane, len: u64, deadline: &Deadline) -> Result<(), WriteError> {
+        let pending = self.pending_bytes();
+        if pending == 0 || pending + len + RECORD_BYTES <= self.options.max_pending_bytes {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let result = self.make_pending_budget(lane, len, deadline);
+        self.tell_wait(lane, WaitCause::Budget, began);
+        result
+    }
+
+    fn make_pending_budget(&self, lane: &Lane, len: u64, deadline: &Deadline) -> Result<(), WriteError> {
         let max = self.options.max_pending_bytes;
         let mut counted = false;
         loop {
@@ -119,7 +132,7 @@ impl FileWheel {
                 continue;
             }
             if deadline.has_passed() {
-                return Err(WriteError::Timeout { waited: deadline.waited() });
+                return Err(self.timed_out(deadline));
             }
             if self.is_closed() {
                 return Err(WriteError::Closed);
@@ -150,17 +163,34 @@ impl FileWheel {
     /// Runs the closure, or waits for whoever runs it.
     pub(crate) fn complete(&self, deferred: &Arc<Deferred>, deadline: &Deadline) -> Completion {
         // Awake, it is queued, or over.
-        while deferred.wait(deadline.at) {
+        while self.wait_for_block(deferred, deadline) {
             if let Some(result) = deferred.result() {
                 return result.map_or_else(Completion::Failed, |()| Completion::Done);
             }
             // Memory first: a closure that was taken must be run.
-            let Some(mut staging) = self.staging.acquire(deferred.len as usize, deadline.at) else { break };
+            let Some(mut staging) = self.staging_for(deferred, deadline) else { break };
             if let Some((closure, ticket)) = deferred.take() {
                 return self.run(deferred, closure, &ticket, &mut staging);
             }
         }
         Completion::Busy
+    }
+
+    fn wait_for_block(&self, deferred: &Deferred, deadline: &Deadline) -> bool {
+        if deferred.is_queued() {
+            return true;
+        }
+        let began = Instant::now();
+        let awake = deferred.wait(deadline.at);
+        self.tell_wait(self.lane_of(self.key_hash(deferred.realm, deferred.key)), WaitCause::Block, began);
+        awake
+    }
+
+    fn staging_for(&self, deferred: &Deferred, deadline: &Deadline) -> Option<StagingBuffer<'_>> {
+        let began = Instant::now();
+        let staging = self.staging.acquire(deferred.len as usize, deadline.at);
+        self.tell_wait(self.lane_of(self.key_hash(deferred.realm, deferred.key)), WaitCause::Staging, began);
+        staging
     }
 
     fn run(&self, deferred: &Arc<Deferred>, closure: Closure, ticket: &Ticket, bytes: &mut [u8]) -> Completion {
@@ -237,7 +267,7 @@ impl FileWheel {
         };
         // A gather buffer comes free as soon as its store returns; a store of a full disk returns an error.
         if self.is_gathered(deferred.len)
-            && let Some(mut slot) = lane.gather(&self.deadline())
+            && let Some(mut slot) = self.gather_of(lane, &self.deadline())
         {
             let hides = Some(Arc::clone(&deferred.hides));
             let full = self.gather_reserved(lane, &mut slot, reservation, &block, hides).map_err(io)?;
@@ -255,8 +285,7 @@ impl FileWheel {
 
     /// Things are as they were before the write, but for the report.
     fn fail_deferred(&self, deferred: &Arc<Deferred>, reservation: Reservation<'_>, reason: FailedClosure) {
-        self.counters.failed.add(1);
-        self.failures.block_failed(reason.clone());
+        self.tell_failed(deferred.realm, deferred.key, reason.clone());
         self.forget_deferred(deferred, reservation, reason);
     }
 

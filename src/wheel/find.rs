@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::ops::Deref;
+use std::time::Instant;
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, KeyHash, Realm, Slot};
 use crate::error::ReadError;
@@ -16,6 +17,7 @@ use crate::index::Candidates;
 use crate::planted;
 use crate::sync::Arc;
 use crate::wheel::defer::Completion;
+use crate::wheel::event::WaitCause;
 use crate::wheel::file::{BlockFile, FilePin};
 use crate::wheel::gather::GatherBuffer;
 use crate::wheel::pending::{Deadline, Record};
@@ -90,6 +92,14 @@ impl FileWheel {
         key: BlockHash,
         verify: Verify,
     ) -> Result<Lent<'_>, ReadError> {
+        self.find_block(hash, realm, key, verify).inspect_err(|error| match error {
+            ReadError::Io(_) => self.counters.read_errors.add(1),
+            ReadError::Busy { .. } => self.counters.timeouts.add(1),
+            _ => {}
+        })
+    }
+
+    fn find_block(&self, hash: KeyHash, realm: Realm, key: BlockHash, verify: Verify) -> Result<Lent<'_>, ReadError> {
         let mut deadline = LazyDeadline { wheel: self, deadline: None };
         loop {
             let asked = self.index.candidates(hash);
@@ -212,7 +222,7 @@ impl FileWheel {
 
     /// An entry that was stored no longer checks: the directory itself is damaged.
     fn entry_is_bad(&self, hash: KeyHash, address: BlockAddress) -> ReadError {
-        self.counters.corrupted.add(1);
+        self.tell_corrupted(address);
         // Its length is not known any more, but it was a live block: it must not keep its file from making room.
         self.unpublish(hash, address, Some(0));
         self.table.file(address.file()).slots.set(address.slot(), State::Bad);
@@ -230,13 +240,16 @@ impl FileWheel {
     ) -> Result<(), ReadError> {
         let file = pin.file();
         if file.slots.swap_from(slot, State::Unverified, State::Verifying).is_err() {
-            return Self::wait_for_verification(file, slot, deadline);
+            let began = Instant::now();
+            let result = Self::wait_for_verification(file, slot, deadline);
+            self.tell_wait(self.lane_of(hash), WaitCause::Block, began);
+            return result;
         }
         let checked = self.check_payload(pin, slot, entry);
         let (state, result) = match checked {
             Ok(true) => (State::Ready, Ok(())),
             Ok(false) => {
-                self.counters.corrupted.add(1);
+                self.tell_corrupted(file.address(slot));
                 // Out of the index before BAD: until then the entry tells whose word it is.
                 self.unpublish(hash, file.address(slot), Some(entry.len));
                 (State::Bad, Err(ReadError::Corrupted { address: file.address(slot) }))
@@ -302,7 +315,7 @@ impl FileWheel {
         if self.hash_of(&bytes) == entry.hash {
             return Ok(Lent::Copied(bytes));
         }
-        self.counters.corrupted.add(1);
+        self.tell_corrupted(address);
         self.unpublish(hash, address, Some(entry.len));
         file.slots.set(slot, State::Bad);
         Err(ReadError::Corrupted { address })

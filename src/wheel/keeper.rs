@@ -20,8 +20,6 @@ const REST: Duration = Duration::from_millis(100);
 const WATCH: Duration = Duration::from_millis(1);
 /// How long a draining file is given before the next oldest dies for a writer that waits.
 const GRACE: Duration = Duration::from_millis(10);
-/// After a failure, the same is tried again this much later.
-pub(crate) const BACK_OFF: Duration = Duration::from_millis(200);
 
 /// What a keeper does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +90,7 @@ impl FileWheel {
             return Job::Rest(REST);
         }
         let now = Instant::now();
-        let held_back = of_lane.broken.as_ref().is_some_and(|(_, again)| now < *again);
+        let held_back = of_lane.failing.as_ref().is_some_and(|failing| failing.holds_back(now));
         let mut watch = false;
 
         for (file, _) in &of_lane.draining {

@@ -178,6 +178,12 @@ impl Lane {
         Some(slot)
     }
 
+    /// The gather buffer, unless too many are being stored now.
+    pub(crate) fn gather_if_free(&self) -> Option<MutexGuard<'_, GatherSlot>> {
+        let slot = self.gather.lock();
+        if slot.outstanding.len() < MAX_OUTSTANDING { Some(slot) } else { None }
+    }
+
     /// The gather buffer, however many are being stored.
     pub(crate) fn gather_now(&self) -> MutexGuard<'_, GatherSlot> {
         self.gather.lock()

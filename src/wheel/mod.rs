@@ -13,6 +13,7 @@
 //! | `flusher` | the background life of closures and gather buffers |
 //! | `open`, `recovery` | files of an earlier run |
 //! | `settle` | flush and close |
+//! | `hook`, `failing`, `health` | what users see of failures: events, broken lanes, the state of all |
 //!
 //! # Invariants
 //!
@@ -25,10 +26,14 @@ mod copied;
 mod counters;
 mod cursor;
 mod defer;
+mod event;
+mod failing;
 mod file;
 mod find;
 mod flusher;
 mod gather;
+mod health;
+mod hook;
 mod keeper;
 mod lane;
 #[cfg(all(test, loom))]
@@ -61,8 +66,11 @@ use crate::sync::{Arc, Condvar, Mutex, thread};
 
 pub(crate) use self::copied::Copied;
 pub(crate) use self::counters::{Counters, Failures};
+pub use self::event::{Event, WaitCause};
 pub(crate) use self::file::{FileTable, OwnedPin};
 pub(crate) use self::find::Lent;
+pub(crate) use self::health::LaneState;
+pub(crate) use self::hook::HookOption;
 pub(crate) use self::pending::{Closure, Deadline};
 pub(crate) use self::publish::BlockView;
 pub use self::recovery::{Recovery, RecoveryReport, Skipped};
@@ -73,6 +81,7 @@ pub(crate) use self::recovery::RecoveryState;
 pub(crate) use self::settle::Refused;
 pub(crate) use self::store::NewBlock;
 
+use self::hook::Events;
 use self::lane::Lane;
 use self::pin::Pinner;
 use self::recycle::Lap;
@@ -121,6 +130,10 @@ pub(crate) struct WheelOptions {
     pub(crate) hash_kind: Option<HashKind>,
     pub(crate) temporary: bool,
     pub(crate) reset: bool,
+    /// Waits longer than this are told and counted.
+    pub(crate) report_waits: Duration,
+    /// Taken out at open: the thread that runs it owns it.
+    pub(crate) hook: HookOption,
 }
 
 impl Default for WheelOptions {
@@ -139,6 +152,8 @@ impl Default for WheelOptions {
             hash_kind: None,
             temporary: false,
             reset: false,
+            report_waits: Duration::from_millis(100),
+            hook: HookOption::default(),
         }
     }
 }
@@ -153,6 +168,7 @@ pub(crate) struct FileWheel {
     pub(crate) options: WheelOptions,
     pub(crate) counters: Counters,
     pub(crate) failures: Failures,
+    pub(crate) events: Events,
     pub(crate) recovery: RecoveryState,
     lanes: Box<[Lane]>,
     secret: u64,
@@ -183,6 +199,12 @@ impl FileWheel {
         #[expect(clippy::cast_possible_truncation, reason = "lanes were counted in a u16")]
         let lanes = self.lanes.len() as u16;
         &self.lanes[usize::from(key.lane(lanes))]
+    }
+
+    /// The lane of a key, for tests.
+    #[cfg(test)]
+    pub(crate) fn lane_of_key(&self, realm: Realm, key: BlockHash) -> u16 {
+        self.lane_of(self.key_hash(realm, key)).id()
     }
 
     pub(crate) fn lanes(&self) -> u16 {

@@ -14,6 +14,7 @@ use crate::planted;
 use crate::storage::{FileMemory, FileSource, Found};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Arc, Condvar, Mutex};
+use crate::wheel::hook::Events;
 use crate::wheel::lane::Lane;
 use crate::wheel::pin::Pinner;
 use crate::wheel::recovery::{self, RecoveryState};
@@ -82,6 +83,7 @@ impl FileWheel {
     fn build(source: Arc<dyn FileSource>, options: WheelOptions, plan: &Plan) -> Result<Self, OpenError> {
         let size = source.file_size();
         let secret = source.store_id().secret();
+        let mut options = options;
         let in_place = source.folders() * source.files_per_folder();
         let highest = plan.all_found().map(|judged| judged.id.get()).max().unwrap_or(0);
         let count = in_place.max(highest);
@@ -89,11 +91,14 @@ impl FileWheel {
         let expected = options.expected_blocks.unwrap_or_else(|| (budget / ASSUMED_BLOCK).clamp(1 << 14, 1 << 24));
         let index = BlockIndex::new(expected)
             .map_err(|error| OpenError::Io(IoError::new("reserving memory for the index", None, error)))?;
+        let events = Events::start(options.hook.0.take())
+            .map_err(|error| OpenError::Io(IoError::new("starting a thread of the store", None, error)))?;
         Ok(Self {
             table: Arc::new(FileTable::new(source, count)),
             index,
             counters: Counters::default(),
             failures: Failures::default(),
+            events,
             recovery: RecoveryState::new(plan.all_found().filter(|judged| judged.header.is_some()).count()),
             lanes: (0..plan.lanes).map(Lane::new).collect(),
             secret,
@@ -202,8 +207,8 @@ impl FileWheel {
         }
         let mut turn = self.turn.lock();
         let of_lane = &mut turn.lanes[lane.index()];
-        if let Some((error, _)) = of_lane.broken.take() {
-            return Err(OpenError::Io(error));
+        if let Some(failing) = of_lane.failing.take() {
+            return Err(OpenError::Io(failing.error));
         }
         of_lane.writable = true;
         of_lane.discovered = true;

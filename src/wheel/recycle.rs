@@ -14,7 +14,7 @@ use crate::block::{FileHeader, FileId, PAGE_LEN, StoreId, now, random_nonce};
 use crate::error::{FailedClosure, IoError};
 use crate::planted;
 use crate::sync::{Arc, MutexGuard};
-use crate::wheel::keeper::BACK_OFF;
+use crate::wheel::event::Event;
 use crate::wheel::lane::Lane;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
@@ -40,8 +40,7 @@ impl FileWheel {
                     return;
                 }
                 Err(error) => {
-                    self.turn.lock().lanes[lane.index()].broken = Some((error, Instant::now() + BACK_OFF));
-                    self.turned.notify_all();
+                    self.lane_fails(&mut self.turn.lock(), lane, Some(id), error);
                     return;
                 }
             }
@@ -57,7 +56,6 @@ impl FileWheel {
             if of_lane.order.front() != Some(&id) {
                 return;
             }
-            of_lane.broken = None;
             of_lane.order.pop_front();
             of_lane.draining.push((id, Instant::now()));
             turn.set(id, FileState::Closing);
@@ -115,8 +113,7 @@ impl FileWheel {
         match dead {
             Ok(lap) => {
                 turn.set(id, FileState::Draining);
-                let of_lane = &mut turn.lanes[lane.index()];
-                of_lane.broken = None;
+                self.lane_works(&mut turn, lane);
                 drop(turn);
                 self.laps.lock()[id.index()] = lap;
                 self.counters.turns.add(1);
@@ -124,8 +121,7 @@ impl FileWheel {
             }
             Err(error) => {
                 let error = self.io_error("recycling the oldest file", id, error);
-                turn.lanes[lane.index()].broken = Some((error, Instant::now() + BACK_OFF));
-                self.turned.notify_all();
+                self.lane_fails(&mut turn, lane, Some(id), error);
             }
         }
     }
@@ -158,7 +154,8 @@ impl FileWheel {
                 let of_lane = &mut turn.lanes[lane.index()];
                 of_lane.draining.retain(|(other, _)| *other != id);
                 of_lane.spares.push(id);
-                of_lane.broken = None;
+                self.events.emit(|| Event::FileRecycled { file: id, lane: lane.id(), generation: lap.generation });
+                self.lane_works(&mut turn, lane);
                 self.choose_victim(&turn, lane);
             }
             Err(error) => {
@@ -167,7 +164,7 @@ impl FileWheel {
                     turn.set(id, FileState::Broken);
                 }
                 self.laps.lock()[id.index()] = None;
-                turn.lanes[lane.index()].broken = Some((error, Instant::now() + BACK_OFF));
+                self.lane_fails(&mut turn, lane, Some(id), error);
             }
         }
         self.turned.notify_all();
@@ -214,14 +211,15 @@ impl FileWheel {
                 let of_lane = &mut turn.lanes[lane.index()];
                 of_lane.absent.retain(|other| *other != id);
                 of_lane.spares.push(id);
-                of_lane.broken = None;
+                self.events.emit(|| Event::FileCreated { file: id, lane: lane.id(), generation: lap.generation });
+                self.lane_works(&mut turn, lane);
                 self.choose_victim(&turn, lane);
             }
             // Hazard 31: nobody is told.
             Err(_) if planted::is(31) => return,
             Err(error) => {
                 let error = self.io_error("creating a file of the store", id, error);
-                turn.lanes[lane.index()].broken = Some((error, Instant::now() + BACK_OFF));
+                self.lane_fails(&mut turn, lane, Some(id), error);
             }
         }
         self.turned.notify_all();
@@ -246,13 +244,17 @@ impl FileWheel {
         let lap = self.next_lap()?;
         let file = self.table.file(id);
         file.store(0, &[&self.header_page(lane, id, lap)])?;
+        let mut kind = io::ErrorKind::Other;
         // Hazard 51: the old lap dies in the page cache only.
         if !planted::is(51) {
-            file.sync()?;
+            file.sync_or(|error| {
+                kind = error.kind();
+                self.tell_suspect(id, &self.io_error("syncing a file", id, error));
+            });
         }
-        // Somebody else's sync may have covered the header, and failed: it was told, and this one finds nothing to do.
+        // Also if somebody else's sync has covered the header, and failed: then this one found nothing to do.
         if file.is_suspect() {
-            return Err(io::Error::other("a sync of the file has failed"));
+            return Err(io::Error::new(kind, "a sync of the file has failed"));
         }
         Ok(lap)
     }

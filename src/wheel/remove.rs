@@ -34,7 +34,7 @@ impl FileWheel {
         let hash = self.key_hash(realm, key);
         // A closure that fails later would put back what it had hidden.
         if !self.complete_pending(hash, realm, key, deadline) {
-            return Err(WriteError::Timeout { waited: deadline.waited() });
+            return Err(self.timed_out(deadline));
         }
         // Before the index is asked: what recovery finds between the two is in the index, and not a stray.
         let was_recovered = self.recovery.is_complete();

@@ -133,7 +133,11 @@ impl FileWheel {
 
     /// Syncs a file. A failure is told by every flush that it concerns, and the file takes no more writes.
     pub(crate) fn sync_file(&self, file: &BlockFile) {
-        let tell = |error| self.failures.sync_failed(self.io_error("syncing a file", file.id(), error));
+        let tell = |error| {
+            let error = self.io_error("syncing a file", file.id(), error);
+            self.tell_suspect(file.id(), &error);
+            self.failures.sync_failed(error);
+        };
         if !file.sync_or(tell)
             && let Some(lane) = self.lanes.iter().find(|lane| lane.active() == Some(file.id()))
         {
@@ -155,6 +159,7 @@ impl FileWheel {
         if self.is_own_thread() {
             // A closure owned the last handle: the threads are told to end, and run what still waits.
             self.signal_threads();
+            self.events.stop();
             report.lent = self.lent();
             return report;
         }
@@ -207,6 +212,9 @@ impl FileWheel {
                 let _ = thread.join();
             }
         }
+        // The hook hears of all that they did.
+        self.events.stop();
+        self.events.join_until(deadline, || self.sleep(LOOK_AGAIN));
     }
 
     fn signal_threads(&self) {
@@ -224,7 +232,7 @@ impl FileWheel {
         if planted::is(50) {
             return false;
         }
-        self.is_reentrant() || {
+        self.is_reentrant() || self.events.is_own_thread() || {
             let me = crate::sync::thread::current().id();
             self.threads.lock().iter().any(|thread| thread.thread().id() == me)
         }

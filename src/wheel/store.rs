@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use crate::block::{BlockHash, BlockKind, Entry, FileSize, KeyHash, PAGE_SIZE, Realm, Slot, now, padding, pages_of};
 use crate::error::{FailedClosure, WriteError};
-use crate::sync::Arc;
 use crate::sync::atomic::{Ordering, fence};
+use crate::sync::{Arc, MutexGuard};
+use crate::wheel::event::WaitCause;
 use crate::wheel::file::BlockFile;
 use crate::wheel::gather::Gather;
 use crate::wheel::lane::{GatherSlot, Lane, Outstanding};
@@ -100,6 +101,7 @@ impl FileWheel {
             file.store_entry(slot, &block.entry(reservation.page()))
         };
         if let Err(error) = store() {
+            self.counters.store_failures.add(1);
             if block.kind.is_tombstone() {
                 lane.doubt(file.generation());
             }
@@ -119,7 +121,7 @@ impl FileWheel {
         deadline: &Deadline,
     ) -> Result<Option<BlockView>, WriteError> {
         loop {
-            let mut slot = lane.gather(deadline).ok_or(WriteError::Timeout { waited: deadline.waited() })?;
+            let mut slot = self.gather_of(lane, deadline).ok_or_else(|| self.timed_out(deadline))?;
             // Reserved under the lane's lock, so that neighbours in the buffer are neighbours in the file.
             let reservation = match self.try_reserve(lane, pages_of(block.len), block.purpose()) {
                 Ok(reservation) => reservation,
@@ -141,6 +143,17 @@ impl FileWheel {
             }
             return published;
         }
+    }
+
+    /// The lane's gather buffer; `None` at the deadline.
+    pub(crate) fn gather_of<'a>(&self, lane: &'a Lane, deadline: &Deadline) -> Option<MutexGuard<'a, GatherSlot>> {
+        if let Some(slot) = lane.gather_if_free() {
+            return Some(slot);
+        }
+        let began = Instant::now();
+        let slot = lane.gather(deadline);
+        self.tell_wait(lane, WaitCause::Gather, began);
+        slot
     }
 
     /// Copies a reserved block into the lane's buffer; gives the buffer that had no room for it, to be stored.
@@ -269,6 +282,7 @@ impl FileWheel {
 
     fn gather_failed(&self, lane: &Lane, file: &BlockFile, gather: &Gather, error: std::io::Error) {
         let error = self.io_error("storing gathered blocks", file.id(), error);
+        self.counters.store_failures.add(1);
         self.seal_early(lane, file);
         let is_tombstone = |slot| file.pending.lock().get(slot).is_some_and(|record| record.kind().is_tombstone());
         if gather.slots().iter().any(|slot| is_tombstone(*slot)) {
@@ -276,6 +290,7 @@ impl FileWheel {
             lane.doubt(file.generation());
         }
         for slot in gather.slots() {
+            let record = file.pending.lock().get(*slot).cloned();
             // FAILED only once the index is rid of it, so that readers find what it hid.
             self.put_back(file, *slot);
             file.slots.set(*slot, State::Failed);
@@ -285,8 +300,9 @@ impl FileWheel {
                 fence(Ordering::SeqCst);
                 self.bury(file, *slot);
             }
-            self.counters.failed.add(1);
-            self.failures.block_failed(FailedClosure::Io(error.clone()));
+            if let Some(record) = record {
+                self.tell_failed(record.realm(), record.key(), FailedClosure::Io(error.clone()));
+            }
         }
     }
 

@@ -18,6 +18,8 @@ use crate::error::{IoError, WriteError};
 use crate::planted;
 use crate::sync::MutexGuard;
 use crate::wheel::cursor::NoRoom;
+use crate::wheel::event::{Event, WaitCause};
+use crate::wheel::failing::Failing;
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::Deadline;
@@ -65,7 +67,7 @@ pub(crate) struct LaneTurn {
     /// Whether every directory of an earlier run was read.
     pub(crate) discovered: bool,
     /// Why no file could be made ready, and when that is tried again.
-    pub(crate) broken: Option<(IoError, Instant)>,
+    pub(crate) failing: Option<Failing>,
 }
 
 /// What a writer of a full lane may hope for.
@@ -76,8 +78,8 @@ enum Outlook {
     Refused { live: u64 },
     /// Every file that could make room is still being read.
     AllPinned { oldest: FileId },
-    /// The keeper failed, and tries again.
-    Broken(IoError),
+    /// The keeper failed, and tries again; `now` if it has failed too often to be waited for.
+    Failing { error: IoError, now: bool },
 }
 
 impl Turn {
@@ -188,7 +190,7 @@ impl FileWheel {
         }
     }
 
-    /// Seals a file whose store failed, so that nothing more is lost with it.
+    /// Seals a file whose store or sync failed, so that nothing more is lost with it.
     pub(crate) fn seal_early(&self, lane: &Lane, file: &BlockFile) {
         self.counters.strays.add(1);
         file.cursor.seal();
@@ -207,6 +209,8 @@ impl FileWheel {
             of_lane.active = None;
             of_lane.order.push_back(file);
             turn.set(file, FileState::Sealing);
+            let generation = self.table.file(file).generation();
+            self.events.emit(|| Event::FileSealed { file, lane: lane.id(), generation });
             lane.set_active(None);
             self.choose_victim(turn, lane);
         }
@@ -272,11 +276,14 @@ impl FileWheel {
         if planted::is(25) && pages > pages_of(self.size.largest_block()) {
             return Err(self.too_large(u64::from(pages) * PAGE_SIZE));
         }
+        let began = Instant::now();
         let mut turn = self.turn.lock();
         turn.lanes[lane.index()].waiting += 1;
         let (mut turn, result) = self.wait_for_a_file(turn, lane, full, pages, purpose, deadline);
         // Under the lock under which the file was handed out: nobody sees a writer that waits for one more.
         turn.lanes[lane.index()].waiting -= 1;
+        drop(turn);
+        self.tell_wait(lane, WaitCause::Space, began);
         result
     }
 
@@ -304,12 +311,15 @@ impl FileWheel {
             if let Outlook::Refused { live } = outlook {
                 return (turn, Err(WriteError::Full { needed: u64::from(pages) * PAGE_SIZE, live }));
             }
+            if let Outlook::Failing { error, now: true } = outlook {
+                return (turn, Err(WriteError::Io(error)));
+            }
             if deadline.has_passed() {
-                let waited = deadline.waited();
+                let timed_out = self.timed_out(deadline);
                 let error = match outlook {
-                    Outlook::AllPinned { oldest } => WriteError::AllPinned { oldest, waited },
-                    Outlook::Broken(error) => WriteError::Io(error),
-                    Outlook::Wait | Outlook::Refused { .. } => WriteError::Timeout { waited },
+                    Outlook::AllPinned { oldest } => WriteError::AllPinned { oldest, waited: deadline.waited() },
+                    Outlook::Failing { error, .. } => WriteError::Io(error),
+                    Outlook::Wait | Outlook::Refused { .. } => timed_out,
                 };
                 return (turn, Err(error));
             }
@@ -349,8 +359,8 @@ impl FileWheel {
 
     fn outlook(&self, turn: &Turn, lane: &Lane) -> Outlook {
         let of_lane = &turn.lanes[lane.index()];
-        if let Some((error, _)) = &of_lane.broken {
-            return Outlook::Broken(error.clone());
+        if let Some(failing) = &of_lane.failing {
+            return Outlook::Failing { error: failing.error.clone(), now: failing.is_broken() };
         }
         if !of_lane.writable || !of_lane.absent.is_empty() {
             return Outlook::Wait;

@@ -1,0 +1,419 @@
+//! What users see of failures: events, health, counters, and lanes that break and heal.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::block::{BlockHash, FileId, Realm};
+use crate::error::{FailedClosure, ReadError, WriteError};
+use crate::scratch::{HealthState, Scratch, ScratchBuilder};
+use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
+use crate::storage::{DiskFileSource, FileSource, MemoryFileSource};
+use crate::sync::{Arc, Mutex, thread};
+use crate::wheel::{Event, OnFull, Verify, WaitCause};
+
+const REALM: Realm = Realm::DEFAULT;
+/// Bound of everything that a test waits for: only a defect reaches it.
+const HANGS: Duration = Duration::from_mins(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+fn memory(folders: u16, files: u16, bytes: u64) -> MemoryFileSource {
+    MemoryFileSource::builder().folders(folders).files_per_folder(files).file_size(bytes).build().unwrap()
+}
+
+/// A store that stores each block before its call returns, its events, and its faults.
+fn open(
+    source: impl FileSource,
+    options: impl FnOnce(ScratchBuilder) -> ScratchBuilder,
+) -> (Scratch, Receiver<Event>, Arc<Faults>) {
+    let source = FaultySource::new(source);
+    let faults = source.faults();
+    let (told, events) = channel();
+    let builder = Scratch::builder(source).gather(0, Duration::ZERO).on_event(send_to(told));
+    (options(builder).open().unwrap(), events, faults)
+}
+
+fn send_to(told: Sender<Event>) -> impl Fn(&Event) + Send + Sync {
+    move |event| drop(told.send(event.clone()))
+}
+
+/// Bytes of which no two numbers share a hash.
+fn block(number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![7; len.max(8)];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+/// Waits for the first event that `is_it`; the ones before it are given, too.
+fn until(events: &Receiver<Event>, is_it: impl Fn(&Event) -> bool) -> Vec<Event> {
+    let mut seen = Vec::new();
+    loop {
+        seen.push(events.recv_timeout(HANGS).unwrap_or_else(|_| panic!("after {seen:#?}")));
+        if seen.last().is_some_and(&is_it) {
+            return seen;
+        }
+    }
+}
+
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < HANGS, "{what}: not within {HANGS:?}");
+        thread::sleep(MILLISECOND);
+    }
+}
+
+/// A key whose blocks lie in this lane.
+fn key_in(scratch: &Scratch, lane: u16, seed: u64) -> BlockHash {
+    let keys = (seed * 1000..).map(|number| BlockHash::of(&number.to_le_bytes()));
+    let mut of_lane = keys.filter(|key| scratch.wheel().lane_of_key(REALM, *key) == lane);
+    of_lane.next().unwrap()
+}
+
+#[test]
+fn the_life_of_a_file_is_told_in_order() {
+    let (scratch, events, _) = open(memory(1, 3, 64 << 10), |builder| builder);
+    for number in 0..60 {
+        scratch.put(REALM, &block(number, 4096)).unwrap();
+    }
+    eventually("turns", || scratch.stats().turns >= 2);
+    scratch.close(HANGS);
+    let mut lives = std::collections::BTreeMap::<FileId, Vec<(char, u64)>>::new();
+    for event in events {
+        let (file, what, generation) = match event {
+            Event::FileCreated { file, lane: 0, generation } => (file, 'c', generation),
+            Event::FileSealed { file, lane: 0, generation } => (file, 's', generation),
+            Event::FileRecycled { file, lane: 0, generation } => (file, 'r', generation),
+            other => panic!("{other}"),
+        };
+        lives.entry(file).or_default().push((what, generation));
+    }
+    assert_eq!(lives.len(), 3);
+    for (file, life) in lives {
+        assert_eq!(life[0].0, 'c', "{file}: {life:?}");
+        for two in life.windows(2) {
+            // Sealed in the lap that began before; recycled into a later one.
+            let (before, after) = (two[0], two[1]);
+            let is_next = match after.0 {
+                's' => before.0 != 's' && after.1 == before.1,
+                _ => before.0 == 's' && after.1 > before.1,
+            };
+            assert!(is_next, "{file}: {life:?}");
+        }
+    }
+}
+
+/// The folder of lane 1 takes no new file: writers of its keys waited 30 s each.
+#[test]
+fn a_lane_that_gets_no_file_fails_its_writes_at_once_reads_on_and_heals() {
+    let (scratch, events, faults) = open(memory(2, 4, 64 << 10), |builder| builder);
+    let kept = key_in(&scratch, 1, 5000);
+    scratch.put_named(REALM, kept, b"kept").unwrap();
+    assert_eq!(scratch.health().state, HealthState::Healthy);
+    let calls = [Call::Create, Call::Store, Call::Sync, Call::Delete];
+    faults.set(Fault::at(1).sticky().only(&calls[..1]).in_folder(1));
+    let error = (0..200).find_map(|seed| scratch.put_named(REALM, key_in(&scratch, 1, seed), &[1; 9000]).err());
+    let Some(WriteError::Io(error)) = error else { panic!("{error:?}") };
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    let seen = until(&events, |event| matches!(event, Event::LaneBroken { .. }));
+    assert!(seen.iter().any(|event| matches!(event, Event::FileBroken { lane: 1, .. })), "{seen:#?}");
+    assert!(matches!(seen.last(), Some(Event::LaneBroken { lane: 1, error: other, .. }) if *other == error));
+    assert_eq!(scratch.stats().timeouts, 0, "nobody waits for a lane that has failed three times");
+
+    let health = scratch.health();
+    assert_eq!(health.state, HealthState::Degraded);
+    let (_, lane, broken) = health.broken().next().unwrap();
+    assert!(lane.lane == 1 && broken.attempts >= 3 && broken.error == error, "{health}");
+    assert!(
+        health.to_string().starts_with("The store is degraded: 1 of 2 lanes broken.\nLane 1 is broken"),
+        "{health}"
+    );
+    // What is there is read, what is not is missing, and the other lane takes everything.
+    assert!(scratch.get(REALM, kept).as_deref() == Ok(&b"kept"[..]));
+    assert!(scratch.get(REALM, key_in(&scratch, 1, 999)).unwrap_err().is_missing());
+    for seed in 0..100 {
+        scratch.put_named(REALM, key_in(&scratch, 0, seed), &[1; 9000]).unwrap();
+    }
+
+    faults.clear();
+    until(&events, |event| matches!(event, Event::LaneHealed { lane: 1, .. }));
+    assert_eq!(scratch.health().state, HealthState::Healthy);
+    for seed in 0..100 {
+        scratch.put_named(REALM, key_in(&scratch, 1, seed), &[1; 9000]).unwrap();
+    }
+    assert!(scratch.stats().file_failures >= 3);
+}
+
+/// One failure is no broken lane: what waits goes on once the keeper has tried again.
+#[test]
+fn a_creation_that_fails_once_costs_its_writers_a_moment() {
+    let (scratch, events, faults) = open(memory(1, 4, 64 << 10), |builder| builder);
+    faults.set(Fault::at(1).only(&[Call::Create]));
+    for number in 0..40 {
+        scratch.put(REALM, &block(number, 4096)).unwrap();
+    }
+    assert_eq!((scratch.stats().file_failures, scratch.health().state), (1, HealthState::Healthy));
+    scratch.close(HANGS);
+    let events: Vec<_> = events.into_iter().collect();
+    assert!(events.iter().any(|event| matches!(event, Event::FileBroken { .. })));
+    assert!(!events.iter().any(|event| matches!(event, Event::LaneBroken { .. } | Event::LaneHealed { .. })));
+}
+
+#[test]
+fn a_file_whose_sync_failed_is_suspect_until_it_is_made_anew() {
+    let (scratch, events, faults) = open(memory(1, 3, 64 << 10), |builder| builder);
+    scratch.put(REALM, b"lost, perhaps").unwrap();
+    faults.set(Fault::at(1).only(&[Call::Sync]).kind(io::ErrorKind::Other));
+    let told = scratch.flush().unwrap_err().io.unwrap();
+    let file = FileId::new(1).unwrap();
+    let seen = until(&events, |event| matches!(event, Event::FileSuspect { .. }));
+    assert_eq!(seen.last(), Some(&Event::FileSuspect { file, error: told }));
+    let health = scratch.health();
+    assert_eq!((health.state, &health.suspect[..]), (HealthState::Degraded, &[file][..]));
+    assert!(health.to_string().contains("File 1 may have lost writes"), "{health}");
+    assert_eq!(scratch.stats().sync_failures, 1);
+    for number in 0..40 {
+        scratch.put(REALM, &block(number, 4096)).unwrap();
+    }
+    until(&events, |event| matches!(event, Event::FileRecycled { file: other, .. } if *other == file));
+    assert_eq!((scratch.health().state, scratch.health().suspect.len()), (HealthState::Healthy, 0));
+}
+
+#[test]
+fn each_way_in_which_a_block_fails_is_told_and_counted_by_itself() {
+    let (scratch, events, faults) = open(memory(1, 3, 1 << 20), |builder| builder);
+    let failed = |what: &str| {
+        let seen = until(&events, |event| matches!(event, Event::BlockFailed { .. }));
+        match seen.last() {
+            Some(Event::BlockFailed { realm: REALM, hash, reason }) => (*hash, reason.clone()),
+            other => panic!("{what}: {other:?}"),
+        }
+    };
+    let hash = BlockHash::of(&block(1, 100));
+    scratch.write(REALM, hash, 100, |_| panic!("as the test asks")).unwrap();
+    scratch.flush().unwrap_err();
+    assert_eq!(failed("panicked"), (hash, FailedClosure::Panicked));
+
+    scratch.write(REALM, hash, 100, |bytes| bytes.fill(0)).unwrap();
+    scratch.flush().unwrap_err();
+    let (expected, found) = (hash, BlockHash::of(&[0; 100]));
+    assert_eq!(failed("wrong hash"), (hash, FailedClosure::WrongHash { expected, found }));
+
+    faults.set(Fault::at(1).only(&[Call::Store]));
+    scratch.write(REALM, hash, 100, |bytes| bytes.copy_from_slice(&block(1, 100))).unwrap();
+    scratch.flush().unwrap_err();
+    let (key, reason) = failed("not stored");
+    assert!(key == hash && matches!(reason, FailedClosure::Io(_)), "{reason}");
+
+    // The first one hangs, so that the second waits still when the store closes.
+    let (go, wait) = channel::<()>();
+    let (begun, running) = channel();
+    let hang = move |_: &mut [u8]| {
+        begun.send(()).unwrap();
+        let _ = wait.recv();
+    };
+    scratch.write_named(REALM, key_in(&scratch, 0, 1), 8, hang).unwrap();
+    running.recv_timeout(HANGS).unwrap();
+    scratch.write(REALM, hash, 100, |_| ()).unwrap();
+    let stats = || {
+        let stats = scratch.stats();
+        [stats.failed, stats.failed_panicked, stats.failed_wrong_hash, stats.failed_io, stats.failed_abandoned]
+    };
+    assert_eq!(stats(), [3, 1, 1, 1, 0]);
+    assert_eq!(scratch.stats().store_failures, 1);
+    scratch.close(Duration::ZERO);
+    drop(go);
+    assert_eq!(stats()[4], 1);
+}
+
+#[test]
+fn a_bad_block_an_unreadable_one_and_a_late_one_are_three_counters() {
+    let (scratch, events, faults) = open(memory(1, 3, 1 << 20), |builder| {
+        builder.verify(Verify::Always).wait_timeout(20 * MILLISECOND).report_waits(MILLISECOND)
+    });
+    let hash = scratch.put(REALM, &block(1, 5000)).unwrap();
+    faults.set(Fault::at(1).only(&[Call::Load]).kind(io::ErrorKind::Other));
+    assert!(matches!(scratch.get(REALM, hash), Err(ReadError::Io(_))));
+    let file = scratch.wheel().table.iter().next().unwrap();
+    file.memory().unwrap().store(4096 + 4999, &[&[0xff]]).unwrap();
+    let Err(ReadError::Corrupted { address }) = scratch.get(REALM, hash) else { panic!() };
+    let seen = until(&events, |event| matches!(event, Event::BlockCorrupted { .. }));
+    assert_eq!(seen.last(), Some(&Event::BlockCorrupted { address }));
+
+    let (go, wait) = channel::<()>();
+    let (begun, running) = channel();
+    let key = key_in(&scratch, 0, 1);
+    let hang = move |_: &mut [u8]| {
+        begun.send(()).unwrap();
+        let _ = wait.recv();
+    };
+    scratch.write_named(REALM, key, 8, hang).unwrap();
+    running.recv_timeout(HANGS).unwrap();
+    assert!(matches!(scratch.get(REALM, key), Err(ReadError::Busy { .. })));
+    let stats = scratch.stats();
+    assert_eq!((stats.corrupted, stats.read_errors, stats.timeouts, stats.long_waits), (1, 1, 1, 1));
+    let seen = until(&events, |event| matches!(event, Event::Waited { .. }));
+    let Some(Event::Waited { thread: name, lane: 0, cause: WaitCause::Block, waited }) = seen.last() else { panic!() };
+    assert_eq!(name.as_deref(), thread::current().name());
+    assert!(*waited >= 20 * MILLISECOND);
+    drop(go);
+}
+
+#[test]
+fn each_cause_of_a_wait_is_told() {
+    let (scratch, events, faults) = open(memory(1, 3, 1 << 20), |builder| {
+        builder
+            .on_full(OnFull::Refuse)
+            .max_pending_bytes(0)
+            .max_staging_bytes(4096)
+            .wait_timeout(20 * MILLISECOND)
+            .report_waits(MILLISECOND)
+    });
+    let causes =
+        |wanted| drop(until(&events, |event| matches!(event, Event::Waited { cause, .. } if *cause == wanted)));
+    let (go, wait) = channel::<()>();
+    let (begun, running) = channel();
+    let hang = move |_: &mut [u8]| {
+        begun.send(()).unwrap();
+        let _ = wait.recv();
+    };
+    scratch.write_named(REALM, key_in(&scratch, 0, 1), 4096, hang).unwrap();
+    running.recv_timeout(HANGS).unwrap();
+    // The one that runs has all the staging memory; the next one waits for it, and one more for the budget.
+    let next = key_in(&scratch, 0, 2);
+    scratch.write_named(REALM, next, 8, |_| ()).unwrap();
+    assert!(matches!(scratch.get(REALM, next), Err(ReadError::Busy { .. })));
+    causes(WaitCause::Staging);
+    let error = scratch.write_named(REALM, key_in(&scratch, 0, 3), 8, |_| ()).unwrap_err();
+    assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
+    causes(WaitCause::Budget);
+    drop(go);
+    scratch.flush().unwrap();
+    // A lane whose creation fails once lets its writers wait for the next try.
+    faults.set(Fault::at(1).sticky().only(&[Call::Create]));
+    let error = (0..1000).find_map(|number| scratch.put(REALM, &block(number, 100_000)).err()).unwrap();
+    assert!(matches!(error, WriteError::Io(_)), "{error}");
+    causes(WaitCause::Space);
+}
+
+#[test]
+fn the_file_that_is_held_longest_is_named_with_its_age() {
+    let (scratch, _events, _) = open(memory(1, 3, 64 << 10), |builder| builder);
+    let held = scratch.get(REALM, scratch.put(REALM, &block(0, 4096)).unwrap()).unwrap();
+    assert_eq!(scratch.health().oldest_pin, None);
+    for number in 1..40 {
+        scratch.put(REALM, &block(number, 4096)).unwrap();
+    }
+    let pin = || scratch.health().oldest_pin;
+    eventually("the file drains", || pin().is_some());
+    let (file, age) = (pin().unwrap().file, pin().unwrap().age);
+    eventually("time goes on", || pin().is_some_and(|pin| pin.age > age));
+    assert_eq!(file, FileId::new(1).unwrap());
+    assert!(scratch.health().to_string().contains("File 1 waits for its readers for"), "{}", scratch.health());
+    drop(held);
+    eventually("the file is free", || pin().is_none());
+}
+
+#[test]
+fn a_hook_may_call_the_store() {
+    let handle: Arc<Mutex<Option<Scratch>>> = Arc::default();
+    let (told, seen) = channel();
+    let own = Arc::clone(&handle);
+    let hook = move |event: &Event| {
+        let Some(scratch) = own.lock().clone() else { return };
+        if matches!(event, Event::FileSealed { .. }) {
+            let hash = scratch.put(REALM, b"from the hook").unwrap();
+            assert_eq!(scratch.get(REALM, hash).as_deref(), Ok(&b"from the hook"[..]));
+            scratch.flush().unwrap();
+            told.send(scratch.health().state).unwrap();
+        }
+    };
+    let scratch = Scratch::builder(memory(1, 3, 64 << 10)).on_event(hook).open().unwrap();
+    *handle.lock() = Some(scratch.clone());
+    for number in 0..40 {
+        scratch.put(REALM, &block(number, 4096)).unwrap();
+    }
+    assert_eq!(seen.recv_timeout(HANGS).unwrap(), HealthState::Healthy);
+    assert_eq!(scratch.stats().hook_panics, 0);
+    // A close from the hook's own thread is checked below; this one ends it, with its handle in it.
+    scratch.close(HANGS);
+}
+
+/// The hook drops the last handle on its own thread: that thread would have joined itself.
+#[test]
+fn a_hook_that_drops_the_last_handle_neither_hangs_nor_keeps_the_folder() {
+    let folder = crate::storage::test_folder::test_folder();
+    let source = || {
+        let builder = DiskFileSource::builder().folder(folder.path()).files_per_folder(3).file_size(64 << 10);
+        builder.build()
+    };
+    let handle: Arc<Mutex<Option<Scratch>>> = Arc::default();
+    let own = Arc::clone(&handle);
+    let (told, seen) = channel();
+    let hook = move |event: &Event| {
+        if matches!(event, Event::FileSealed { .. }) {
+            let scratch = own.lock().take();
+            drop(scratch);
+            let _ = told.send(());
+        }
+    };
+    let scratch = Scratch::builder(source().unwrap()).gather(0, Duration::ZERO).on_event(hook).open().unwrap();
+    let mut put = 0;
+    while scratch.put(REALM, &block(put, 4096)).is_ok()
+        && scratch.wheel().table.iter().next().unwrap().cursor.next_page() < 15
+    {
+        put += 1;
+    }
+    *handle.lock() = Some(scratch.clone());
+    let last = scratch.clone();
+    drop(scratch);
+    // Fills the first file; the hook hears of it and drops what was put into `handle`, once we have dropped ours.
+    while last.wheel().counters.turns.get() == 0 && last.stats().files < 2 && put < 100 {
+        last.put(REALM, &block(put, 4096)).unwrap();
+        put += 1;
+    }
+    drop(last);
+    seen.recv_timeout(HANGS).unwrap();
+    eventually("the folder is free again", || source().is_ok());
+}
+
+#[test]
+fn what_a_hook_holds_is_dropped_by_the_close() {
+    struct Held(Sender<Option<String>>);
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.send(thread::current().name().map(str::to_owned)).unwrap();
+        }
+    }
+    let (dropped, seen) = channel();
+    let held = Held(dropped);
+    let hook = move |_: &Event| {
+        let _ = &held;
+    };
+    let scratch = Scratch::builder(memory(1, 3, 64 << 10)).on_event(hook).open().unwrap();
+    let report = scratch.close(HANGS);
+    assert_eq!(report.dropped, 0);
+    assert_eq!(seen.try_recv().unwrap().as_deref(), Some("scratch-event"), "the close has waited for it");
+    assert_eq!(scratch.health().state, HealthState::Failed);
+    assert!(scratch.health().closed && scratch.health().to_string().contains("It was closed."));
+}
+
+#[test]
+fn a_hook_that_hangs_or_panics_does_not_hold_the_store_up() {
+    let (go, wait) = channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let hook = move |_: &Event| {
+        wait.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv().ok();
+        panic!("as the test asks");
+    };
+    let scratch = Scratch::builder(memory(1, 3, 64 << 10)).on_event(hook).open().unwrap();
+    for number in 0..100 {
+        scratch.put(REALM, &block(number, 4096)).unwrap();
+    }
+    scratch.flush().unwrap();
+    assert_eq!(scratch.close(10 * MILLISECOND).lent, 0);
+    assert_eq!(scratch.stats().hook_panics, 0);
+    drop(go);
+    eventually("all events are told", || scratch.stats().hook_panics > 3);
+}

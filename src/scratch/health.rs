@@ -1,0 +1,176 @@
+//! How a store is: what is broken, since when, and what is still looked for.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use crate::block::FileId;
+use crate::error::IoError;
+use crate::wheel::{FileWheel, LaneState};
+
+/// The state of a store at one instant: see [`Scratch::health`](crate::Scratch::health).
+///
+/// `Display` says it in sentences, one a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// All in one word.
+    pub state: HealthState,
+    /// Every folder, in the order of the store.
+    pub folders: Vec<FolderHealth>,
+    /// Files whose sync has failed and that are not recycled yet: each read of them is copied and compared.
+    pub suspect: Vec<FileId>,
+    /// The file that waits longest for its readers before it can be used again.
+    pub oldest_pin: Option<OldestPin>,
+    /// Whether blocks of an earlier run are still being looked for.
+    pub recovering: bool,
+    /// Whether the store was closed.
+    pub closed: bool,
+}
+
+/// The state of a store in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum HealthState {
+    /// Nothing is known to be wrong.
+    Healthy,
+    /// Some lanes are broken, or some files may have lost writes; all else works.
+    Degraded,
+    /// Every lane is broken, or the store is closed.
+    Failed,
+}
+
+/// A folder, and the lanes whose files lie in it. (A source without folders has one that has no path.)
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FolderHealth {
+    /// Where it is.
+    pub path: Option<PathBuf>,
+    /// Its lanes: the files of it that are filled side by side.
+    pub lanes: Vec<LaneHealth>,
+}
+
+/// A lane: one of the files that are filled side by side. The hash of a key decides its lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaneHealth {
+    /// Its number.
+    pub lane: u16,
+    /// Why it gets no file, if that has failed several times in a row.
+    pub broken: Option<Broken>,
+}
+
+/// Since when a lane is broken, and why. It is tried again by itself, at least every 5 s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Broken {
+    /// The first failure of the row.
+    pub since: SystemTime,
+    /// How often it was tried since.
+    pub attempts: u32,
+    /// The newest failure, with the file or folder.
+    pub error: IoError,
+}
+
+/// A file that drains: its blocks are dead, and somebody still reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OldestPin {
+    /// The file.
+    pub file: FileId,
+    /// Since it began to make room; whoever holds a block of it has held it for longer. (Taking a block reads no
+    /// clock, so blocks of files that need not make room have no age.)
+    pub age: Duration,
+}
+
+impl Health {
+    pub(crate) fn of(wheel: &FileWheel) -> Self {
+        if wheel.is_forked() {
+            // No lock may be taken there.
+            let (state, folders, suspect) = (HealthState::Failed, Vec::new(), Vec::new());
+            return Self { state, folders, suspect, oldest_pin: None, recovering: false, closed: true };
+        }
+        let snapshot = wheel.snapshot();
+        let mut folders: Vec<FolderHealth> = Vec::new();
+        for LaneState { lane, folder, path, broken } in snapshot.lanes {
+            let broken =
+                broken.map(|failing| Broken { since: failing.since, attempts: failing.attempts, error: failing.error });
+            let lane = LaneHealth { lane, broken };
+            match folders.get_mut(usize::from(folder)) {
+                Some(known) => known.lanes.push(lane),
+                // Lanes come in order, so folder `n` is met first with lane `n`.
+                None => folders.push(FolderHealth { path, lanes: vec![lane] }),
+            }
+        }
+        let mut health = Self {
+            state: HealthState::Healthy,
+            folders,
+            suspect: snapshot.suspect,
+            oldest_pin: snapshot.oldest_drain.map(|(file, age)| OldestPin { file, age }),
+            recovering: snapshot.recovering,
+            closed: snapshot.closed,
+        };
+        health.state = health.judge();
+        health
+    }
+
+    fn judge(&self) -> HealthState {
+        let is_down = |lane: &LaneHealth| lane.broken.is_some();
+        let mut lanes = self.lanes();
+        if self.closed || lanes.all(is_down) {
+            HealthState::Failed
+        } else if self.lanes().any(is_down) || !self.suspect.is_empty() {
+            HealthState::Degraded
+        } else {
+            HealthState::Healthy
+        }
+    }
+
+    /// Every lane, those of one folder after those of another.
+    pub fn lanes(&self) -> impl Iterator<Item = &LaneHealth> {
+        self.folders.iter().flat_map(|folder| &folder.lanes)
+    }
+
+    /// The lanes that are broken, and why.
+    pub fn broken(&self) -> impl Iterator<Item = (&FolderHealth, &LaneHealth, &Broken)> {
+        let lanes = self.folders.iter().flat_map(|folder| folder.lanes.iter().map(move |lane| (folder, lane)));
+        lanes.filter_map(|(folder, lane)| Some((folder, lane, lane.broken.as_ref()?)))
+    }
+}
+
+impl fmt::Display for HealthState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (lanes, broken) = (self.lanes().count(), self.broken().count());
+        write!(f, "The store is {}: {broken} of {lanes} lanes broken.", self.state)?;
+        if self.closed {
+            write!(f, "\nIt was closed.")?;
+        }
+        for (folder, lane, broken) in self.broken() {
+            let path = folder.path.as_ref().map(|path| format!(" in `{}`", path.display())).unwrap_or_default();
+            let age = broken.since.elapsed().unwrap_or_default().as_secs();
+            let Broken { attempts, error, .. } = broken;
+            write!(f, "\nLane {}{path} is broken for {age} s, {attempts} tries: {error}.", lane.lane)?;
+        }
+        for file in &self.suspect {
+            write!(f, "\nFile {file} may have lost writes: each read of it is copied and compared.")?;
+        }
+        if let Some(OldestPin { file, age }) = self.oldest_pin {
+            write!(f, "\nFile {file} waits for its readers for {age:?}: blocks of it are held.")?;
+        }
+        if self.recovering {
+            write!(f, "\nBlocks of an earlier run are still being looked for.")?;
+        }
+        Ok(())
+    }
+}

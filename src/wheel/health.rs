@@ -1,0 +1,63 @@
+//! The state of all lanes and files at one instant, for `Scratch::health`.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::block::FileId;
+use crate::wheel::FileWheel;
+use crate::wheel::failing::Failing;
+use crate::wheel::file::BlockFile;
+use crate::wheel::state::FileState;
+
+/// What is looked at under one lock.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) lanes: Vec<LaneState>,
+    /// Files whose sync has failed and that serve still.
+    pub(crate) suspect: Vec<FileId>,
+    /// The file that waits longest for its readers, and how long.
+    pub(crate) oldest_drain: Option<(FileId, Duration)>,
+    pub(crate) recovering: bool,
+    pub(crate) closed: bool,
+}
+
+/// One lane.
+#[derive(Debug)]
+pub(crate) struct LaneState {
+    pub(crate) lane: u16,
+    pub(crate) folder: u16,
+    pub(crate) path: Option<PathBuf>,
+    /// Why it is BROKEN, if it is.
+    pub(crate) broken: Option<Failing>,
+}
+
+impl FileWheel {
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let folders = self.table.source().folders();
+        let turn = self.turn.lock();
+        let failing = turn.lanes.iter().map(|lane| lane.failing.clone().filter(Failing::is_broken));
+        let broken: Vec<Option<Failing>> = failing.collect();
+        let serves = |file: FileId| !matches!(turn.state(file), FileState::Absent | FileState::Free);
+        let all = self.table.iter().filter(|file| file.is_suspect()).map(BlockFile::id);
+        let suspect: Vec<FileId> = all.filter(|file| serves(*file) && !turn.state(*file).is_dying()).collect();
+        let draining = turn.lanes.iter().flat_map(|lane| &lane.draining);
+        let held = draining.filter(|(file, _)| self.table.file(*file).pins.held() > 0);
+        let oldest = held.min_by_key(|(_, since)| *since).copied();
+        drop(turn);
+        let now = Instant::now();
+        let lanes = self.lanes.iter().zip(broken).map(|(lane, broken)| LaneState {
+            lane: lane.id(),
+            folder: lane.id() % folders,
+            path: self.folder_of(lane.id()),
+            broken,
+        });
+        Snapshot {
+            lanes: lanes.collect(),
+            suspect,
+            oldest_drain: oldest.map(|(file, since)| (file, now.saturating_duration_since(since))),
+            recovering: !self.recovery.is_complete(),
+            closed: self.is_closed(),
+        }
+    }
+}
