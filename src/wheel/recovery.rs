@@ -10,6 +10,7 @@
 //! 4. What an earlier run left in the page cache is durable before a file of its lane dies. A run that was killed may
 //!    have stored a header or a tombstone and never synced it: if a file died for good meanwhile, a power cut would
 //!    bring back an older lap, and with it what was removed or replaced.
+//! 5. No entry is looked for within a payload that a valid entry of a lower slot names: those bytes are a tenant's.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -208,6 +209,10 @@ impl FileWheel {
                 continue;
             }
             for (number, bytes) in (slot..).zip(bytes.rchunks_exact(Entry::SIZE)) {
+                let offset = size - (u64::from(number) + 1) * Entry::SIZE as u64;
+                if offset < u64::from(directory.next_page) * PAGE_SIZE {
+                    break; // invariant 5; so does the next piece
+                }
                 match decode(file, number, bytes) {
                     Decoded::Valid(_, entry) => {
                         directory.entries += 1;
