@@ -12,7 +12,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm;
 
-use super::{Advice, extend_with_zeros, or_shrink_back, private_file};
+use super::{Advice, FILE_MODE, extend_with_zeros, or_shrink_back, private_file, set_mode};
 
 /// How many parts go into one call: a stack array of 1 KiB, well below the kernel's limit of 1024.
 const PARTS: usize = 64;
@@ -32,7 +32,10 @@ pub(crate) fn preallocate(file: &File, len: u64) -> io::Result<()> {
 pub(crate) fn unnamed_file(folder: &Path) -> io::Result<Option<File>> {
     // With O_EXCL it cannot get one later either.
     match private_file().custom_flags(libc::O_TMPFILE | libc::O_EXCL).open(folder) {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) => {
+            set_mode(&file, FILE_MODE);
+            Ok(Some(file))
+        }
         // EISDIR is what kernels say that do not know the flag.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => Ok(None),
         Err(error) => Err(error),

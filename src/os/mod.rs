@@ -26,6 +26,12 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::Path;
 
+/// For this user only: read, write, and for folders enter.
+#[cfg(unix)]
+const FOLDER_MODE: u32 = 0o700;
+#[cfg(unix)]
+const FILE_MODE: u32 = 0o600;
+
 /// What the kernel may know about a range of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Advice {
@@ -107,9 +113,13 @@ pub(crate) fn create_folder(folder: &Path) -> io::Result<Vec<&Path>> {
     for at in missing.into_iter().rev() {
         let mut builder = DirBuilder::new();
         #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, FOLDER_MODE);
         match builder.create(at) {
-            Ok(()) => created.push(at),
+            Ok(()) => {
+                created.push(at);
+                #[cfg(unix)]
+                set_folder_mode(at);
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && at.is_dir() => {}
             Err(error) => return Err(error),
         }
@@ -126,8 +136,35 @@ pub(crate) fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, FILE_MODE);
     options
+}
+
+/// Creates a file at `path`, where there is none, that only this user may read and write, whatever the umask is.
+pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
+    let file = private_file().create_new(true).open(path)?;
+    #[cfg(unix)]
+    set_mode(&file, FILE_MODE);
+    Ok(file)
+}
+
+/// A folder that its umask made unreadable cannot be opened, but its mode can be set by its name.
+#[cfg(unix)]
+fn set_folder_mode(created: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if created.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o777 != FOLDER_MODE) {
+        let _ = std::fs::set_permissions(created, std::fs::Permissions::from_mode(FOLDER_MODE));
+    }
+}
+
+/// Gives what was just created the mode that its creation asked for: a umask may have taken bits of it. A file system
+/// that knows no modes refuses, and has none to protect.
+#[cfg(unix)]
+fn set_mode(created: &File, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    if created.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o777 != mode) {
+        let _ = created.set_permissions(std::fs::Permissions::from_mode(mode));
+    }
 }
 
 /// Whether the file system has set aside space for every byte of `file`. True where it does not tell.

@@ -134,7 +134,7 @@ impl DiskFileSource {
 
     /// All of "create" up to the name: a mapped file at `path`, durable in content.
     fn create_at(&self, path: &Path, header: &[u8]) -> io::Result<MappedFile> {
-        let file = os::private_file().create_new(true).open(path)?;
+        let file = os::create_private_file(path)?;
         let leftover = Leftover(Some(path));
         let memory = self.fill(file, header)?;
         leftover.keep();

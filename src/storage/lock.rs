@@ -135,7 +135,10 @@ impl LockFile {
     /// Locks `folder`, which gets an empty lock file if it has none.
     pub(super) fn lock_or_create(folder: &Path) -> Result<Self, OpenError> {
         let path = folder.join(LOCK_FILE);
-        let file = os::private_file().create(true).truncate(false).open(&path);
+        let file = match os::create_private_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => os::private_file().open(&path),
+            created => created,
+        };
         Self::lock(folder, file.map_err(failed("creating a lock file", &path))?)
     }
 

@@ -106,6 +106,12 @@ impl Drop for Child {
     }
 }
 
+/// Sets the umask of this process, which all of its threads share.
+pub(crate) fn set_umask(mask: libc::mode_t) {
+    // SAFETY: takes a number, and cannot fail.
+    unsafe { libc::umask(mask) };
+}
+
 /// Maps a page of this process's own exactly at `at`, where nothing may be mapped, and fills it with `byte`.
 #[cfg(target_os = "linux")]
 pub(crate) fn map_at(at: NonNull<u8>, byte: u8) -> io::Result<()> {
