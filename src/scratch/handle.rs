@@ -27,7 +27,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A store belongs to the process that opened it. In a forked child every verb of an inherited handle fails with
 /// `Forked` at once ([`stats`](Self::stats) and [`recovery`](Self::recovery) say nothing, [`close`](Self::close) and
 /// dropping do nothing), and the parent goes on unharmed. A closure that forks must end its child itself: a child that
-/// returns from a closure of a write is aborted.
+/// returns from a closure of a write, or from a hook, is aborted.
 ///
 /// # Examples
 ///

@@ -17,6 +17,7 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::os::Process;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, has_ended, thread};
 use crate::wheel::event::Event;
@@ -148,12 +149,15 @@ impl Queue {
     }
 
     fn run(&self, hook: Hook) {
+        let process = Process::current();
         while let Some(event) = self.next() {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| hook(&event))) {
                 // Relaxed: a statistic.
                 self.panics.fetch_add(1, Ordering::Relaxed);
                 discard(payload);
             }
+            // The hook may have forked, and this be the child.
+            process.end_if_forked();
         }
         // What it captured is the user's, and may panic when it is dropped.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(hook))) {

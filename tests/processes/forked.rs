@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use scratchspace::{
-    BlittableWriter, BlockHash, CloseReport, CommitError, FileId, FileSource, MemoryFileSource, OpenError, ReadError,
-    ReadWithError, Scratch, Stats, WriteError,
+    BlittableWriter, BlockHash, CloseReport, CommitError, FileId, FileSource, HealthState, MemoryFileSource, OpenError,
+    ReadError, ReadWithError, Scratch, Stats, WriteError,
 };
 
 use crate::fork::{ABORTED, WELL, end_here, fork, fork_here};
@@ -49,6 +49,7 @@ fn assert_every_verb_is_refused(scratch: &Scratch, hash: BlockHash, writer: Blit
     assert!(flush.contains("forked") && flush.contains("open a store of its own"), "{flush}");
     assert_eq!(scratch.stats(), Stats::default());
     assert_eq!((scratch.len(), scratch.recovery().complete), (0, false));
+    assert_eq!(scratch.health().state, HealthState::Failed);
     assert!(scratch.explain().iter().count() > 5 && format!("{scratch:?}").contains("Scratch"));
     assert_eq!(scratch.close(BOUND), CloseReport::default());
 }

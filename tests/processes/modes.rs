@@ -33,14 +33,14 @@ fn folders_are_made_with_mode_0700_and_files_with_0600_whatever_the_umask_is() {
             set_umask(umask);
             let scratch = open(&store);
             for number in 0..3_u8 {
-                scratch.put(REALM, &[number; 200_000]).unwrap();
+                scratch.put(REALM, &vec![number; 200_000]).unwrap();
             }
             let files: Vec<_> = fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert!(files.len() >= 3, "the lock file and two files: {files:?}");
             assert!(files.iter().all(|file| mode(file) == 0o600), "umask {umask:o}: {files:?}");
             assert_eq!((mode(&upper), mode(&store)), (0o700, 0o700), "umask {umask:o}");
             let scratch = Scratch::builder(disk(&temporary).build().unwrap()).temporary().open().unwrap();
-            scratch.put(REALM, &[7; 200_000]).unwrap();
+            scratch.put(REALM, &vec![7; 200_000]).unwrap();
             assert_eq!((mode(&temporary), mode(&temporary.join("scratchspace.lock"))), (0o700, 0o600));
             #[cfg(target_os = "linux")]
             {
