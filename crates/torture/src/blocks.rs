@@ -29,17 +29,25 @@ pub(crate) struct Blocks {
     seed: u64,
     /// The longest block, at least [`LEAST`].
     most: usize,
+    /// Whether every length is as likely as any other, instead of short ones.
+    even: bool,
 }
 
 impl Blocks {
     pub(crate) fn new(seed: u64, most: usize) -> Self {
-        Self { seed, most: most.max(LEAST) }
+        Self { seed, most: most.max(LEAST), even: false }
+    }
+
+    /// Blocks that are half as long as the longest on average.
+    pub(crate) fn even(seed: u64, most: usize) -> Self {
+        Self { even: true, ..Self::new(seed, most) }
     }
 
     /// Bytes of a version, mostly short, now and then as long as they may be.
     pub(crate) fn len(&self, key: u64, version: u64) -> usize {
         let mut dice = Dice::of(self.seed, &[key, version, 1]);
         let most = match dice.below(16) {
+            _ if self.even => self.most,
             0 => self.most,
             1 | 2 => self.most.min(100_000),
             3..=6 => self.most.min(16_384),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `kill` | `kill -9` of a process with eight threads, again and again, other options at each restart |
 //! | `soak` | laps of the wheel within the memory, descriptors and mappings that are promised, users in the way |
+//! | `memory` | a set many times larger than the memory of its process, in a memory cgroup |
 //! | `power` | simulated power cuts over ever new seeds: the library's own model, in its test executable |
 //! | `fuzz` | every fuzz target for an equal share of the time |
 //! | `planted` | plants one bug after the other, each of which a test must catch |
@@ -19,6 +20,7 @@ mod fuzz;
 mod held;
 mod kill;
 mod laps;
+mod memory;
 mod options;
 mod oracle;
 mod planted;
@@ -47,6 +49,11 @@ enum Command {
     Kill(kill::KillArguments),
     /// Turns the wheel, with users in the way, and looks at memory, descriptors and mappings
     Soak(soak::SoakArguments),
+    /// Writes and reads a set many times larger than the memory of its process, in a memory cgroup
+    Memory(memory::MemoryArguments),
+    /// The process in that group
+    #[command(hide = true)]
+    MemoryChild(memory::MemoryChildArguments),
     /// Simulates power cuts over ever new seeds, by the library's own model
     Power(power::PowerArguments),
     /// Runs every fuzz target for an equal share of the time
@@ -62,6 +69,8 @@ fn run(command: &Command) -> Result<String, Failure> {
     match command {
         Command::Kill(arguments) => kill::run(arguments),
         Command::Soak(arguments) => soak::run(arguments),
+        Command::Memory(arguments) => memory::run(arguments),
+        Command::MemoryChild(arguments) => memory::run_child(arguments),
         Command::Power(arguments) => power::run(arguments),
         Command::Fuzz(arguments) => fuzz::run(arguments),
         Command::Planted(arguments) => planted::run(arguments),

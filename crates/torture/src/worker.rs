@@ -46,6 +46,8 @@ pub(crate) struct Site<'a> {
     pub(crate) options: &'a Options,
     /// Whether a block that was there may be gone with its file.
     pub(crate) forgets: bool,
+    /// Whether threads hold blocks. One that runs a closure that hangs cannot give them back.
+    pub(crate) holds: bool,
 }
 
 /// What this process knows of a key beyond the oracle: what must be read while it lives.
@@ -393,7 +395,7 @@ impl<'a> Worker<'a> {
 
     /// Holds a block, and looks at those that were held.
     fn hold(&mut self, key: u64) -> Result<(), Ended> {
-        if self.held.len() >= HELD {
+        if self.held.len() >= HELD || !self.site.holds {
             return self.check_held();
         }
         match self.scratch.get(REALM, self.hash(key)) {

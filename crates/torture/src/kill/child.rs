@@ -49,7 +49,7 @@ pub(super) fn run(folder: &Path, seed: u64, cycle: u64, last: bool) -> Result<()
         let scratch = scratch.map_err(|error| format!("opening failed: {error}"))?;
         oracle.add(Count::Opened, 1);
         let laps = Laps::of(&layout.folders).map_err(|error| format!("the lock file: {error}"))?;
-        let mut site = Site { oracle: &oracle, laps: &laps, options: &options, forgets: true };
+        let mut site = Site { oracle: &oracle, laps: &laps, options: &options, forgets: true, holds: true };
         if last || !dice.one_in(4) {
             oracle.phase(Phase::Checking);
             scratch.wait_recovered(PATIENCE).map_err(|error| format!("recovery does not end: {error}"))?;

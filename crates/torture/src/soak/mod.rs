@@ -73,7 +73,7 @@ fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
         let scratch = scratch.map_err(|error| format!("opening failed: {error}"))?;
         scratch.wait_recovered(PATIENCE).map_err(|error| format!("recovery does not end: {error}"))?;
         let found = Laps::of(&layout.folders).map_err(|error| format!("the lock file: {error}"))?;
-        let site = Site { oracle: &oracle, laps: &found, options: &options, forgets: true };
+        let site = Site { oracle: &oracle, laps: &found, options: &options, forgets: true, holds: false };
         check_all(&site, &scratch)?;
         let turns = LAPS.min(until.rest(laps)) * u64::from(FILES);
         let (mut workers, met) = turn(&site, &scratch, turns, &mut dice, &|| until.is_over())?;

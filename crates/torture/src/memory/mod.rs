@@ -1,0 +1,182 @@
+//! A set many times larger than the memory of its process: written, read, and read again after a restart, in a memory
+//! cgroup.
+//!
+//! The group counts the page cache too. The process must not be killed for want of memory, and every block must be there.
+#![forbid(unsafe_code)]
+
+mod cgroup;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use scratchspace::{DiskFileSource, OnFull, Scratch};
+
+use crate::blocks::{Blocks, KeyKind};
+use crate::laps::Laps;
+use crate::memory::cgroup::Cgroup;
+use crate::oracle::{Kind, Oracle};
+use crate::report::{self, Failure};
+use crate::worker::{FirstWrong, REALM};
+
+const MIB: u64 = 1 << 20;
+const WRITERS: u64 = 4;
+/// The longest block; on average they have half of it.
+const MOST: usize = 512 << 10;
+const PATIENCE: Duration = Duration::from_mins(2);
+
+#[derive(Debug, Args)]
+pub(crate) struct MemoryArguments {
+    /// MiB to write and read; the disk takes a quarter more
+    #[arg(long, default_value_t = 2048)]
+    size: u64,
+    /// MiB of memory that the process may take
+    #[arg(long, default_value_t = 256)]
+    memory: u64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// What the process in the group is told.
+#[derive(Debug, Args)]
+pub(crate) struct MemoryChildArguments {
+    #[arg(long)]
+    folder: PathBuf,
+    #[arg(long)]
+    group: PathBuf,
+    #[arg(long)]
+    size: u64,
+    #[arg(long)]
+    memory: u64,
+    #[arg(long)]
+    seed: u64,
+}
+
+pub(crate) fn run(arguments: &MemoryArguments) -> Result<String, Failure> {
+    let &MemoryArguments { size, memory, seed } = arguments;
+    let group = match Cgroup::new(memory * MIB) {
+        Ok(group) => group,
+        Err(why) => return Ok(format!("skipped: memory: {why}")),
+    };
+    let folder = report::folder("memory").map_err(|error| Failure::new(format!("a folder to work in: {error}")))?;
+    let failed =
+        |what: String| Failure::new(what).replayed_by(&format!("memory --size {size} --memory {memory} --seed {seed}"));
+    let output = std::env::current_exe().and_then(|own| {
+        Command::new(own)
+            .arg("memory-child")
+            .arg("--folder")
+            .arg(folder.path())
+            .arg("--group")
+            .arg(group.folder())
+            .args(["--size", &size.to_string(), "--memory", &memory.to_string(), "--seed", &seed.to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+    });
+    let output = output.map_err(|error| failed(format!("starting a process: {error}")))?;
+    let killed = group.killed().map_err(|error| failed(format!("asking the group: {error}")))?;
+    if killed > 0 {
+        return Err(failed(format!("the process was killed for want of memory, {}", output.status)).kept(folder));
+    }
+    if !output.status.success() {
+        return Err(failed(format!("the process ended with {}", output.status)).kept(folder));
+    }
+    let most = group.most().map_or("unknown".to_owned(), |most| format!("{} MiB", most / MIB));
+    let said = String::from_utf8_lossy(&output.stdout);
+    Ok(format!(
+        "memory: {} in {memory} MiB, page cache included (at most {most} at once): not killed, 0 wrong bytes",
+        said.trim()
+    ))
+}
+
+/// Writes, reads, opens again and reads.
+pub(crate) fn run_child(arguments: &MemoryChildArguments) -> Result<String, Failure> {
+    cgroup::join(&arguments.group).map_err(|error| Failure::new(format!("joining the group: {error}")))?;
+    child(arguments).map_err(Failure::new)
+}
+
+fn child(arguments: &MemoryChildArguments) -> Result<String, String> {
+    let folder = arguments.folder.join("disk");
+    let keys = (arguments.size * MIB / (MOST as u64 / 2)).next_multiple_of(WRITERS);
+    let blocks = Blocks::even(arguments.seed, MOST);
+    let oracle = Oracle::open(&arguments.folder.join("oracle"), keys, blocks);
+    let oracle = oracle.map_err(|error| format!("the oracle: {error}"))?;
+    let budget = arguments.memory * MIB / 16;
+    let open = || {
+        let source = DiskFileSource::builder().folder(&folder).capacity(arguments.size * MIB / 4 * 5);
+        let builder = source.file_size(64 * MIB).build().map(|source| {
+            Scratch::builder(source).on_full(OnFull::Refuse).max_pending_bytes(budget).max_staging_bytes(budget)
+        });
+        builder.and_then(scratchspace::ScratchBuilder::open).map_err(|error| format!("opening failed: {error}"))
+    };
+    let scratch = open()?;
+    each_key(keys, |key| write(&oracle, &scratch, key))?;
+    scratch.flush().map_err(|error| format!("the flush: {error}"))?;
+    let laps = Laps::of(std::slice::from_ref(&folder)).map_err(|error| format!("the lock file: {error}"))?;
+    for key in 0..keys {
+        let info =
+            scratch.info(REALM, blocks.hash(key, KeyKind::Named)).map_err(|error| format!("key {key}: {error}"))?;
+        let place = laps.place(info.file, info.generation).map_err(|error| format!("a header: {error}"))?;
+        oracle.key(key).raise(1, place);
+    }
+    let bytes = AtomicU64::new(0);
+    each_key(keys, |key| read(&oracle, &scratch, key, &bytes))?;
+    drop(scratch);
+    let scratch = open()?;
+    scratch.wait_recovered(PATIENCE).map_err(|error| format!("recovery does not end: {error}"))?;
+    each_key(keys, |key| read(&oracle, &scratch, key, &bytes))?;
+    Ok(format!("{keys} blocks of {} MiB written, read, and read again after a restart", bytes.into_inner() / 2 / MIB))
+}
+
+/// Each thread takes every fourth key.
+fn each_key(keys: u64, work: impl Fn(u64) -> Result<(), String> + Sync) -> Result<(), String> {
+    let wrong = FirstWrong::default();
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (work, wrong) = (&work, &wrong);
+            scope.spawn(move || {
+                for key in (writer..keys).step_by(usize::try_from(WRITERS).expect("few")) {
+                    if wrong.is_set() {
+                        return;
+                    }
+                    if let Err(what) = work(key) {
+                        wrong.set(format!("key {key}: {what}"));
+                    }
+                }
+            });
+        }
+    });
+    wrong.take().map_or(Ok(()), Err)
+}
+
+fn write(oracle: &Oracle, scratch: &Scratch, key: u64) -> Result<(), String> {
+    let (blocks, len) = (oracle.blocks, oracle.blocks.len(key, 1));
+    let deferred = key.is_multiple_of(3);
+    let hash = blocks.hash(key, KeyKind::Named);
+    oracle.key(key).begin(if deferred { Kind::Deferred } else { Kind::Put }, len);
+    let result = if deferred {
+        scratch.write_named(REALM, hash, len, move |into| blocks.fill(key, 1, into))
+    } else {
+        scratch.put_named(REALM, hash, &blocks.bytes(key, 1))
+    };
+    result.map_err(|error| error.to_string())
+}
+
+/// Reads a key; adds the bytes of all that was read.
+fn read(oracle: &Oracle, scratch: &Scratch, key: u64, bytes: &AtomicU64) -> Result<(), String> {
+    let hash = oracle.blocks.hash(key, KeyKind::Named);
+    let version = scratch.read(REALM, hash, |block| {
+        // Relaxed: a sum that is looked at when all threads have ended.
+        bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
+        oracle.blocks.version_of(key, block)
+    });
+    match version {
+        Ok(Ok(1)) => Ok(()),
+        Ok(Ok(version)) => Err(format!("version {version} was never written")),
+        Ok(Err(what)) => Err(format!("wrong bytes: {what}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
