@@ -34,6 +34,13 @@
 //! | what a store does | [`Stats`], [`Recovery`] |
 //! | how a store is | [`Health`], [`Event`] |
 //!
+//! # Features
+//!
+//! None is on by default. `sigbus-guard` (Linux): a page of a mapped file that cannot be read is an error of the read
+//! that met it instead of the end of the process. The first mapping installs a handler of SIGBUS for the life of the
+//! process; signals that do not concern a mapping of this library go to the handler that was there before. Install a
+//! handler of your own before the first store is opened, or hand on what it does not know.
+//!
 //! # Memory
 //!
 //! The index takes about 11 bytes for each block it is made for (touched as it fills), each slot ever used a byte, each

@@ -13,6 +13,8 @@ mod fallback;
 #[cfg(target_os = "linux")]
 mod linux;
 mod process;
+#[cfg(all(feature = "sigbus-guard", target_os = "linux", not(loom)))]
+mod sigbus;
 
 #[cfg(not(target_os = "linux"))]
 use self::fallback as system;
@@ -25,6 +27,38 @@ pub(crate) use self::system::{advise, preallocate, start_write_back, unnamed_fil
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::Path;
+
+#[cfg(all(feature = "sigbus-guard", target_os = "linux", not(loom)))]
+pub(crate) use self::sigbus::{Watched, faults};
+
+/// Without the handler of SIGBUS no page is ever replaced.
+#[cfg(not(all(feature = "sigbus-guard", target_os = "linux", not(loom))))]
+#[inline]
+pub(crate) fn faults() -> u64 {
+    0
+}
+
+/// A mapping that nobody watches: the handler of SIGBUS is not part of this build.
+#[cfg(not(all(feature = "sigbus-guard", target_os = "linux", not(loom))))]
+#[derive(Debug)]
+pub(crate) struct Watched;
+
+#[cfg(not(all(feature = "sigbus-guard", target_os = "linux", not(loom))))]
+#[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the signatures are those of the handler")]
+impl Watched {
+    /// Registers nothing.
+    ///
+    /// # Safety
+    /// - none; the signature is that of the handler.
+    pub(crate) unsafe fn new(_start: std::ptr::NonNull<u8>, _len: usize) -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// Whether a page of the mapping was replaced by zeros: never.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        false
+    }
+}
 
 /// For this user only: read, write, and for folders enter.
 #[cfg(unix)]
@@ -174,6 +208,41 @@ pub(crate) fn is_allocated(file: &File) -> io::Result<bool> {
     return Ok(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 >= metadata.len());
     #[cfg(not(unix))]
     return Ok(metadata.is_file());
+}
+
+/// Whether `path` is a name of the very file that is open as `file`.
+pub(crate) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    let named = match path.symlink_metadata() {
+        Ok(named) => named,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let open = file.metadata()?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Ok((named.dev(), named.ino()) == (open.dev(), open.ino()))
+    }
+    // What is open cannot be removed or replaced there.
+    #[cfg(not(unix))]
+    return Ok(named.is_file() && open.is_file());
+}
+
+/// Whether the space of a file that was allocated once counts as such for ever, unless somebody takes it away.
+///
+/// Not where a file system may store less than was written to it, compressed, and not where it is not known.
+pub(crate) fn keeps_allocation(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        const BTRFS: u64 = 0x9123_683e;
+        const BCACHEFS: u64 = 0xca45_1a4e;
+        const ZFS: u64 = 0x2fc1_2fc1;
+        #[expect(clippy::cast_sign_loss, reason = "a number of 32 bits, whatever its type")]
+        let kind = rustix::fs::fstatfs(file).map(|system| system.f_type as u64 & 0xffff_ffff);
+        kind.is_ok_and(|kind| ![BTRFS, BCACHEFS, ZFS].contains(&kind)) && is_allocated(file).unwrap_or(false)
+    }
+    #[cfg(not(target_os = "linux"))]
+    return file.metadata().is_err();
 }
 
 /// How many files this process may have open; `None` if there is no limit or it is not known.

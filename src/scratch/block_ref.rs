@@ -53,6 +53,34 @@ impl BlockRef {
         Self { held: Arc::new(held), range }
     }
 
+    /// Whether these are still the bytes that were written.
+    ///
+    /// `false` if a page of their file could not be read meanwhile: then bytes seen through this may be zeros, and what
+    /// was computed from them should be forgotten, and [`get`](crate::Scratch::get) called again. That happens with the
+    /// feature `sigbus-guard` only: without it the process is killed by such a page. Ask after the bytes were used.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use scratchspace::{MemoryFileSource, Realm, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let scratch = Scratch::open(MemoryFileSource::builder().build()?)?;
+    /// # let hash = scratch.put(Realm::DEFAULT, b"bytes")?;
+    /// let block = scratch.get(Realm::DEFAULT, hash)?;
+    /// let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
+    /// assert!(block.is_intact(), "else the sum is worth nothing");
+    /// # assert_eq!(sum, 551);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        match &*self.held {
+            Held::Mapped { pin, .. } => !pin.file().is_poisoned(),
+            Held::Copied(_) => true,
+        }
+    }
+
     /// A part of these bytes that holds the block as well.
     ///
     /// # Panics

@@ -340,7 +340,7 @@ fn a_key_with_the_tag_of_another_does_not_run_its_closure() {
     scratch.write_named(REALM, BlockHash::from_u128(3), 1, hang).unwrap();
     pass(1, 1);
     scratch.write_named(REALM, other, 1, |block| block.fill(1)).unwrap();
-    let (address, _) = wheel.locate(wheel.key_hash(REALM, other), REALM, other).unwrap();
+    let (address, _) = wheel.locate(wheel.key_hash(REALM, other), REALM, other).unwrap().unwrap();
     assert_eq!(wheel.index.publish_if_newer(wheel.key_hash(REALM, own), address, &Collision), Published::Inserted);
     let read = scratch.get(REALM, own);
     let has_run = scratch.stats().closures_run > 0;

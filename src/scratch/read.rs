@@ -54,7 +54,8 @@ impl Scratch {
     /// [`ReadError::Missing`] if the block was never written, was removed, has been recycled since, or was not found
     /// yet after a restart; [`ReadError::Busy`] if a wait ended at its deadline; [`ReadError::Corrupted`] if the bytes
     /// do not match their hash any more, once: afterwards it is missing; [`ReadError::Failed`] if its closure failed,
-    /// for those who waited for it; [`ReadError::Io`] if the disk could not read it; [`ReadError::Closed`];
+    /// for those who waited for it; [`ReadError::Io`] if the disk could not read it, with the feature `sigbus-guard` also
+    /// after `read` has seen zeros in its place; [`ReadError::Closed`];
     /// [`ReadError::Reentrant`] inside a closure of the same store; [`ReadError::Forked`] in a forked child.
     ///
     /// # Examples
@@ -72,7 +73,9 @@ impl Scratch {
     pub fn read<T>(&self, realm: Realm, hash: BlockHash, read: impl FnOnce(&[u8]) -> T) -> Result<T, ReadError> {
         self.wheel().check_open()?;
         let lent = self.wheel().find(realm, hash)?;
-        Ok(read(&lent))
+        let result = read(&lent);
+        self.wheel().check_lent(&lent)?;
+        Ok(result)
     }
 
     /// As [`read`](Self::read), on a copy whose hash was compared just now: allocates the block's length.
@@ -173,7 +176,9 @@ impl Scratch {
 
     /// Reads many blocks, in the order of `hashes`; `read` gets each one's place in `hashes` and its bytes or error.
     ///
-    /// The index is asked for 16 blocks ahead, and the next block is requested from the disk while one is read.
+    /// The index is asked for 16 blocks ahead, and the next block is requested from the disk while one is read. With the
+    /// feature `sigbus-guard`, `read` is called once more for a block, with [`ReadError::Io`], if the disk could not read
+    /// what it has just seen.
     ///
     /// # Errors
     ///
@@ -218,7 +223,12 @@ impl Scratch {
                 wheel.request_ahead(keys[(at + 1) % AHEAD], realm, hashes[at + 1]);
             }
             match wheel.find_hashed(key, realm, *hash, wheel.options.verify) {
-                Ok(lent) => read(at, Ok(&lent)),
+                Ok(lent) => {
+                    read(at, Ok(&lent));
+                    if let Err(error) = wheel.check_lent(&lent) {
+                        read(at, Err(error));
+                    }
+                }
                 Err(error) => read(at, Err(error)),
             }
             // `read` may have forked, and this be the child.
@@ -233,7 +243,8 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
+    /// [`ReadError::Io`] if the disk could not read its entry; [`ReadError::Closed`], [`ReadError::Reentrant`] and
+    /// [`ReadError::Forked`].
     ///
     /// # Examples
     ///
@@ -250,7 +261,7 @@ impl Scratch {
     pub fn contains(&self, realm: Realm, hash: BlockHash) -> Result<bool, ReadError> {
         self.wheel().check_open()?;
         let key = self.wheel().key_hash(realm, hash);
-        let found = self.wheel().locate(key, realm, hash);
+        let found = self.wheel().locate(key, realm, hash)?;
         Ok(found.is_some_and(|(_, block)| !block.kind.is_tombstone()))
     }
 
@@ -258,7 +269,8 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Missing`] if it is not there; [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
+    /// [`ReadError::Missing`] if it is not there; [`ReadError::Io`] if the disk could not read its entry;
+    /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
     ///
     /// # Examples
     ///
@@ -274,7 +286,7 @@ impl Scratch {
     pub fn info(&self, realm: Realm, hash: BlockHash) -> Result<BlockInfo, ReadError> {
         self.wheel().check_open()?;
         let key = self.wheel().key_hash(realm, hash);
-        match self.wheel().locate(key, realm, hash) {
+        match self.wheel().locate(key, realm, hash)? {
             Some((address, block)) if !block.kind.is_tombstone() => Ok(BlockInfo::new(address.file(), &block)),
             _ => Err(ReadError::Missing { realm, hash }),
         }
@@ -287,6 +299,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
+    /// [`ReadError::Io`] if the disk could not read the entry of some block, after all others were visited;
     /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
     ///
     /// # Examples
@@ -305,16 +318,20 @@ impl Scratch {
     pub fn for_each(&self, realm: Realm, mut visit: impl FnMut(&BlockInfo)) -> Result<(), ReadError> {
         let wheel = self.wheel();
         wheel.check_open()?;
+        let mut unreadable = Ok(());
         wheel.index.for_each(|address| {
             // `visit` may have forked, and this be the child.
-            if !wheel.is_forked()
-                && let Some(block) = wheel.view(address)
-                && block.realm == realm
-                && !block.kind.is_tombstone()
-            {
-                visit(&BlockInfo::new(address.file(), &block));
+            if wheel.is_forked() {
+                return;
+            }
+            match wheel.try_view(address) {
+                Ok(Some(block)) if block.realm == realm && !block.kind.is_tombstone() => {
+                    visit(&BlockInfo::new(address.file(), &block));
+                }
+                Ok(_) => {}
+                Err(error) => unreadable = Err(error),
             }
         });
-        if wheel.is_forked() { Err(ReadError::Forked) } else { Ok(()) }
+        if wheel.is_forked() { Err(ReadError::Forked) } else { unreadable }
     }
 }

@@ -116,6 +116,12 @@ impl DiskFileSource {
             }
         }
         all.sort_by_key(|(file, _)| *file);
+        let serves = |(file, listed): &(FileId, Listed)| (!listed.name.temporary).then_some(*file);
+        let twice = all.iter().filter(|one| serves(one).is_some()).collect::<Vec<_>>();
+        if let Some(pair) = twice.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let other = pair[0].1.path.display();
+            return Err(foreign(&pair[1].1.path, format!("`{other}` is the same file of the store")));
+        }
         Ok(all)
     }
 
@@ -129,7 +135,8 @@ impl DiskFileSource {
         };
         allocate_holes(&file, len).map_err(failed("allocating a file that has holes", path))?;
         let memory = MappedFile::new(file, size, self.locks.clone()).map_err(failed("mapping a file", path))?;
-        Ok(Arc::new(memory))
+        let memory = memory.named(path.clone());
+        Ok(Arc::new(if listed.name.suspect { memory.suspect() } else { memory }))
     }
 
     /// All of "create" up to the name: a mapped file at `path`, durable in content.
@@ -154,7 +161,7 @@ impl DiskFileSource {
         check_header(header)?;
         self.locks.process().check()?;
         let path = self.path_of(file);
-        if path.try_exists()? {
+        if path.try_exists()? || names::suspect_path(&path).try_exists()? {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("`{}` is there already", path.display())));
         }
         Ok(path)
@@ -216,7 +223,7 @@ impl FileSource for DiskFileSource {
             os::sync_folder(self.folder_of(file))?;
         }
         leftover.keep();
-        Ok(Arc::new(memory))
+        Ok(Arc::new(memory.named(path)))
     }
 
     fn create_unnamed(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
@@ -232,8 +239,21 @@ impl FileSource for DiskFileSource {
 
     fn delete(&self, file: FileId) -> io::Result<()> {
         self.locks.process().check()?;
-        remove(&self.path_of(file))?;
+        let path = self.path_of(file);
+        // In this order: if `mark_suspect` comes in between, the file has the second name, or none any more.
+        remove(&path)?;
+        remove(&names::suspect_path(&path))?;
         os::sync_folder(self.folder_of(file))
+    }
+
+    fn mark_suspect(&self, file: FileId) -> io::Result<()> {
+        self.locks.process().check()?;
+        let path = self.path_of(file);
+        // Not synced: the name speaks of what is in the page cache, and is in it itself. A power cut ends both.
+        match fs::rename(&path, names::suspect_path(&path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
     }
 }
 
@@ -353,11 +373,38 @@ mod tests {
     }
 
     #[test]
+    fn a_suspect_file_is_found_as_such_and_deleted_like_any_other() {
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        for number in [1, 2] {
+            drop(source.create(file(number), b"header").unwrap());
+        }
+        source.mark_suspect(file(2)).unwrap();
+        source.mark_suspect(file(2)).unwrap();
+        source.mark_suspect(file(3)).unwrap();
+        let suspect = |source: &DiskFileSource| -> Vec<_> {
+            source.scan().unwrap().iter().map(|found| (found.file.get(), found.memory.is_suspect())).collect()
+        };
+        assert_eq!(suspect(&source), [(1, false), (2, true)]);
+        assert_eq!(source.create(file(2), b"other").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        drop(source);
+        let source = builder(&[folder.path()]).build().unwrap();
+        assert_eq!(suspect(&source), [(1, false), (2, true)]);
+        let (one, its_suspect) = (source.path_of(file(1)), names::suspect_path(&source.path_of(file(1))));
+        fs::copy(&one, &its_suspect).unwrap();
+        assert!(matches!(source.scan(), Err(OpenError::Foreign { path, .. }) if path == its_suspect));
+        source.delete(file(1)).unwrap();
+        source.delete(file(2)).unwrap();
+        drop(source.create(file(2), b"header").unwrap());
+        assert_eq!(suspect(&source), [(2, false)]);
+    }
+
+    #[test]
     fn a_scan_refuses_by_name_what_cannot_be_ours_and_changes_nothing() {
         let folder = test_folder();
         let (one, two) = (folder.path().join("1"), folder.path().join("2"));
         let source = builder(&[&one, &two]).build().unwrap();
-        let ours = |number| Name { store: source.store_id(), number, temporary: false };
+        let ours = |number| Name { store: source.store_id(), number, temporary: false, suspect: false };
         fs::write(one.join(ours(3).temporary().to_string()), "a leftover, to be deleted by a scan that succeeds")
             .unwrap();
         let other = Name { store: StoreId::from_u128(7), ..ours(1) };

@@ -213,6 +213,10 @@ impl<S: FileSource> FileSource for FaultySource<S> {
         self.faults.meet(Call::Delete, Some(self.folder_of(file)))?;
         self.inner.delete(file)
     }
+
+    fn mark_suspect(&self, file: FileId) -> io::Result<()> {
+        self.inner.mark_suspect(file)
+    }
 }
 
 #[derive(Debug)]
@@ -235,6 +239,14 @@ unsafe impl FileMemory for FaultyMemory {
     fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         self.faults.meet(Call::Store, self.folder)?;
         self.inner.store(offset, parts)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.inner.check()
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.inner.is_suspect()
     }
 
     fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {

@@ -125,6 +125,21 @@ pub trait FileSource: Debug + Send + Sync + 'static {
     ///
     /// If the system refuses.
     fn delete(&self, file: FileId) -> io::Result<()>;
+
+    /// Remembers that a sync of `file` has failed: the next [`scan`](FileSource::scan) finds it as a
+    /// [suspect](FileMemory::is_suspect) one. A file that is not there is `Ok`.
+    ///
+    /// What was not written may still be in the memory of the system, and be lost from there later on. A process that
+    /// takes the files over cannot see that otherwise, so the mark must last as long as that memory, and need not
+    /// outlast it. This default remembers nothing, which is right where nothing outlives the process.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    fn mark_suspect(&self, file: FileId) -> io::Result<()> {
+        let _ = file;
+        Ok(())
+    }
 }
 
 /// A file that was there when its store was opened.
@@ -175,8 +190,25 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// If anything stored since the last `sync` may be lost. The system tells it once: a second `Ok` proves nothing.
+    /// If anything stored since the last `sync` may be lost, also because somebody else has cut the file short or
+    /// removed it. The system tells it once: a second `Ok` proves nothing.
     fn sync(&self) -> io::Result<()>;
+
+    /// Whether the file still is what was created or found: its length, its space, its name. This default believes so.
+    ///
+    /// # Errors
+    ///
+    /// What is missing of it.
+    fn check(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether bytes seen through [`base`](FileMemory::base) may be other ones than those of the file: an earlier run
+    /// has [marked](FileSource::mark_suspect) it, or (feature `sigbus-guard`) a page that could not be read was replaced
+    /// by zeros. Asked after reading such bytes, and before they are believed. It stays so. Default: never.
+    fn is_suspect(&self) -> bool {
+        false
+    }
 
     /// Hint: begin to write this range of bytes to the disk, without waiting.
     fn start_write_back(&self, range: Range<u64>);
@@ -300,6 +332,10 @@ macro_rules! source_behind_a_pointer {
 
             fn delete(&self, file: FileId) -> io::Result<()> {
                 (**self).delete(file)
+            }
+
+            fn mark_suspect(&self, file: FileId) -> io::Result<()> {
+                (**self).mark_suspect(file)
             }
         }
     };

@@ -1,6 +1,7 @@
 //! The name of a file: its store and its number, so that nobody takes another's files for his own.
 //!
-//! `<store id, 32 digits>-<number, 4 digits>.scratch`, and `.tmp` in place of `.scratch` until its creation has ended.
+//! `<store id, 32 digits>-<number, 4 digits>.scratch`, and `.tmp` in place of `.scratch` until its creation has ended,
+//! or `.suspect` once a sync of it has failed.
 //!
 //! # Invariants
 //!
@@ -14,6 +15,13 @@ use std::path::{Path, PathBuf};
 
 use crate::block::{FileId, StoreId};
 
+const SUSPECT: &str = "suspect";
+
+/// The name that a file gets once a sync of it has failed.
+pub(super) fn suspect_path(path: &Path) -> PathBuf {
+    path.with_extension(SUSPECT)
+}
+
 /// What the name of a file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Name {
@@ -22,11 +30,13 @@ pub(super) struct Name {
     pub(super) number: u16,
     /// Its creation has not ended.
     pub(super) temporary: bool,
+    /// A sync of it has failed. Of a file that was never ready nobody says so.
+    pub(super) suspect: bool,
 }
 
 impl Name {
     pub(super) fn new(store: StoreId, file: FileId) -> Self {
-        Self { store, number: file.get(), temporary: false }
+        Self { store, number: file.get(), temporary: false, suspect: false }
     }
 
     /// The name of the same file while it is being created.
@@ -39,15 +49,19 @@ impl Name {
         let text = text.to_str()?;
         let (store, rest) = text.split_once('-')?;
         let (number, kind) = rest.split_once('.')?;
-        let temporary = kind == "tmp";
-        let name = Self { store: store.parse().ok()?, number: number.parse().ok()?, temporary };
+        let (temporary, suspect) = (kind == "tmp", kind == SUSPECT);
+        let name = Self { store: store.parse().ok()?, number: number.parse().ok()?, temporary, suspect };
         (name.to_string() == text).then_some(name)
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.temporary { "tmp" } else { "scratch" };
+        let kind = match self {
+            Self { temporary: true, .. } => "tmp",
+            Self { suspect: true, .. } => SUSPECT,
+            Self { .. } => "scratch",
+        };
         write!(f, "{}-{:04}.{kind}", self.store, self.number)
     }
 }
@@ -87,7 +101,10 @@ mod tests {
         let name = Name::new(StoreId::from_u128(0xabc), FileId::new(17).unwrap());
         assert_eq!(name.to_string(), "00000000000000000000000000000abc-0017.scratch");
         assert_eq!(name.temporary().to_string(), "00000000000000000000000000000abc-0017.tmp");
-        for name in [name, name.temporary(), Name { number: 0, ..name }, Name { number: 9999, ..name }] {
+        let suspect = Name { suspect: true, ..name };
+        assert_eq!(suspect.to_string(), "00000000000000000000000000000abc-0017.suspect");
+        assert_eq!(suspect_path(Path::new(&name.to_string())), Path::new(&suspect.to_string()));
+        for name in [name, name.temporary(), suspect, Name { number: 0, ..name }, Name { number: 9999, ..name }] {
             assert_eq!(Name::parse(name.to_string().as_ref()), Some(name));
         }
     }

@@ -6,19 +6,22 @@
 //! 2. Advice is given only about pages of the mapping.
 //! 3. The lock of the folders is held for as long as any of their files is mapped.
 //! 4. A forked child has no mapping, stores nothing and unmaps nothing: by then something else may lie there.
+//! 5. A mapping is watched for as long as it is mapped (`os/sigbus.rs`).
 
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::lock::Locks;
+use super::names;
 use super::{FileMemory, in_memory, within, within_parts};
 use crate::block::FileSize;
-use crate::os::{self, Advice, Process};
+use crate::os::{self, Advice, Process, Watched};
 use crate::planted;
 use crate::sync::Arc;
 
@@ -28,6 +31,8 @@ const WILL_NEED_PIECE: u64 = 4 << 20;
 /// One owned read-only mapping of the first `size` bytes of a file; a forked child does not get it.
 #[derive(Debug)]
 struct Region {
+    /// Taken before the mapping goes (invariant 5).
+    watched: Option<Watched>,
     map: ManuallyDrop<MmapRaw>,
     size: FileSize,
     process: Process,
@@ -35,6 +40,7 @@ struct Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        self.watched = None;
         if self.process.is_current() {
             // SAFETY: dropped once, here, and not used afterwards.
             unsafe { ManuallyDrop::drop(&mut self.map) };
@@ -51,7 +57,11 @@ impl Region {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, problem));
         }
         let map = MmapOptions::new().len(in_memory(size.get())).map_raw_read_only(file)?;
-        let region = Self { map: ManuallyDrop::new(map), size, process: Process::current() };
+        let start = NonNull::new(map.as_mut_ptr()).expect("nothing is mapped at address zero");
+        // SAFETY: a read-only mapping of whole pages, which `watched` does not outlive; whoever reads from it asks
+        // `FileMemory::is_suspect`, as that says.
+        let watched = unsafe { Watched::new(start, map.len().next_multiple_of(os::page_size())) }?;
+        let region = Self { watched: Some(watched), map: ManuallyDrop::new(map), size, process: Process::current() };
         region.advise(&(0..size.get()), Advice::DontFork)?;
         Ok(region)
     }
@@ -94,6 +104,12 @@ impl Region {
 pub(super) struct MappedFile {
     region: Region,
     file: File,
+    /// Its name, once it has one and unless it never gets one.
+    path: Option<PathBuf>,
+    /// Whether all of its space was set aside when it was mapped, on a file system where that stays so.
+    allocated: bool,
+    /// Whether an earlier run says that a sync of it failed.
+    suspect: bool,
     // Last, so that it is released after the mapping (invariant 3).
     _locks: Arc<Locks>,
 }
@@ -102,8 +118,44 @@ impl MappedFile {
     pub(super) fn new(file: File, size: FileSize, locks: Arc<Locks>) -> io::Result<Self> {
         // Hazard 52: who maps a file does not hold its folder.
         let locks = if planted::is(52) { Arc::new(Locks::new(Vec::new())) } else { locks };
-        Ok(Self { region: Region::map(&file, size)?, file, _locks: locks })
+        let (region, allocated) = (Region::map(&file, size)?, os::keeps_allocation(&file));
+        Ok(Self { region, file, path: None, allocated, suspect: false, _locks: locks })
     }
+
+    /// The same, and where its name is: from now on it must stay there.
+    pub(super) fn named(self, path: PathBuf) -> Self {
+        Self { path: Some(path), ..self }
+    }
+
+    /// The same, after an earlier run has marked it suspect.
+    pub(super) fn suspect(self) -> Self {
+        Self { suspect: true, ..self }
+    }
+
+    /// What is stored here outlives the process only in a whole file that has its name.
+    fn check_whole(&self) -> io::Result<()> {
+        let (len, size) = (self.file.metadata()?.len(), self.region.size.get());
+        if len < size {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, CutShort { len, size }));
+        }
+        // Cut short, and long again by what was stored since.
+        if self.allocated && !os::is_allocated(&self.file)? {
+            return Err(io::Error::other("somebody else has taken space from the file: it has holes"));
+        }
+        let Some(path) = &self.path else { return Ok(()) };
+        if os::is_named(&self.file, path)? || os::is_named(&self.file, &names::suspect_path(path))? {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, "somebody else has removed or replaced the file"))
+    }
+}
+
+/// A file is shorter than it was made.
+#[derive(Debug, thiserror::Error)]
+#[error("somebody else has cut the file short, to {len} bytes of {size}")]
+struct CutShort {
+    len: u64,
+    size: u64,
 }
 
 // SAFETY: the mapping stays in place until `self` is dropped, starts on a page and has `size` bytes. It is read-only,
@@ -127,12 +179,27 @@ unsafe impl FileMemory for MappedFile {
     fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         within(self.region.size, &(offset..offset.saturating_add(into.len() as u64)))?;
         self.region.process.check()?;
-        os::read_exact_at(&self.file, offset, into)
+        os::read_exact_at(&self.file, offset, into).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let len = self.file.metadata().map_or(offset, |metadata| metadata.len());
+                io::Error::new(io::ErrorKind::UnexpectedEof, CutShort { len, size: self.region.size.get() })
+            }
+            _ => error,
+        })
     }
 
     fn sync(&self) -> io::Result<()> {
         self.region.process.check()?;
-        os::sync_data(&self.file)
+        os::sync_data(&self.file)?;
+        self.check_whole()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.check_whole()
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.suspect || self.region.watched.as_ref().is_some_and(Watched::is_poisoned)
     }
 
     fn start_write_back(&self, range: Range<u64>) {
@@ -198,6 +265,38 @@ mod tests {
         memory.file.set_len(4096).unwrap();
         memory.populate(4096..12288).unwrap_err();
         memory.populate(0..4096).unwrap();
-        assert_eq!(memory.load(8192, &mut [0; 16]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let error = memory.load(8192, &mut [0; 16]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(error.to_string(), "somebody else has cut the file short, to 4096 bytes of 12288");
+    }
+
+    /// A flush said that all is durable, of a file that somebody had cut short, or removed.
+    #[test]
+    #[cfg(unix)]
+    fn a_sync_of_a_file_that_is_not_whole_any_more_fails() {
+        let folder = super::super::test_folder::test_folder();
+        let make = |name: &str| {
+            let path = folder.path().join(name);
+            let file = os::private_file().create(true).open(&path).unwrap();
+            os::preallocate(&file, FileSize::MIN.get()).unwrap();
+            (MappedFile::new(file, FileSize::MIN, Arc::new(Locks::none())).unwrap().named(path.clone()), path)
+        };
+        let kind = |memory: &MappedFile| {
+            assert_eq!(memory.check().map_err(|error| error.kind()), memory.sync().map_err(|error| error.kind()));
+            memory.sync().map_err(|error| error.kind())
+        };
+        let (memory, path) = make("0001.scratch");
+        assert_eq!(kind(&memory), Ok(()));
+        std::fs::rename(&path, names::suspect_path(&path)).unwrap();
+        assert_eq!(kind(&memory), Ok(()), "we did that");
+        std::fs::remove_file(names::suspect_path(&path)).unwrap();
+        assert_eq!(kind(&memory), Err(io::ErrorKind::NotFound));
+        std::fs::write(&path, [0; 12288]).unwrap();
+        assert_eq!(kind(&memory), Err(io::ErrorKind::NotFound), "another file of that name");
+        let (memory, _) = make("0002.scratch");
+        memory.file.set_len(4096).unwrap();
+        assert_eq!(kind(&memory), Err(io::ErrorKind::UnexpectedEof));
+        memory.file.set_len(FileSize::MIN.get()).unwrap();
+        assert_eq!(kind(&memory).is_err(), memory.allocated, "it has holes now");
     }
 }

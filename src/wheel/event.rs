@@ -52,8 +52,8 @@ pub enum Event {
         /// What failed.
         error: IoError,
     },
-    /// A sync of a file failed: what was stored in it since the last one may be lost. From now on each read of it is
-    /// copied and compared, and it is deleted and made anew when its turn comes.
+    /// A sync of a file failed, so that what was stored in it since the last one may be lost, or a part of it could not
+    /// be read. From now on each read of it is copied and compared, and it is deleted and made anew when its turn comes.
     FileSuspect {
         /// The file.
         file: FileId,

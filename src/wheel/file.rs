@@ -8,6 +8,8 @@
 //!    TOMBSTONE, until the file has drained. A slot becomes BAD from these states only.
 //! 3. `finished` counts reservations that are over; it is the last thing a reservation does.
 //! 4. `unstored` counts slots whose bytes wait in a gather buffer. A slot is counted there before it is finished.
+//! 5. A suspect file stays suspect until other memory is installed. Its bytes are read by `load`, and believed only with
+//!    their hash: what the mapping shows may change below it, or be no more than zeros.
 
 use std::fmt;
 use std::io;
@@ -15,8 +17,8 @@ use std::ops::Range;
 use std::ptr;
 use std::slice;
 
-use crate::block::{BlockAddress, BlockHash, Entry, FileId, FileSize, Realm, Slot};
-use crate::os::Process;
+use crate::block::{BlockAddress, Entry, FileId, FileSize, Slot};
+use crate::os::{self, Process};
 use crate::planted;
 use crate::storage::{FileMemory, FileSource};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -91,6 +93,11 @@ pub(crate) struct BlockFile {
     live_blocks: AtomicU64,
     live_bytes: AtomicU64,
     suspect: AtomicBool,
+    sync_failed: AtomicBool,
+    /// The number of faults in this process when this file was last seen not to have met one.
+    faults: AtomicU64,
+    /// Deleted because it died: nobody needs what is stored here still.
+    deleted: AtomicBool,
     stores: AtomicU64,
     synced: Mutex<u64>,
 }
@@ -123,6 +130,9 @@ impl BlockFile {
             live_blocks: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             suspect: AtomicBool::new(false),
+            sync_failed: AtomicBool::new(false),
+            faults: AtomicU64::new(0),
+            deleted: AtomicBool::new(false),
             stores: AtomicU64::new(0),
             synced: Mutex::new(0),
         }
@@ -158,8 +168,18 @@ impl BlockFile {
         let mut held = self.memory.lock();
         // Release pairs with the Acquire in `FilePin::slice`; the pin words and the index carry it as well.
         self.base.store(memory.base().as_ptr(), Ordering::Release);
+        let suspect = memory.is_suspect();
         *held = Some(memory);
-        self.suspect.store(false, Ordering::Relaxed);
+        // Relaxed: published as `base` is. What an earlier run has marked is a failed sync.
+        self.suspect.store(suspect, Ordering::Relaxed);
+        self.sync_failed.store(suspect, Ordering::Relaxed);
+        self.deleted.store(false, Ordering::Relaxed);
+    }
+
+    /// Says that the file was deleted as it died: a sync of it, that somebody may still ask for, has nothing to do.
+    pub(crate) fn set_deleted(&self) {
+        // Relaxed: a sync that misses it by a moment is one that came a moment earlier.
+        self.deleted.store(true, Ordering::Relaxed);
     }
 
     /// Takes the memory away, before the file is created afresh. Only when drained (invariant 1).
@@ -241,10 +261,49 @@ impl BlockFile {
         self.live_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether a sync of this file has failed: its bytes are then copied and verified at every read.
+    /// Whether the mapping may show other bytes than were stored: a sync of the file has failed, or a part of it could
+    /// not be read. Its bytes are then copied and verified at every read (invariant 5).
+    #[inline]
     pub(crate) fn is_suspect(&self) -> bool {
-        // Acquire pairs with the Release in `sync`.
-        self.suspect.load(Ordering::Acquire)
+        // Acquire pairs with the Release in `set_suspect`; faults are counted rarely, if ever.
+        self.suspect.load(Ordering::Acquire) || self.has_met_a_fault()
+    }
+
+    /// Whether a page of the mapping was replaced by zeros, so that what was lent from it may be wrong.
+    #[inline]
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.has_met_a_fault()
+    }
+
+    /// Whether a sync of this file has failed, now or in an earlier run.
+    pub(crate) fn has_lost_writes(&self) -> bool {
+        // Acquire pairs with the Release in `sync_or`.
+        self.sync_failed.load(Ordering::Acquire)
+    }
+
+    /// Says that a part of this file could not be read, or written; whether that is news.
+    pub(crate) fn set_suspect(&self) -> bool {
+        // Release pairs with the Acquire in `is_suspect`.
+        !self.suspect.swap(true, Ordering::Release)
+    }
+
+    #[inline]
+    fn has_met_a_fault(&self) -> bool {
+        let faults = os::faults();
+        // Relaxed: whoever finds an older number looks closer.
+        faults != self.faults.load(Ordering::Relaxed) && self.look_for_faults(faults)
+    }
+
+    #[cold]
+    fn look_for_faults(&self, faults: u64) -> bool {
+        let is_poisoned = self.memory().is_ok_and(|memory| memory.is_suspect());
+        if is_poisoned {
+            self.set_suspect();
+        } else {
+            // Relaxed: `faults` was counted before the mark of this file was read.
+            self.faults.store(faults, Ordering::Relaxed);
+        }
+        is_poisoned
     }
 
     /// Stores `parts` at `offset` through the file.
@@ -273,7 +332,8 @@ impl BlockFile {
         let mut synced = self.synced.lock();
         // Acquire pairs with the Release in `store`.
         let covered = self.stores.load(Ordering::Acquire);
-        if *synced >= covered {
+        // Relaxed: see `set_deleted`.
+        if *synced >= covered || self.deleted.load(Ordering::Relaxed) {
             return true;
         }
         // A file without memory is being created afresh: there is nothing in it that could be lost.
@@ -281,9 +341,12 @@ impl BlockFile {
         let result = memory.map_or(Ok(()), |memory| memory.sync());
         let synced_all = result.is_ok();
         if let Err(error) = result {
-            // Release pairs with the Acquire in `is_suspect`; set before the mutex is left.
+            // Before the mutex is left. Release pairs with the Acquire in `has_lost_writes`.
             // Hazard 54: who syncs next finds nothing wrong.
-            self.suspect.store(!planted::is(54), Ordering::Release);
+            if !planted::is(54) {
+                self.sync_failed.store(true, Ordering::Release);
+                self.set_suspect();
+            }
             tell(error);
         }
         *synced = covered;
@@ -316,19 +379,31 @@ impl<'a> FilePin<'a> {
     }
 
     /// The entry of a slot whose entry has been stored; `None` if the state says otherwise or the bytes do not check.
+    ///
+    /// Seen through the mapping, where a page that cannot be read is a signal: for blocks that will be lent from there
+    /// anyway. `None` may also be a page that was replaced by zeros; `load_entry` knows.
     pub(crate) fn entry(&self, slot: Slot) -> Option<Entry> {
         if !self.is_stored(slot) {
             return None;
         }
         let start = self.file.size.entry_offset(slot);
         let bytes = self.slice(start..start + Entry::SIZE as u64)?;
-        let entry = Entry::decode(bytes.try_into().ok()?, self.file.nonce(), slot).ok()?;
-        entry.payload(self.file.size, slot).is_some().then_some(entry)
+        self.decode(slot, bytes.try_into().ok()?)
     }
 
-    /// The entry of `slot` if it belongs to this key.
-    pub(crate) fn entry_of(&self, slot: Slot, realm: Realm, key: BlockHash) -> Option<Entry> {
-        self.entry(slot).filter(|entry| entry.key == key && entry.realm == realm)
+    /// As `entry`, read through the file: what cannot be read is an error, and never a signal.
+    pub(crate) fn load_entry(&self, slot: Slot) -> io::Result<Option<Entry>> {
+        if !self.is_stored(slot) {
+            return Ok(None);
+        }
+        let mut bytes = [0; Entry::SIZE];
+        self.file.memory()?.load(self.file.size.entry_offset(slot), &mut bytes)?;
+        Ok(self.decode(slot, &bytes))
+    }
+
+    fn decode(&self, slot: Slot, bytes: &[u8; Entry::SIZE]) -> Option<Entry> {
+        let entry = Entry::decode(bytes, self.file.nonce(), slot).ok()?;
+        entry.payload(self.file.size, slot).is_some().then_some(entry)
     }
 
     /// The payload that a checked entry of this slot names.
@@ -395,6 +470,10 @@ impl OwnedPin {
     /// Whether the file is mapped here: a forked child does not get the mappings of its parent.
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.table.process.is_current()
+    }
+
+    pub(crate) fn file(&self) -> &BlockFile {
+        self.table.file(self.file)
     }
 
     /// The payload of the block at `slot`, as [`FilePin::payload`].

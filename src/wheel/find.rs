@@ -5,24 +5,32 @@
 //! 1. Bytes are lent only of a slot whose record or checked entry names exactly the realm and key asked for.
 //! 2. *Busy* never costs the block: a file that is closing sends the reader back to the index, where a newer copy
 //!    is found, or none.
-//! 3. A block leaves the index here only if it was proven bad under its pin, and only by its own address.
+//! 3. A block leaves the index here only if it was proven bad under its pin, and only by its own address. An error of
+//!    the disk proves nothing: the block stays, and its file becomes suspect.
+//! 4. Memory of a mapping is touched only for a block that will be lent from there and whose pages were asked for once
+//!    (WARM). Everything else is read through the file, where what cannot be read is an error and no signal.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::ops::Deref;
 use std::time::Instant;
 
-use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, KeyHash, Realm, Slot};
-use crate::error::ReadError;
+use crate::block::{BlockAddress, BlockHash, BlockHasher, BlockKind, Entry, KeyHash, Realm, Slot};
+use crate::error::{IoError, ReadError};
 use crate::index::Candidates;
 use crate::planted;
 use crate::sync::Arc;
 use crate::wheel::defer::Completion;
+use crate::wheel::event::Event;
 use crate::wheel::event::WaitCause;
 use crate::wheel::file::{BlockFile, FilePin};
 use crate::wheel::gather::GatherBuffer;
 use crate::wheel::pending::{Deadline, Record};
 use crate::wheel::slots::{self, State};
 use crate::wheel::{Copied, FileWheel, Verify};
+
+/// Verification reads pieces of this size, a block that is lent for the first time has as much of it mapped at once.
+const PIECE: u64 = 256 << 10;
 
 /// A block that was found, and what keeps its bytes in place.
 pub(crate) enum Lent<'a> {
@@ -140,20 +148,33 @@ impl FileWheel {
         loop {
             match file.slots.get(slot) {
                 State::Ready => {
-                    let Some(entry) = pin.entry(slot) else { return Err(self.entry_is_bad(hash, address)) };
+                    let is_warm = file.slots.flags(slot) & slots::WARM != 0;
+                    let is_lent = verify != Verify::Always && !file.is_suspect();
+                    if is_lent
+                        && is_warm
+                        && let Some(entry) = pin.entry(slot)
+                    {
+                        let is_same = entry.key == key && entry.realm == realm;
+                        let lent = || Candidate::Found(Lent::Mapped { pin, slot, entry });
+                        return Ok(if is_same { lent() } else { Candidate::Other });
+                    }
+                    let Some(entry) = self.load_entry(hash, &pin, slot)? else { continue };
                     if entry.key != key || entry.realm != realm {
                         return Ok(Candidate::Other);
                     }
                     if verify == Verify::Always || file.is_suspect() {
                         return self.copy_and_verify(hash, &pin, slot, &entry).map(Candidate::Found);
                     }
-                    Self::request_if_cold(file, slot, &entry);
+                    self.warm(file, slot, &entry)?;
                     return Ok(Candidate::Found(Lent::Mapped { pin, slot, entry }));
                 }
                 State::Unverified | State::Verifying => {
-                    let Some(entry) = pin.entry(slot) else { return Err(self.entry_is_bad(hash, address)) };
+                    let Some(entry) = self.load_entry(hash, &pin, slot)? else { continue };
                     if entry.key != key || entry.realm != realm {
                         return Ok(Candidate::Other);
+                    }
+                    if verify == Verify::Always || file.is_suspect() {
+                        return self.copy_and_verify(hash, &pin, slot, &entry).map(Candidate::Found);
                     }
                     // A block that is being verified is waited for, whatever the option: nobody spins meanwhile.
                     if verify != Verify::Never
@@ -163,8 +184,9 @@ impl FileWheel {
                     }
                 }
                 State::Tombstone => {
-                    let of_key = pin.entry_of(slot, realm, key).is_some();
-                    return Ok(if of_key { Candidate::Removed } else { Candidate::Other });
+                    let Some(entry) = self.load_entry(hash, &pin, slot)? else { continue };
+                    let is_of_key = entry.key == key && entry.realm == realm;
+                    return Ok(if is_of_key { Candidate::Removed } else { Candidate::Other });
                 }
                 State::Gathered | State::Pending | State::Running => {
                     let record = file.pending.lock().get(slot).cloned();
@@ -195,15 +217,72 @@ impl FileWheel {
         }
     }
 
-    /// Asks for the pages of a block that nobody has touched for a while; a wrong hint costs one probe.
-    fn request_if_cold(file: &BlockFile, slot: Slot, entry: &Entry) {
-        if file.slots.flags(slot) & slots::WARM == 0 {
-            if let (Some(range), Ok(memory)) = (entry.payload(file.size(), slot), file.memory())
-                && !range.is_empty()
-            {
-                memory.will_need(range);
+    /// Asks for the pages of a block that nobody has touched for a while, and has its beginning and its entry mapped: a
+    /// page of these that cannot be read is an error here, and not a signal later. A wrong hint costs three probes.
+    fn warm(&self, file: &BlockFile, slot: Slot, entry: &Entry) -> Result<(), ReadError> {
+        let at = file.size().entry_offset(slot);
+        let warmed = file.memory().and_then(|memory| {
+            if let Some(range) = entry.payload(file.size(), slot).filter(|range| !range.is_empty()) {
+                memory.will_need(range.clone());
+                memory.populate(range.start..range.end.min(range.start + PIECE))?;
             }
-            file.slots.mark(slot, slots::WARM);
+            memory.populate(at..at + Entry::SIZE as u64)
+        });
+        warmed.map_err(|error| self.read_failed(file, error))?;
+        file.slots.mark(slot, slots::WARM);
+        Ok(())
+    }
+
+    /// The entry of a stored slot, read through the file; `None` if the slot has moved on meanwhile.
+    fn load_entry(&self, hash: KeyHash, pin: &FilePin<'_>, slot: Slot) -> Result<Option<Entry>, ReadError> {
+        let file = pin.file();
+        let before = file.slots.get(slot);
+        match pin.load_entry(slot) {
+            Ok(Some(entry)) => Ok(Some(entry)),
+            Ok(None) if file.slots.get(slot) != before => Ok(None),
+            // It was stored and no longer checks: the directory itself is damaged.
+            Ok(None) => Err(self.entry_is_bad(hash, file.address(slot))),
+            Err(error) => Err(self.read_failed(file, error)),
+        }
+    }
+
+    /// What a reader is told whose file could not be read. It says nothing about the block, which stays; but of this file
+    /// no byte is believed any more without its hash, nor lent from the mapping, and it takes no more writes.
+    pub(crate) fn read_failed(&self, file: &BlockFile, error: io::Error) -> ReadError {
+        let error = self.io_error("reading a block", file.id(), error);
+        self.tell_unreadable(file, &error);
+        ReadError::Io(error)
+    }
+
+    /// Makes a file suspect of which a part could not be read.
+    pub(crate) fn tell_unreadable(&self, file: &BlockFile, error: &IoError) {
+        use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+        // What the system lacks at the moment says nothing about the file.
+        if matches!(error.kind(), Interrupted | OutOfMemory | WouldBlock) {
+            return;
+        }
+        if file.set_suspect() {
+            self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
+        }
+        self.retire(file);
+    }
+
+    /// A suspect file takes no more writes.
+    pub(crate) fn retire(&self, file: &BlockFile) {
+        if let Some(lane) = self.lanes.iter().find(|lane| lane.active() == Some(file.id())) {
+            self.seal_early(lane, file);
+        }
+    }
+
+    /// Asked once the bytes of a block were read: an error if they may have been zeros in place of what could not be
+    /// read (feature `sigbus-guard`). From now on a copy is lent.
+    pub(crate) fn check_lent(&self, lent: &Lent<'_>) -> Result<(), ReadError> {
+        match lent {
+            Lent::Mapped { pin, .. } if pin.file().is_poisoned() => {
+                let problem = "a page of the file could not be read while it was lent; read again";
+                Err(self.read_failed(pin.file(), io::Error::other(problem)))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -212,10 +291,14 @@ impl FileWheel {
         for address in self.index.candidates(hash) {
             let Some(Ok(pin)) = self.table.get(address.file()).map(BlockFile::pin) else { continue };
             let slot = address.slot();
-            if pin.file().slots.flags(slot) & slots::WARM == 0
-                && let Some(entry) = pin.entry_of(slot, realm, key)
+            let file = pin.file();
+            if file.slots.flags(slot) & slots::WARM == 0
+                && let Ok(Some(entry)) = pin.load_entry(slot)
+                && entry.key == key
+                && entry.realm == realm
+                && let (Some(range), Ok(memory)) = (entry.payload(file.size(), slot), file.memory())
             {
-                Self::request_if_cold(pin.file(), slot, &entry);
+                memory.will_need(range);
             }
         }
     }
@@ -260,8 +343,7 @@ impl FileWheel {
                 if planted::is(14) {
                     self.unpublish(hash, file.address(slot), Some(entry.len));
                 }
-                let error = self.io_error("reading a block", file.id(), error);
-                (State::Unverified, Err(ReadError::Io(error)))
+                (State::Unverified, Err(self.read_failed(file, error)))
             }
         };
         file.slots.set(slot, state);
@@ -285,16 +367,22 @@ impl FileWheel {
         Ok(())
     }
 
-    /// Whether the payload in the mapping matches the hash of its entry.
-    fn check_payload(&self, pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> std::io::Result<bool> {
+    /// Whether the payload matches the hash of its entry, read through the file piece by piece.
+    fn check_payload(&self, pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> io::Result<bool> {
         let file = pin.file();
         let Some(range) = entry.payload(file.size(), slot) else { return Ok(false) };
-        if !range.is_empty() {
-            let memory = file.memory()?;
-            memory.will_need(range.clone());
-            memory.populate(range)?;
+        let memory = file.memory()?;
+        memory.will_need(range.clone());
+        let mut piece = Copied::zeroed(usize::try_from(PIECE.min(range.end - range.start)).unwrap_or_default());
+        let mut hasher = BlockHasher::with_kind(self.hash_kind);
+        let mut at = range.start;
+        while at < range.end {
+            let len = usize::try_from(range.end - at).map_or(piece.len(), |left| left.min(piece.len()));
+            memory.load(at, &mut piece[..len])?;
+            hasher.update(&piece[..len]);
+            at += len as u64;
         }
-        Ok(pin.payload(slot, entry).is_some_and(|bytes| self.hash_of(bytes) == entry.hash))
+        Ok(hasher.finish() == entry.hash)
     }
 
     /// A copy of the payload, read through the file and compared with its hash.
@@ -311,13 +399,18 @@ impl FileWheel {
         let mut bytes = Copied::zeroed(entry.len as usize);
         file.memory()
             .and_then(|memory| memory.load(range.start, &mut bytes))
-            .map_err(|error| ReadError::Io(self.io_error("reading a block", file.id(), error)))?;
+            .map_err(|error| self.read_failed(file, error))?;
         if self.hash_of(&bytes) == entry.hash {
+            // As good as verified; somebody who verifies it now says so himself.
+            let _ = file.slots.swap_from(slot, State::Unverified, State::Ready);
             return Ok(Lent::Copied(bytes));
         }
         self.tell_corrupted(address);
+        // Out of the index before BAD: until then the entry tells whose word it is.
         self.unpublish(hash, address, Some(entry.len));
-        file.slots.set(slot, State::Bad);
+        for state in [State::Ready, State::Unverified] {
+            let _ = file.slots.swap_from(slot, state, State::Bad);
+        }
         Err(ReadError::Corrupted { address })
     }
 
@@ -330,7 +423,7 @@ impl FileWheel {
         let slot = address.slot();
         match file.slots.get(slot) {
             State::Unverified | State::Verifying => {
-                let entry = pin.entry(slot)?;
+                let entry = self.load_entry(hash, &pin, slot).ok()??;
                 let mut deadline = LazyDeadline { wheel: self, deadline: None };
                 match self.verify(hash, &pin, slot, &entry, &mut deadline) {
                     Ok(()) => Some(true),

@@ -60,6 +60,7 @@ impl FileWheel {
         let found = source.scan()?;
         let found = if options.reset { erase(&*source, found)? } else { found };
         let judged = found.into_iter().map(|found| judge(&*source, found)).collect::<Result<Vec<_>, _>>()?;
+        let judged = without_suspect_empties(&*source, judged)?;
         let judged = if options.temporary { only_leftovers(&*source, judged)? } else { judged };
         let plan = Plan::new(&*source, judged, &options)?;
         if !plan.surplus.is_empty() {
@@ -357,6 +358,17 @@ fn erase(source: &dyn FileSource, found: Vec<Found>) -> Result<Vec<Found>, OpenE
         source.delete(file).map_err(|error| io_failed(source, "removing a file of the store", file, error))?;
     }
     Ok(Vec::new())
+}
+
+/// A suspect file without a header holds nothing, and must not be used again.
+fn without_suspect_empties(source: &dyn FileSource, judged: Vec<Judged>) -> Result<Vec<Judged>, OpenError> {
+    let is_of_use = |judged: &Judged| judged.header.is_some() || !judged.memory.is_suspect();
+    let (of_use, others): (Vec<_>, Vec<_>) = judged.into_iter().partition(is_of_use);
+    for Judged { id, memory, .. } in others {
+        drop(memory);
+        source.delete(id).map_err(|error| io_failed(source, "removing a file of the store", id, error))?;
+    }
+    Ok(of_use)
 }
 
 /// A temporary store takes over nothing but files that were never written, left by a process that was killed.

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, FileId, KeyHash, Realm};
+use crate::error::ReadError;
 use crate::index::{Published, View};
 use crate::planted;
 use crate::sync::Arc;
@@ -48,6 +49,8 @@ enum Look {
     Block(BlockView),
     /// Its file is closing, or its entry does not check.
     Lost,
+    /// Its entry could not be read.
+    Unreadable(std::io::Error),
     /// Its slot failed, or its bytes were proven bad.
     Failed,
 }
@@ -79,9 +82,9 @@ impl View for KeyView<'_> {
                 self.seen.set(Some(Hidden { block, previous }));
                 true
             }
-            // Its file is closing, or its entry is damaged: with the tag equal it is nearly always this key's, and
+            // Its file is closing, or its entry is damaged or cannot be read: with the tag equal it is nearly always this key's, and
             // the block is lost either way, where a wrong no would leave two words for one key.
-            Look::Lost => true,
+            Look::Lost | Look::Unreadable(_) => true,
             Look::Block(..) | Look::Failed => false,
         }
     }
@@ -108,9 +111,15 @@ fn live_len(block: BlockView) -> Option<u32> {
 impl FileWheel {
     /// Looks at the block of an address; `None` if it is dying, failed, bad or unreadable.
     pub(crate) fn view(&self, address: BlockAddress) -> Option<BlockView> {
+        self.try_view(address).ok().flatten()
+    }
+
+    /// As `view`, where an entry that cannot be read is an error.
+    pub(crate) fn try_view(&self, address: BlockAddress) -> Result<Option<BlockView>, ReadError> {
         match self.look(address) {
-            Look::Block(block) => Some(block),
-            Look::Lost | Look::Failed => None,
+            Look::Block(block) => Ok(Some(block)),
+            Look::Lost | Look::Failed => Ok(None),
+            Look::Unreadable(error) => Err(self.read_failed(self.table.file(address.file()), error)),
         }
     }
 
@@ -122,7 +131,11 @@ impl FileWheel {
         loop {
             match file.slots.get(slot) {
                 State::Ready | State::Unverified | State::Verifying | State::Tombstone => {
-                    let Some(entry) = pin.entry(slot) else { return Look::Lost };
+                    let entry = match pin.load_entry(slot) {
+                        Ok(Some(entry)) => entry,
+                        Ok(None) => return Look::Lost,
+                        Err(error) => return Look::Unreadable(error),
+                    };
                     let (realm, key, kind, len) = (entry.realm, entry.key, entry.kind, entry.len);
                     return Look::Block(BlockView { realm, key, kind, len, generation });
                 }

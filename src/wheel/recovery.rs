@@ -203,7 +203,8 @@ impl FileWheel {
             #[expect(clippy::cast_possible_truncation, reason = "at most 1 MiB / 64 entries a piece")]
             let count = (len / Entry::SIZE as u64) as u32;
             let bytes = &mut buffer[..usize::try_from(len).ok()?];
-            if file.memory().and_then(|memory| memory.load(start, bytes)).is_err() {
+            if let Err(error) = file.memory().and_then(|memory| memory.load(start, bytes)) {
+                self.tell_unreadable(file, &self.io_error("reading a directory", file.id(), error));
                 directory.unreadable += 1;
                 slot += count;
                 continue;
@@ -257,7 +258,8 @@ impl FileWheel {
     /// Gives a file whose directory was read its place in the lane.
     fn place(&self, lane: &Lane, file: &BlockFile, directory: &Directory, resumed: &mut bool) {
         let id = file.id();
-        let is_empty = directory.entries == 0 && directory.unreadable == 0;
+        // What is in the page cache of a suspect file proves nothing, and it must not be used again.
+        let is_empty = directory.entries == 0 && directory.unreadable == 0 && !file.is_suspect();
         // An empty file older than the resumed one takes a new generation before use.
         let (mut turn, renewed) = if is_empty && *resumed {
             let (turn, renewed) = self.youngest(lane, id, self.write_header(lane, id));
@@ -275,7 +277,7 @@ impl FileWheel {
             *resumed = true;
             let handed = file.generation();
             let has_room = file.size().fits(directory.next_page, 1, directory.next_slot);
-            if has_room && directory.unreadable == 0 {
+            if has_room && directory.unreadable == 0 && !file.is_suspect() {
                 file.resume_lap(directory.next_slot);
                 file.cursor.reset(directory.next_page, directory.next_slot);
                 turn.set(id, FileState::Active);

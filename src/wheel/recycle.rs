@@ -90,10 +90,10 @@ impl FileWheel {
         };
         for other in others {
             let file = self.table.file(other);
-            let was_suspect = file.is_suspect();
+            let had_lost_writes = file.has_lost_writes();
             self.sync_file(file);
-            // A file that was suspect before is as durable as it will ever be; it has told so.
-            if file.is_suspect() && !was_suspect {
+            // A file that has lost writes before is as durable as it will ever be; it has told so.
+            if file.has_lost_writes() && !had_lost_writes {
                 let error = io::Error::other("a sync failed");
                 return Err(self.io_error("syncing what replaced the oldest file", other, error));
             }
@@ -115,6 +115,9 @@ impl FileWheel {
                 turn.set(id, FileState::Draining);
                 self.lane_works(&mut turn, lane);
                 drop(turn);
+                if lap.is_none() {
+                    file.set_deleted();
+                }
                 self.laps.lock()[id.index()] = lap;
                 self.counters.turns.add(1);
                 self.turned.notify_all();
@@ -127,12 +130,16 @@ impl FileWheel {
     }
 
     /// Writes the header of the next lap; `None` if the file is suspect and was unlinked instead.
+    ///
+    /// An error also if somebody else has cut the file short, or removed it: what is stored to it then would come back
+    /// with holes, or not at all.
     fn write_next_header(&self, lane: &Lane, id: FileId) -> io::Result<Option<Lap>> {
         let file = self.table.file(id);
         if file.is_suspect() {
             self.table.source().delete(id)?;
             return Ok(None);
         }
+        file.memory()?.check()?;
         self.write_header(lane, id).map(Some)
     }
 
@@ -142,7 +149,7 @@ impl FileWheel {
         self.sweep(id);
         let written = self.laps.lock()[id.index()];
         let ready = match written {
-            Some(lap) if !file.is_suspect() => Ok(lap),
+            Some(lap) if !file.is_suspect() && file.memory().is_ok_and(|memory| memory.check().is_ok()) => Ok(lap),
             _ => self.create_afresh(lane, id),
         };
         let (mut turn, ready) = self.youngest(lane, id, ready);
@@ -250,6 +257,7 @@ impl FileWheel {
             file.sync_or(|error| {
                 kind = error.kind();
                 self.tell_suspect(id, &self.io_error("syncing a file", id, error));
+                self.mark_suspect(file);
             });
         }
         // Also if somebody else's sync has covered the header, and failed: then this one found nothing to do.

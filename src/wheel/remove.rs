@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, KeyHash, Realm};
-use crate::error::WriteError;
+use crate::error::{ReadError, WriteError};
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::Deadline;
 use crate::wheel::store::NewBlock;
@@ -10,19 +10,26 @@ use crate::wheel::{BlockView, FileWheel};
 
 impl FileWheel {
     /// The newest version of a key, a tombstone too, without its payload.
-    pub(crate) fn locate(&self, hash: KeyHash, realm: Realm, key: BlockHash) -> Option<(BlockAddress, BlockView)> {
+    ///
+    /// An entry that cannot be read is an error, if none of the others is that of the key.
+    pub(crate) fn locate(
+        &self,
+        hash: KeyHash,
+        realm: Realm,
+        key: BlockHash,
+    ) -> Result<Option<(BlockAddress, BlockView)>, ReadError> {
         loop {
             let asked = self.index.candidates(hash);
+            let mut unreadable = None;
             for address in asked {
-                if let Some(block) = self.view(address)
-                    && block.key == key
-                    && block.realm == realm
-                {
-                    return Some((address, block));
+                match self.try_view(address) {
+                    Ok(Some(block)) if block.key == key && block.realm == realm => return Ok(Some((address, block))),
+                    Ok(_) => {}
+                    Err(error) => unreadable = Some(error),
                 }
             }
             if !self.has_moved(hash, asked) {
-                return None;
+                return unreadable.map_or(Ok(None), Err);
             }
         }
     }
@@ -41,14 +48,15 @@ impl FileWheel {
         match self.locate(hash, realm, key) {
             // A tombstone that a failed sync may have lost is written again, as content is; and so is one that a newer
             // version may hide after a restart, whose store has failed.
-            Some((address, block))
+            Ok(Some((address, block)))
                 if block.kind.is_tombstone()
                     && !self.table.file(address.file()).is_suspect()
                     && self.counters.strays.get() == 0 =>
             {
                 return Ok(false);
             }
-            None if was_recovered && !self.may_hold_strays(self.lane_of(hash)) => return Ok(false),
+            Ok(None) if was_recovered && !self.may_hold_strays(self.lane_of(hash)) => return Ok(false),
+            // Also for a version that cannot be read now: it may be readable again one day.
             _ => {}
         }
         let tombstone =

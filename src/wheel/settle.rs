@@ -133,16 +133,20 @@ impl FileWheel {
 
     /// Syncs a file. A failure is told by every flush that it concerns, and the file takes no more writes.
     pub(crate) fn sync_file(&self, file: &BlockFile) {
-        let tell = |error| {
+        file.sync_or(|error| {
             let error = self.io_error("syncing a file", file.id(), error);
             self.tell_suspect(file.id(), &error);
             self.failures.sync_failed(error);
-        };
-        if !file.sync_or(tell)
-            && let Some(lane) = self.lanes.iter().find(|lane| lane.active() == Some(file.id()))
-        {
-            self.seal_early(lane, file);
+            self.mark_suspect(file);
+        });
+        if file.is_suspect() {
+            self.retire(file);
         }
+    }
+
+    /// Leaves word for the next run that a sync of this file has failed. Where even that fails, it cannot know.
+    pub(crate) fn mark_suspect(&self, file: &BlockFile) {
+        let _ = self.table.source().mark_suspect(file.id());
     }
 
     /// Refuses new calls, settles what waits, and ends the threads. The second close finds nothing to do.
