@@ -5,7 +5,7 @@ use scratchspace::{ReadError, Scratch};
 
 use crate::laps::Place;
 use crate::oracle::{Count, Key, Kind, Oracle, Read, Verdict};
-use crate::worker::{REALM, Site, WRITERS};
+use crate::site::{REALM, Site, WRITERS};
 
 const PAGE: u64 = 4096;
 

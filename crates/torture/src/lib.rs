@@ -1,4 +1,5 @@
-//! Tortures `scratchspace`, and compares what is left with what was promised: `cargo run -p torture --release -- --help`.
+//! Tortures `scratchspace`, and compares what is left with what was promised:
+//! `cargo run -p torture --release -- --help`.
 //!
 //! | command | what it does |
 //! |---|---|
@@ -26,6 +27,7 @@ mod oracle;
 mod planted;
 mod power;
 mod report;
+mod site;
 mod soak;
 mod words;
 mod worker;

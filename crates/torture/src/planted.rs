@@ -1,6 +1,7 @@
 //! Tests the tests: every planted bug must be caught, by its own test or by the whole suite.
 //!
-//! `tests/planted/bugs.txt` lists the bugs; `--cfg planted` compiles all of them in, `SCRATCHSPACE_PLANTED` chooses one.
+//! `tests/planted/bugs.txt` lists the bugs; `--cfg planted` compiles all of them in, `SCRATCHSPACE_PLANTED` chooses
+//! one.
 #![forbid(unsafe_code)]
 
 use std::fs;

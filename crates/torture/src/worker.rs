@@ -8,19 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::panic;
-use std::sync::Mutex;
 
-use scratchspace::{BlockHash, BlockRef, OnFull, ReadError, Realm, Scratch, WriteError};
+use scratchspace::{BlockHash, BlockRef, OnFull, ReadError, Scratch, WriteError};
 
 use crate::blocks::KeyKind;
 use crate::dice::Dice;
-use crate::laps::{Laps, Place};
-use crate::options::Options;
-use crate::oracle::{Count, Kind, Oracle, Read, Verdict, Version};
+use crate::laps::Place;
+use crate::oracle::{Count, Kind, Oracle, Read, Version};
+use crate::site::{Ended, REALM, Site, WRITERS, answer};
 
-/// Threads that write, each its own keys.
-pub(crate) const WRITERS: u64 = 8;
-pub(crate) const REALM: Realm = Realm::DEFAULT;
 /// Blocks that a thread holds at most.
 const HELD: usize = 3;
 
@@ -36,18 +32,6 @@ pub(crate) fn hide_planned_panics() {
             before(info);
         }
     }));
-}
-
-/// What the threads of one process share.
-#[derive(Debug)]
-pub(crate) struct Site<'a> {
-    pub(crate) oracle: &'a Oracle,
-    pub(crate) laps: &'a Laps,
-    pub(crate) options: &'a Options,
-    /// Whether a block that was there may be gone with its file.
-    pub(crate) forgets: bool,
-    /// Whether threads hold blocks. One that runs a closure that hangs cannot give them back.
-    pub(crate) holds: bool,
 }
 
 /// What this process knows of a key beyond the oracle: what must be read while it lives.
@@ -421,73 +405,5 @@ impl<'a> Worker<'a> {
             self.site.read_as(key, &block).map_err(|what| Ended::Wrong(format!("held block of key {key}: {what}")))?;
         }
         Ok(())
-    }
-}
-
-/// Why a step did not end well.
-#[derive(Debug)]
-enum Ended {
-    Closed,
-    Wrong(String),
-}
-
-/// What a reading verb has said; `None` if it could not say anything.
-fn answer(read: Result<Result<Read, String>, ReadError>) -> Result<Option<Read>, Ended> {
-    match read {
-        Ok(Ok(read)) => Ok(Some(read)),
-        Ok(Err(what)) => Err(Ended::Wrong(format!("wrong bytes: {what}"))),
-        Err(ReadError::Missing { .. }) => Ok(Some(Read::Missing)),
-        // A closure that was told to fail, or given up when its file turned.
-        Err(ReadError::Failed { .. } | ReadError::Busy { .. }) => Ok(None),
-        Err(ReadError::Closed) => Err(Ended::Closed),
-        Err(error) => Err(Ended::Wrong(format!("a read failed: {error}"))),
-    }
-}
-
-impl Site<'_> {
-    /// Which version of a key `bytes` are.
-    pub(crate) fn read_as(&self, key: u64, bytes: &[u8]) -> Result<Read, String> {
-        self.oracle.add(Count::Compared, 1);
-        let version = self.oracle.blocks.version_of(key, bytes)?;
-        Ok(match Oracle::kind(key, WRITERS) {
-            KeyKind::Named => Read::Version(version),
-            KeyKind::Content if version == 0 => Read::Content,
-            KeyKind::Content => return Err(format!("content of version {version}")),
-        })
-    }
-
-    /// Looks on disk whether the file of a block that is missing has turned.
-    pub(crate) fn settle_miss(&self, verdict: Verdict, forgets: bool) -> Result<(), String> {
-        let count = match verdict {
-            Verdict::There => return Ok(()),
-            Verdict::Absent => Count::Absent,
-            Verdict::IfTurned(_) if !forgets => return Err("a block is missing, and nothing may be forgotten".into()),
-            Verdict::IfTurned(None) => Count::Turned,
-            Verdict::IfTurned(Some(place)) => match self.laps.has_turned(place) {
-                Ok(true) => Count::Turned,
-                Ok(false) => return Err(format!("a block is missing, and its file lives: {place:?}")),
-                Err(error) => return Err(format!("reading a header: {error}")),
-            },
-        };
-        self.oracle.add(count, 1);
-        Ok(())
-    }
-}
-
-/// The first thing that went wrong in any thread.
-#[derive(Debug, Default)]
-pub(crate) struct FirstWrong(Mutex<Option<String>>);
-
-impl FirstWrong {
-    pub(crate) fn set(&self, what: String) {
-        self.0.lock().expect("nobody panics holding it").get_or_insert(what);
-    }
-
-    pub(crate) fn take(&self) -> Option<String> {
-        self.0.lock().expect("nobody panics holding it").take()
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.lock().expect("nobody panics holding it").is_some()
     }
 }

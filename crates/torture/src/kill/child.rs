@@ -14,7 +14,8 @@ use crate::dice::Dice;
 use crate::laps::Laps;
 use crate::options::{Layout, Options};
 use crate::oracle::{Count, Oracle, Phase};
-use crate::worker::{FirstWrong, Site, WRITERS, Worker};
+use crate::site::{FirstWrong, Site, WRITERS};
+use crate::worker::Worker;
 
 const KEYS: u64 = 64 * WRITERS;
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -1,7 +1,8 @@
 //! A set many times larger than the memory of its process: written, read, and read again after a restart, in a memory
 //! cgroup.
 //!
-//! The group counts the page cache too. The process must not be killed for want of memory, and every block must be there.
+//! The group counts the page cache too. The process must not be killed for want of memory, and every block must be
+//! there.
 #![forbid(unsafe_code)]
 
 mod cgroup;
@@ -20,7 +21,7 @@ use crate::laps::Laps;
 use crate::memory::cgroup::Cgroup;
 use crate::oracle::{Kind, Oracle};
 use crate::report::{self, Failure};
-use crate::worker::{FirstWrong, REALM};
+use crate::site::{FirstWrong, REALM};
 
 const MIB: u64 = 1 << 20;
 const WRITERS: u64 = 4;

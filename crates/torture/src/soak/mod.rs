@@ -1,7 +1,7 @@
 //! Laps of the wheel: memory, descriptors and mappings stay within what the store says it takes, whoever is in the way.
 //!
-//! Eight threads write into three files while one user after the other behaves badly. Every few laps the store is closed
-//! and opened again, and every key is compared with what it must be.
+//! Eight threads write into three files while one user after the other behaves badly. Every few laps the store is
+//! closed and opened again, and every key is compared with what it must be.
 #![forbid(unsafe_code)]
 
 mod actors;
@@ -22,7 +22,8 @@ use crate::laps::Laps;
 use crate::options::{Layout, Options};
 use crate::oracle::{Count, Oracle};
 use crate::report::{self, Failure, Limit};
-use crate::worker::{FirstWrong, Site, WRITERS, Worker};
+use crate::site::{FirstWrong, Site, WRITERS};
+use crate::worker::Worker;
 
 const KEYS: u64 = 64 * WRITERS;
 const FILES: u16 = 3;
@@ -111,8 +112,8 @@ fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
     bar.finish_and_clear();
     let first = first.unwrap_or(before);
     Ok(format!(
-        "soak: {laps} laps of {FILES} files of {} MiB, {} openings, {rounds} rounds of users in the way: 0 wrong bytes, \
-         0 blocks lost, {} blocks compared; before {before}; after {LAPS} laps {first}; at most {most}",
+        "soak: {laps} laps of {FILES} files of {} MiB, {} openings, {rounds} rounds of users in the way: 0 wrong \
+         bytes, 0 blocks lost, {} blocks compared; before {before}; after {LAPS} laps {first}; at most {most}",
         FILE_SIZE >> 20,
         oracle.count(Count::Checks),
         oracle.count(Count::Compared),
