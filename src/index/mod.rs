@@ -63,8 +63,8 @@ use self::table::Table;
 use crate::block::{BlockAddress, FileId, KeyHash};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Words a table may have: 2^14 ..= 2^27, that is 128 KiB to 1 GiB.
-const MIN_WORDS: u64 = 1 << 14;
+/// Words a table may have: 2^14 ..= 2^27, that is 128 KiB to 1 GiB. Two, where each is a tracked object of a model.
+const MIN_WORDS: u64 = if cfg!(loom) { 2 } else { 1 << 14 };
 const MAX_WORDS: u64 = 1 << 27;
 
 /// The index of a store. Fixed in size: 8 bytes a word, three quarters of them meant to be used.

@@ -65,6 +65,7 @@ impl Fault {
     }
 
     /// Only calls that touch this folder, counted from 0, count and fail: a `scan` touches all.
+    #[cfg(not(loom))]
     pub(crate) fn in_folder(self, folder: u16) -> Self {
         Self { folder: Some(folder), ..self }
     }

@@ -354,7 +354,7 @@ impl BlockFile {
     }
 
     /// As `sync_or`, where the caller deals with the failure itself.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn sync(&self) -> io::Result<()> {
         let mut failure = None;
         self.sync_or(|error| failure = Some(error));

@@ -38,6 +38,8 @@ mod keeper;
 mod lane;
 #[cfg(all(test, loom))]
 mod loom_models;
+#[cfg(all(test, loom))]
+mod loom_wheel;
 mod open;
 mod pending;
 mod pin;
@@ -202,7 +204,7 @@ impl FileWheel {
     }
 
     /// The lane of a key, for tests.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn lane_of_key(&self, realm: Realm, key: BlockHash) -> u16 {
         self.lane_of(self.key_hash(realm, key)).id()
     }

@@ -81,6 +81,16 @@ impl FileWheel {
         }
     }
 
+    /// A new wheel without threads: a model is its own flusher and keeper. Its keys are found in the same places always.
+    #[cfg(all(test, loom))]
+    pub(super) fn without_threads(source: Arc<dyn FileSource>, options: WheelOptions) -> Arc<Self> {
+        let plan = Plan::new(&*source, Vec::new(), &options).unwrap();
+        let wheel = Self { secret: 0, ..Self::build(source, options, &plan).unwrap() };
+        wheel.turn.lock().lanes[0].absent = wheel.absent_numbers(&plan).remove(0);
+        wheel.begin_new_lane(&wheel.lanes[0]).unwrap();
+        Arc::new(wheel)
+    }
+
     fn build(source: Arc<dyn FileSource>, options: WheelOptions, plan: &Plan) -> Result<Self, OpenError> {
         let size = source.file_size();
         let secret = source.store_id().secret();
