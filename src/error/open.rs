@@ -62,7 +62,7 @@ pub enum OpenError {
     HashKind {
         /// The file.
         path: PathBuf,
-        /// The number of the [`HashKind`](crate::HashKind) in its header.
+        /// The number of the [`HashKind`] in its header.
         found: u8,
     },
     /// The source was made by the process that this one was forked from, and owns its files there.

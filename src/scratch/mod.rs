@@ -5,6 +5,8 @@ mod block_ref;
 mod config;
 #[cfg(all(test, not(loom)))]
 mod failing;
+#[cfg(all(test, not(loom)))]
+mod foreign;
 mod handle;
 #[cfg(all(test, not(loom)))]
 mod hazards;
