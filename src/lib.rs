@@ -59,6 +59,9 @@ compile_error!(
 mod blittable;
 mod block;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod os;
 mod planted;

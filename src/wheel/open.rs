@@ -3,6 +3,7 @@
 //! Only headers are read here, so that opening costs the same however much the files hold.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -27,6 +28,8 @@ use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOption
 pub(crate) const LEAST_FILES_A_LANE: u16 = 3;
 /// Bytes of disk a block is assumed to take when nothing else is said.
 const ASSUMED_BLOCK: u64 = 16 * 1024;
+/// The largest generation that is believed of a file of an earlier run: half of those that can be written.
+const HIGHEST_FOUND: u64 = 1 << 41;
 /// Descriptors that the process needs besides the files of the store.
 const OTHER_DESCRIPTORS: u64 = 64;
 
@@ -60,6 +63,7 @@ impl FileWheel {
         let found = source.scan()?;
         let found = if options.reset { erase(&*source, found)? } else { found };
         let judged = found.into_iter().map(|found| judge(&*source, found)).collect::<Result<Vec<_>, _>>()?;
+        check_order(&*source, &judged)?;
         let judged = without_suspect_empties(&*source, judged)?;
         let judged = if options.temporary { only_leftovers(&*source, judged)? } else { judged };
         let plan = Plan::new(&*source, judged, &options)?;
@@ -351,7 +355,28 @@ fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, OpenError> {
     if header.lane % source.folders() != (id.get() - 1) % source.folders() {
         return Err(foreign(format!("its header names lane {}, which lies in another folder", header.lane)));
     }
+    if header.lanes % source.folders() != 0 {
+        return Err(foreign(format!("its header names {} lanes, for {} folders", header.lanes, source.folders())));
+    }
+    // The next ones must have room: a generation too large to be read back would take what is written with it.
+    if !(1..=HIGHEST_FOUND).contains(&header.generation) {
+        return Err(foreign(format!("its header names generation {}, which no store reaches", header.generation)));
+    }
     Ok(Judged { id, memory, header: Some(header) })
+}
+
+/// The order of files, and of what they hold, is that of their generations: no two of them have the same.
+fn check_order(source: &dyn FileSource, judged: &[Judged]) -> Result<(), OpenError> {
+    let mut seen = BTreeMap::new();
+    for Judged { id, header, .. } in judged {
+        let Some(header) = header else { continue };
+        if let Some(other) = seen.insert(header.generation, *id) {
+            let path = source.describe(*id).unwrap_or_else(|| PathBuf::from(format!("file {id}")));
+            let reason = format!("its header names generation {}, as that of file {other} does", header.generation);
+            return Err(OpenError::Foreign { path, reason });
+        }
+    }
+    Ok(())
 }
 
 /// What `reset` asks for. The oldest goes first, as always: if a crash comes in between, what was removed stays so.

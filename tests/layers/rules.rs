@@ -12,13 +12,15 @@ use std::fmt;
 use crate::source::{Path, Source};
 
 /// From the lowest to the highest. A module may name those of lower layers only.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
     &["sync", "planted", "os", "block", "error"],
     &["storage", "io_pool"],
     &["index", "keyed", "blittable", "named"],
     &["wheel"],
     &["scratch"],
     &["kv", "folio", "pile", "vec", "spill"],
+    // Built for fuzzing only: what the targets call below the public interface.
+    &["fuzzing"],
 ];
 
 /// What may be named inside its own layer: locks by all, plain values by the errors that carry them.

@@ -38,8 +38,11 @@ pub(crate) fn run(arguments: &FuzzArguments) -> Result<String, Failure> {
     for target in &targets {
         eprintln!("fuzz: {target} for {} s", share.as_secs());
         let time = format!("-max_total_time={}", share.as_secs());
+        // What earlier runs have found, and the seeds that are committed.
+        let [corpus, seeds] = ["corpus", "seeds"].map(|kind| format!("fuzz/{kind}/{target}"));
+        std::fs::create_dir_all(cargo::root().join(&corpus)).map_err(failed)?;
         let output = fuzz()
-            .args(["run", target, "--", &time, "-print_final_stats=1"])
+            .args(["run", target, &corpus, &seeds, "--", &time, "-rss_limit_mb=1024", "-print_final_stats=1"])
             .stderr(Stdio::piped())
             .output()
             .map_err(failed)?;
