@@ -4,9 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use scratchspace::{
-    BlockHash, DiskFileSource, DiskFileSourceBuilder, HashKind, OpenError, Realm, Scratch, ScratchBuilder,
-};
+use scratchspace::{BlockHash, DiskFileSource, DiskFileSourceBuilder, OpenError, Realm, Scratch, ScratchBuilder};
 use tempfile::TempDir;
 use twox_hash::XxHash3_64;
 
@@ -102,7 +100,7 @@ fn files_of_a_hash_kind_that_is_not_known_are_refused_and_not_touched() {
 mod blake3 {
     use std::time::Duration;
 
-    use scratchspace::{BlockHasher, FailedClosure, Layout, MemoryFileSource, MissingOk, ReadError, Verify};
+    use scratchspace::{BlockHasher, FailedClosure, HashKind, Layout, MemoryFileSource, MissingOk, ReadError, Verify};
 
     use super::*;
 
