@@ -245,6 +245,14 @@ pub(crate) fn keeps_allocation(file: &File) -> bool {
     return file.metadata().is_err();
 }
 
+/// How many bytes are free where `folder` lies; `None` where that is not known.
+pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(folder).ok().map(|system| system.f_bavail.saturating_mul(system.f_frsize));
+    #[cfg(not(unix))]
+    return folder.metadata().err().map(|_| 0);
+}
+
 /// How many files this process may have open; `None` if there is no limit or it is not known.
 pub(crate) fn open_file_limit() -> Option<u64> {
     #[cfg(unix)]

@@ -156,6 +156,43 @@ impl DiskFileSource {
         MappedFile::new(file, self.size, self.locks.clone())
     }
 
+    fn create_named(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        let path = self.new_path(file, header)?;
+        let temporary = self.temporary_path_of(file);
+        let memory = self.create_at(&temporary, header)?;
+        let leftover = Leftover(Some(&temporary));
+        fs::rename(&temporary, &path)?;
+        leftover.keep();
+        let leftover = Leftover(Some(&path));
+        // Hazard 53: the file is durable, its name is not.
+        if !planted::is(53) {
+            os::sync_folder(self.folder_of(file))?;
+        }
+        leftover.keep();
+        Ok(Arc::new(memory.named(path)))
+    }
+
+    fn create_nameless(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        self.new_path(file, header)?;
+        if let Some(unnamed) = os::unnamed_file(self.folder_of(file))? {
+            return Ok(Arc::new(self.fill(unnamed, header)?));
+        }
+        let temporary = self.temporary_path_of(file);
+        let memory = self.create_at(&temporary, header)?;
+        remove(&temporary)?;
+        Ok(Arc::new(memory))
+    }
+
+    /// Says how much is missing where a file does not fit.
+    fn explain_full(&self, file: FileId, error: io::Error) -> io::Error {
+        match (error.kind(), os::free_bytes(self.folder_of(file))) {
+            (io::ErrorKind::StorageFull, Some(free)) => {
+                io::Error::new(io::ErrorKind::StorageFull, NoSpace { needed: self.size.get(), free, error })
+            }
+            _ => error,
+        }
+    }
+
     /// Where a new file goes, unless it is there already; nothing creates it meanwhile, as the folder is ours.
     fn new_path(&self, file: FileId, header: &[u8]) -> io::Result<PathBuf> {
         check_header(header)?;
@@ -211,30 +248,11 @@ impl FileSource for DiskFileSource {
     }
 
     fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
-        let path = self.new_path(file, header)?;
-        let temporary = self.temporary_path_of(file);
-        let memory = self.create_at(&temporary, header)?;
-        let leftover = Leftover(Some(&temporary));
-        fs::rename(&temporary, &path)?;
-        leftover.keep();
-        let leftover = Leftover(Some(&path));
-        // Hazard 53: the file is durable, its name is not.
-        if !planted::is(53) {
-            os::sync_folder(self.folder_of(file))?;
-        }
-        leftover.keep();
-        Ok(Arc::new(memory.named(path)))
+        self.create_named(file, header).map_err(|error| self.explain_full(file, error))
     }
 
     fn create_unnamed(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
-        self.new_path(file, header)?;
-        if let Some(unnamed) = os::unnamed_file(self.folder_of(file))? {
-            return Ok(Arc::new(self.fill(unnamed, header)?));
-        }
-        let temporary = self.temporary_path_of(file);
-        let memory = self.create_at(&temporary, header)?;
-        remove(&temporary)?;
-        Ok(Arc::new(memory))
+        self.create_nameless(file, header).map_err(|error| self.explain_full(file, error))
     }
 
     fn delete(&self, file: FileId) -> io::Result<()> {
@@ -255,6 +273,16 @@ impl FileSource for DiskFileSource {
             done => done,
         }
     }
+}
+
+/// A file does not fit on its disk.
+#[derive(Debug, thiserror::Error)]
+#[error("a file of {needed} bytes does not fit, {free} bytes are free ({error})")]
+struct NoSpace {
+    needed: u64,
+    free: u64,
+    #[source]
+    error: io::Error,
 }
 
 /// A path that is removed unless somebody says `keep`.

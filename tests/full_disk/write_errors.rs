@@ -1,0 +1,99 @@
+//! A device that cannot write what it was given: the file below a loop device lies on a tmpfs that is full.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use scratchspace::ReadError;
+use tempfile::TempDir;
+
+use crate::device::{Device, Kind, fill, here};
+use crate::store::{FILE_SIZE, REALM, block, folder, hash, open, read, until_ok};
+
+fn suspects(place: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder(place)).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|kind| kind == "suspect")).collect()
+}
+
+#[test]
+fn a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file() {
+    const NAME: &str = "write_errors::a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file";
+    if let Some((place, _, step)) = here() {
+        let below = PathBuf::from(step);
+        return if place.join("over").exists() { find_again(&place) } else { lose_writes(&place, &below) };
+    }
+    let below = match Device::new(Kind::Tmpfs) {
+        Ok(below) => below,
+        Err(reason) => return println!("skipped: {NAME}: {reason}"),
+    };
+    let image = below.place().join("image");
+    match Device::over(Kind::Ext4, TempDir::new().unwrap(), image) {
+        Ok(device) => {
+            let step = below.place();
+            device.child(NAME, step.to_str().unwrap());
+            // Another process, the same page cache.
+            device.child(NAME, step.to_str().unwrap());
+        }
+        Err(reason) => println!("skipped: {NAME}: {reason}"),
+    }
+}
+
+fn lose_writes(place: &Path, below: &Path) {
+    let scratch = open(place, 5).unwrap();
+    for number in 0..15 {
+        scratch.put(REALM, &block(number)).unwrap();
+    }
+    scratch.flush().unwrap();
+    let filler = fill(below);
+    for number in 100..103 {
+        scratch.put(REALM, &block(number)).unwrap();
+    }
+    let error = scratch.flush().unwrap_err();
+    let io = error.io.expect("the device has lost writes");
+    assert!(io.what() == "syncing a file" && io.path().is_some(), "{io}");
+    scratch.flush().unwrap();
+    let [suspect] = &suspects(place)[..] else { panic!("one file is suspect: {:?}", suspects(place)) };
+    println!("suspect: {}", suspect.display());
+    for number in (0..15).chain(100..103) {
+        match read(&scratch, number) {
+            Ok(()) | Err(ReadError::Io(_) | ReadError::Corrupted { .. } | ReadError::Missing { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        let (one, other) = (scratch.get(REALM, hash(number)), scratch.get(REALM, hash(number)));
+        if let (Ok(one), Ok(other)) = (one, other) {
+            assert_ne!(one.as_ptr(), other.as_ptr(), "a copy each time");
+        }
+    }
+    fs::remove_file(filler).unwrap();
+    // It takes no more writes, and the next file does.
+    let file = scratch.info(REALM, hash(0)).unwrap().file;
+    until_ok("a new file", || scratch.put(REALM, &block(200)));
+    assert_ne!(scratch.info(REALM, hash(200)).unwrap().file, file);
+    until_ok("the device writes again", || scratch.flush());
+    fs::write(place.join("over"), "").unwrap();
+    // As after a kill: nothing is closed.
+    std::process::exit(0);
+}
+
+fn find_again(place: &Path) {
+    let [suspect] = &suspects(place)[..] else { panic!("one file is suspect: {:?}", suspects(place)) };
+    let scratch = open(place, 5).unwrap();
+    read(&scratch, 200).unwrap();
+    let mut copied = 0;
+    for number in (0..15).chain(100..103) {
+        let (one, other) = (scratch.get(REALM, hash(number)), scratch.get(REALM, hash(number)));
+        if let (Ok(one), Ok(other)) = (one, other) {
+            assert!(one[..] == block(number) && one.as_ptr() != other.as_ptr(), "a copy each time");
+            copied += 1;
+        }
+    }
+    assert!(copied > 0);
+    // It dies in its turn, and is made anew.
+    for number in 1000..1000 + 12 * FILE_SIZE / 50_000 {
+        until_ok("writing", || scratch.put(REALM, &block(number)));
+        read(&scratch, number).unwrap();
+    }
+    assert!(!suspect.exists());
+    assert!(suspects(place).is_empty());
+    scratch.flush().unwrap();
+}
