@@ -112,7 +112,12 @@ impl FileWheel {
         loop {
             let asked = self.index.candidates(hash);
             for address in asked {
-                match self.candidate(hash, address, realm, key, verify, &mut deadline)? {
+                let candidate = self.candidate(hash, address, realm, key, verify, &mut deadline);
+                // Hazard 14: a read that fails costs the block.
+                if planted::is(14) && matches!(candidate, Err(ReadError::Io(_))) {
+                    self.unpublish(hash, address, None);
+                }
+                match candidate? {
                     Candidate::Found(lent) => return Ok(lent),
                     Candidate::Removed => return Err(ReadError::Missing { realm, hash: key }),
                     Candidate::Other | Candidate::Gone => {}
@@ -338,13 +343,7 @@ impl FileWheel {
                 (State::Bad, Err(ReadError::Corrupted { address: file.address(slot) }))
             }
             // An error of the disk says nothing about the block: it stays, unverified.
-            Err(error) => {
-                // Hazard 14: a read that fails costs the block.
-                if planted::is(14) {
-                    self.unpublish(hash, file.address(slot), Some(entry.len));
-                }
-                (State::Unverified, Err(self.read_failed(file, error)))
-            }
+            Err(error) => (State::Unverified, Err(self.read_failed(file, error))),
         };
         file.slots.set(slot, state);
         drop(file.pending.lock());
