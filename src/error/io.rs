@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::WriteError;
+use super::{OpenError, WriteError};
 
 /// What was tried, on which file or folder, and what the operating system answered.
 ///
@@ -75,7 +75,9 @@ impl IoError {
                 "; move away what is in its place, or choose another folder"
             }
             // A failure of a verb of the store says itself what to do.
-            _ if self.source.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<WriteError>) => "",
+            _ if self.source.get_ref().is_some_and(|source| source.is::<WriteError>() || source.is::<OpenError>()) => {
+                ""
+            }
             _ => "; check the disk and the system's log",
         }
     }

@@ -64,7 +64,8 @@ pub enum ReadError {
          in the child"
     )]
     Forked,
-    /// The operating system refused. The block is still in the index.
+    /// The operating system refused. The block is still in the index; or its folder was not there when the store was
+    /// opened, so that nobody knows whether there is one.
     #[error(transparent)]
     Io(#[from] IoError),
 }

@@ -242,8 +242,9 @@ impl ScratchBuilder {
     ///
     /// [`OpenError::Config`] names the option that is out of its range; [`OpenError::LayoutChanged`] if an existing
     /// store has other lanes, another file size or another hash, and nothing is touched; [`OpenError::Foreign`],
-    /// [`OpenError::Version`] and [`OpenError::HashKind`] for files that this store cannot be made of; [`OpenError::InUse`] and
-    /// [`OpenError::Io`].
+    /// [`OpenError::Version`] and [`OpenError::HashKind`] for files that this store cannot be made of;
+    /// [`OpenError::InUse`]; [`OpenError::Io`] if no folder works, or one does not and the store is new, temporary or
+    /// reset. Otherwise an existing store is opened without the folders that do not work: see [`Scratch::health`].
     pub fn open(self) -> Result<Scratch, OpenError> {
         self.check()?;
         let Self { source, options, capacity } = self;

@@ -59,6 +59,9 @@ pub struct LaneHealth {
     pub lane: u16,
     /// Why it gets no file, if that has failed several times in a row.
     pub broken: Option<Broken>,
+    /// Whether all that its keys hold is found. `false` while its folder, which was not there at open, is not back and
+    /// searched: then a read that finds nothing is an error and not a miss.
+    pub readable: bool,
 }
 
 /// Since when a lane is broken, and why. It is tried again by itself, at least every 5 s.
@@ -93,10 +96,10 @@ impl Health {
         }
         let snapshot = wheel.snapshot();
         let mut folders: Vec<FolderHealth> = Vec::new();
-        for LaneState { lane, folder, path, broken } in snapshot.lanes {
+        for LaneState { lane, folder, path, broken, readable } in snapshot.lanes {
             let broken =
                 broken.map(|failing| Broken { since: failing.since, attempts: failing.attempts, error: failing.error });
-            let lane = LaneHealth { lane, broken };
+            let lane = LaneHealth { lane, broken, readable };
             match folders.get_mut(usize::from(folder)) {
                 Some(known) => known.lanes.push(lane),
                 // Lanes come in order, so folder `n` is met first with lane `n`.
@@ -116,7 +119,7 @@ impl Health {
     }
 
     fn judge(&self) -> HealthState {
-        let is_down = |lane: &LaneHealth| lane.broken.is_some();
+        let is_down = |lane: &LaneHealth| lane.broken.is_some() || !lane.readable;
         let mut lanes = self.lanes();
         if self.closed || lanes.all(is_down) {
             HealthState::Failed
@@ -159,8 +162,12 @@ impl fmt::Display for Health {
         for (folder, lane, broken) in self.broken() {
             let path = folder.path.as_ref().map(|path| format!(" in `{}`", path.display())).unwrap_or_default();
             let age = broken.since.elapsed().unwrap_or_default().as_secs();
+            let reads = if lane.readable { "it is still read" } else { "it cannot be read" };
             let Broken { attempts, error, .. } = broken;
-            write!(f, "\nLane {}{path} is broken for {age} s, {attempts} tries: {error}.", lane.lane)?;
+            write!(f, "\nLane {}{path} is broken for {age} s, {attempts} tries, {reads}: {error}.", lane.lane)?;
+        }
+        for lane in self.lanes().filter(|lane| lane.broken.is_none() && !lane.readable) {
+            write!(f, "\nLane {} is back, and its blocks are being looked for.", lane.lane)?;
         }
         for file in &self.suspect {
             write!(f, "\nFile {file} may have lost writes: each read of it is copied and compared.")?;

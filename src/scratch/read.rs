@@ -261,7 +261,11 @@ impl Scratch {
     pub fn contains(&self, realm: Realm, hash: BlockHash) -> Result<bool, ReadError> {
         self.wheel().check_open()?;
         let key = self.wheel().key_hash(realm, hash);
+        let known = self.wheel().known(key);
         let found = self.wheel().locate(key, realm, hash)?;
+        if found.is_none() {
+            known?;
+        }
         Ok(found.is_some_and(|(_, block)| !block.kind.is_tombstone()))
     }
 
@@ -286,9 +290,14 @@ impl Scratch {
     pub fn info(&self, realm: Realm, hash: BlockHash) -> Result<BlockInfo, ReadError> {
         self.wheel().check_open()?;
         let key = self.wheel().key_hash(realm, hash);
+        let known = self.wheel().known(key);
         match self.wheel().locate(key, realm, hash)? {
             Some((address, block)) if !block.kind.is_tombstone() => Ok(BlockInfo::new(address.file(), &block)),
-            _ => Err(ReadError::Missing { realm, hash }),
+            Some(_) => Err(ReadError::Missing { realm, hash }),
+            None => {
+                known?;
+                Err(ReadError::Missing { realm, hash })
+            }
         }
     }
 

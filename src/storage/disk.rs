@@ -3,7 +3,8 @@
 //! # Invariants
 //!
 //! 1. A file gets its name only when all of it is durable; whatever fails before leaves nothing behind.
-//! 2. What is deleted carries the id of this store in its name, in a folder that is locked.
+//! 2. What is created or deleted carries the id of this store in its name, in a folder that is locked, and that is still
+//!    the one which its path leads to.
 //! 3. A scan that refuses something has changed nothing.
 #![forbid(unsafe_code)]
 
@@ -11,7 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::folders::{Owned, foreign};
+use super::folders::{self, Folder, Owned, foreign};
 use super::lock::{Locks, failed};
 use super::names::{self, Listed, Name};
 use super::region::MappedFile;
@@ -20,7 +21,7 @@ use crate::block::{FileId, FileSize, StoreId};
 use crate::error::OpenError;
 use crate::os;
 use crate::planted;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 
 /// Files in one or more folders, locked against every other owner.
 ///
@@ -47,8 +48,10 @@ use crate::sync::Arc;
 #[derive(Debug)]
 pub struct DiskFileSource {
     store: StoreId,
-    /// Real paths, in the recorded order.
-    folders: Vec<PathBuf>,
+    /// In the recorded order.
+    folders: Mutex<Vec<Folder>>,
+    /// One folder is taken back at a time.
+    attaching: Mutex<()>,
     size: FileSize,
     files_per_folder: u16,
     locks: Arc<Locks>,
@@ -74,15 +77,63 @@ impl DiskFileSource {
 
     pub(super) fn new(owned: Owned, size: FileSize, files_per_folder: u16) -> Self {
         let Owned { store, folders, locks } = owned;
-        Self { store, folders, size, files_per_folder, locks: Arc::new(locks) }
+        let (folders, attaching) = (Mutex::new(folders), Mutex::new(()));
+        Self { store, folders, attaching, size, files_per_folder, locks: Arc::new(locks) }
     }
 
-    fn folder_of(&self, file: FileId) -> &Path {
-        &self.folders[file.index() % self.folders.len()]
+    fn folder_of(&self, file: FileId) -> PathBuf {
+        let folders = self.folders.lock();
+        folders[file.index() % folders.len()].path.clone()
     }
 
     fn path_of(&self, file: FileId) -> PathBuf {
         self.folder_of(file).join(Name::new(self.store, file).to_string())
+    }
+
+    /// The folder of a file, if it is ours still: nothing is created or deleted anywhere else.
+    fn own_folder_of(&self, file: FileId) -> io::Result<PathBuf> {
+        let folders = self.folders.lock();
+        let folder = folders[file.index() % folders.len()].clone();
+        drop(folders);
+        if let Some(error) = folder.missing {
+            return Err(io::Error::other(error));
+        }
+        self.locks.check_place(&folder.path)?;
+        Ok(folder.path)
+    }
+
+    /// Locks a folder that was not there when the source was built. Its record says which it is: of several that are
+    /// missing nobody knows that before.
+    fn attach(&self, number: u16) -> Result<PathBuf, OpenError> {
+        let _one_at_a_time = self.attaching.lock();
+        let at = usize::from(number);
+        let folders = self.folders.lock().clone();
+        if folders[at].missing.is_none() {
+            return Ok(folders[at].path.clone());
+        }
+        let mut why = None;
+        let missing = folders.iter().enumerate().filter(|(_, folder)| folder.missing.is_some());
+        for (from, folder) in missing {
+            match folders::take_back(&folder.path, self.store, folders.len()) {
+                Ok((path, lock, record)) if record.folder == number + 1 => {
+                    if folders.iter().any(|other| other.missing.is_none() && other.path == path) {
+                        return Err(foreign(&path, "it is another folder of its store as well".to_owned()));
+                    }
+                    let mut folders = self.folders.lock();
+                    folders.swap(from, at);
+                    folders[at] = Folder { path: path.clone(), missing: None };
+                    self.locks.add(lock);
+                    return Ok(path);
+                }
+                Ok((path, _, record)) if from == at => {
+                    let reason = format!("it is folder {} of its store, in place of {}", record.folder, number + 1);
+                    why = Some(foreign(&path, reason));
+                }
+                Err(error) if from == at => why = Some(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Err(why.unwrap_or_else(|| foreign(&folders[at].path, "it is not the folder that is missing".to_owned())))
     }
 
     /// The number of a listed file of this store, or why it cannot be one.
@@ -110,11 +161,22 @@ impl DiskFileSource {
     /// Everything of this store that is there, files and leftovers; an error if there is something that cannot be.
     fn listed(&self) -> Result<Vec<(FileId, Listed)>, OpenError> {
         let mut all = Vec::new();
-        for folder in &self.folders {
-            for listed in names::list(folder).map_err(failed("listing a folder", folder))? {
-                all.push((self.check(&listed, folder)?, listed));
+        let folders = self.folders.lock().clone();
+        for Folder { path: folder, missing } in &folders {
+            if let Some(error) = missing {
+                return Err(OpenError::Io(error.clone()));
             }
+            all.extend(self.listed_in(folder)?);
         }
+        all.sort_by_key(|(file, _)| *file);
+        Ok(all)
+    }
+
+    /// As `listed`, in one folder: all that has the number of one file lies in the same one.
+    fn listed_in(&self, folder: &Path) -> Result<Vec<(FileId, Listed)>, OpenError> {
+        let listed = names::list(folder).map_err(failed("listing a folder", folder))?;
+        let all = listed.into_iter().map(|listed| Ok((self.check(&listed, folder)?, listed)));
+        let mut all = all.collect::<Result<Vec<_>, OpenError>>()?;
         all.sort_by_key(|(file, _)| *file);
         let serves = |(file, listed): &(FileId, Listed)| (!listed.name.temporary).then_some(*file);
         let twice = all.iter().filter(|one| serves(one).is_some()).collect::<Vec<_>>();
@@ -123,6 +185,19 @@ impl DiskFileSource {
             return Err(foreign(&pair[1].1.path, format!("`{other}` is the same file of the store")));
         }
         Ok(all)
+    }
+
+    /// Opens what was listed, and deletes what a creation left.
+    fn open_all(&self, listed: Vec<(FileId, Listed)>) -> Result<Vec<Found>, OpenError> {
+        let (leftovers, files): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, listed)| listed.name.temporary);
+        let mut found = Vec::with_capacity(files.len());
+        for (file, listed) in files {
+            found.push(Found { file, memory: self.open(&listed)? });
+        }
+        for (_, leftover) in leftovers {
+            remove(&leftover.path).map_err(failed("deleting what a creation left", &leftover.path))?;
+        }
+        Ok(found)
     }
 
     /// Opens and maps a file that is there, with the size that it has.
@@ -166,7 +241,7 @@ impl DiskFileSource {
         let leftover = Leftover(Some(&path));
         // Hazard 53: the file is durable, its name is not.
         if !planted::is(53) {
-            os::sync_folder(self.folder_of(file))?;
+            os::sync_folder(&self.folder_of(file))?;
         }
         leftover.keep();
         Ok(Arc::new(memory.named(path)))
@@ -174,7 +249,7 @@ impl DiskFileSource {
 
     fn create_nameless(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
         self.new_path(file, header)?;
-        if let Some(unnamed) = os::unnamed_file(self.folder_of(file))? {
+        if let Some(unnamed) = os::unnamed_file(&self.folder_of(file))? {
             return Ok(Arc::new(self.fill(unnamed, header)?));
         }
         let temporary = self.temporary_path_of(file);
@@ -185,7 +260,7 @@ impl DiskFileSource {
 
     /// Says how much is missing where a file does not fit.
     fn explain_full(&self, file: FileId, error: io::Error) -> io::Error {
-        match (error.kind(), os::free_bytes(self.folder_of(file))) {
+        match (error.kind(), os::free_bytes(&self.folder_of(file))) {
             (io::ErrorKind::StorageFull, Some(free)) => {
                 io::Error::new(io::ErrorKind::StorageFull, NoSpace { needed: self.size.get(), free, error })
             }
@@ -197,7 +272,7 @@ impl DiskFileSource {
     fn new_path(&self, file: FileId, header: &[u8]) -> io::Result<PathBuf> {
         check_header(header)?;
         self.locks.process().check()?;
-        let path = self.path_of(file);
+        let path = self.own_folder_of(file)?.join(Name::new(self.store, file).to_string());
         if path.try_exists()? || names::suspect_path(&path).try_exists()? {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("`{}` is there already", path.display())));
         }
@@ -220,7 +295,7 @@ impl FileSource for DiskFileSource {
     }
 
     fn folders(&self) -> u16 {
-        u16::try_from(self.folders.len()).expect("the builder allows at most 341 folders")
+        u16::try_from(self.folders.lock().len()).expect("the builder allows at most 341 folders")
     }
 
     fn files_per_folder(&self) -> u16 {
@@ -235,16 +310,15 @@ impl FileSource for DiskFileSource {
         if !self.locks.process().is_current() {
             return Err(OpenError::Forked);
         }
-        let listed = self.listed()?;
-        let (leftovers, files): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, listed)| listed.name.temporary);
-        let mut found = Vec::with_capacity(files.len());
-        for (file, listed) in files {
-            found.push(Found { file, memory: self.open(&listed)? });
+        self.open_all(self.listed()?)
+    }
+
+    fn scan_folder(&self, folder: u16) -> Result<Vec<Found>, OpenError> {
+        if !self.locks.process().is_current() {
+            return Err(OpenError::Forked);
         }
-        for (_, leftover) in leftovers {
-            remove(&leftover.path).map_err(failed("deleting what a creation left", &leftover.path))?;
-        }
-        Ok(found)
+        let path = self.attach(folder)?;
+        self.open_all(self.listed_in(&path)?)
     }
 
     fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
@@ -257,11 +331,12 @@ impl FileSource for DiskFileSource {
 
     fn delete(&self, file: FileId) -> io::Result<()> {
         self.locks.process().check()?;
-        let path = self.path_of(file);
+        let folder = self.own_folder_of(file)?;
+        let path = folder.join(Name::new(self.store, file).to_string());
         // In this order: if `mark_suspect` comes in between, the file has the second name, or none any more.
         remove(&path)?;
         remove(&names::suspect_path(&path))?;
-        os::sync_folder(self.folder_of(file))
+        os::sync_folder(&folder)
     }
 
     fn mark_suspect(&self, file: FileId) -> io::Result<()> {

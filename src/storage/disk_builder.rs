@@ -109,11 +109,15 @@ impl DiskFileSourceBuilder {
     ///
     /// - [`OpenError::Config`] if an option is out of range, a folder was given twice, or the store was created with
     ///   another number of folders;
-    /// - [`OpenError::Foreign`] if a folder belongs to another store than the others, or is not recorded as part of the
-    ///   store while that has files;
+    /// - [`OpenError::Foreign`] if a folder belongs to another store than the others, or holds files of a store without a
+    ///   record of it;
     /// - [`OpenError::InUse`] if another store, or memory that it lent, still holds one of the folders;
     /// - [`OpenError::Version`] if another version of the library made the folders;
     /// - [`OpenError::Io`] if the system refuses.
+    ///
+    /// A store that has files in one of its folders goes on without another one that the system refuses, or that is
+    /// missing or empty, as where a disk is not mounted: nothing is created there, the blocks of that folder are errors,
+    /// and it is taken back when it is there. See [`Scratch::health`](crate::Scratch::health).
     pub fn build(self) -> Result<DiskFileSource, OpenError> {
         let folders = check_folders(self.folders.len())?;
         let (field, bytes) = match self.size {

@@ -200,6 +200,12 @@ impl<S: FileSource> FileSource for FaultySource<S> {
         Ok(found.into_iter().map(|Found { file, memory }| Found { file, memory: self.wrap(file, memory) }).collect())
     }
 
+    fn scan_folder(&self, folder: u16) -> Result<Vec<Found>, OpenError> {
+        self.faults.meet(Call::Scan, Some(folder)).map_err(|error| IoError::new("listing a folder", None, error))?;
+        let found = self.inner.scan_folder(folder)?;
+        Ok(found.into_iter().map(|Found { file, memory }| Found { file, memory: self.wrap(file, memory) }).collect())
+    }
+
     fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
         self.faults.meet(Call::Create, Some(self.folder_of(file)))?;
         self.inner.create(file, header).map(|memory| self.wrap(file, memory))

@@ -7,10 +7,13 @@
 //!
 //! 1. Folders are locked in the order of their real paths, so that of two openers of the same ones one wins.
 //! 2. What [`Claim::new`] refuses has changed nothing: no folder, no lock file, no record.
-//! 3. A store without all of its folders is opened only if it has no file yet: then a crash cut its creation short.
+//! 3. A store that has no file yet needs all of its folders: if one has no record, a crash cut its creation short. A
+//!    store with files goes on without a folder that is not there, or has neither record nor file, as where a disk is
+//!    not mounted: nothing is created there.
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::lock::{LOCK_FILE, LockFile, Locks, Record, failed};
@@ -27,6 +30,23 @@ struct Place {
     lock: Option<LockFile>,
     record: Option<Record>,
     files: Vec<Listed>,
+    /// Why nothing can be done there now.
+    broken: Option<IoError>,
+}
+
+impl Place {
+    fn look_into(&mut self, lock: impl Fn(&Path) -> Result<Option<LockFile>, OpenError>) -> Result<(), OpenError> {
+        if self.lock.is_none() {
+            self.lock = lock(&self.path)?;
+        }
+        self.record = self.lock.as_mut().map(LockFile::read).transpose()?.flatten();
+        self.files = names::list(&self.path).map_err(failed("listing a folder", &self.path))?;
+        Ok(())
+    }
+
+    fn into_folder(self) -> (Folder, Option<LockFile>) {
+        (Folder { path: self.path, missing: self.broken }, self.lock)
+    }
 }
 
 /// Locked folders of one store, or of none yet.
@@ -40,8 +60,17 @@ pub(super) struct Claim {
 #[derive(Debug)]
 pub(super) struct Owned {
     pub(super) store: StoreId,
-    pub(super) folders: Vec<PathBuf>,
+    pub(super) folders: Vec<Folder>,
     pub(super) locks: Locks,
+}
+
+/// One folder of a source.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    /// The real path, once it was there.
+    pub(super) path: PathBuf,
+    /// Why it is not there, and not locked.
+    pub(super) missing: Option<IoError>,
 }
 
 impl Claim {
@@ -49,13 +78,21 @@ impl Claim {
     pub(super) fn new(folders: &[PathBuf]) -> Result<Self, OpenError> {
         let mut places = Vec::with_capacity(folders.len());
         for folder in folders {
-            let path = if folder.exists() { real_path(folder)? } else { folder.clone() };
-            places.push(Place { path, lock: None, record: None, files: Vec::new() });
+            let found = folder
+                .canonicalize()
+                .and_then(|path| if path.is_dir() { Ok(path) } else { Err(io::ErrorKind::NotADirectory.into()) });
+            let (path, broken) = match found {
+                Ok(path) => (path, None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => (folder.clone(), None),
+                Err(error) => (folder.clone(), Some(IoError::new("opening a folder", Some(folder), error))),
+            };
+            places.push(Place { path, lock: None, record: None, files: Vec::new(), broken });
         }
         refuse_doubles(&places)?;
         let mut claim = Self { places, store: None };
-        claim.lock(LockFile::lock_existing)?;
+        claim.lock(LockFile::lock_existing, true)?;
         claim.store = claim.judge()?;
+        claim.leave_out()?;
         Ok(claim)
     }
 
@@ -70,8 +107,11 @@ impl Claim {
 
     /// Creates the folders that are missing and records whose they are.
     pub(super) fn complete(mut self) -> Result<Owned, OpenError> {
+        if self.places.iter().any(|place| place.broken.is_some()) {
+            return Ok(self.own_what_is_there());
+        }
         self.create_missing()?;
-        self.lock(|folder| LockFile::lock_or_create(folder).map(Some))?;
+        self.lock(|folder| LockFile::lock_or_create(folder).map(Some), false)?;
         // Somebody may have come first while a lock file was still missing.
         if self.judge()? != self.store {
             return Err(OpenError::InUse { folder: self.places.swap_remove(0).path });
@@ -82,20 +122,69 @@ impl Claim {
         };
         self.record(store)?;
         self.places.sort_by_key(|place| place.record.map(|record| record.folder));
-        let (folders, locks) = self.places.into_iter().map(|place| (place.path, place.lock)).unzip::<_, _, _, Vec<_>>();
+        let (folders, locks) = self.places.into_iter().map(Place::into_folder).unzip::<_, _, _, Vec<_>>();
         Ok(Owned { store, folders, locks: Locks::new(locks.into_iter().flatten().collect()) })
     }
 
+    /// Takes a store without the folders that are broken; each of them gets a number that no other has, its place among
+    /// the folders as they were given, if that is free.
+    fn own_what_is_there(self) -> Owned {
+        let store = self.store.expect("a store that is not known needs all of its folders");
+        let count = self.places.len();
+        let mut places: Vec<Option<Place>> = (0..count).map(|_| None).collect();
+        let mut broken = Vec::new();
+        for (given, place) in self.places.into_iter().enumerate() {
+            match place.record {
+                Some(record) => places[usize::from(record.folder) - 1] = Some(place),
+                None => broken.push((given, place)),
+            }
+        }
+        // First those whose own place is free, so that nobody else takes it.
+        broken.sort_by_key(|(given, _)| places[*given].is_some());
+        for (given, place) in broken {
+            let free = if places[given].is_none() { Some(given) } else { places.iter().position(Option::is_none) };
+            places[free.expect("there are as many numbers as folders")] = Some(place);
+        }
+        let (folders, locks) = places.into_iter().flatten().map(Place::into_folder).unzip::<_, _, _, Vec<_>>();
+        Owned { store, folders, locks: Locks::new(locks.into_iter().flatten().collect()) }
+    }
+
+    /// Marks as broken what a store with files is opened without; an error if it needs all of its folders.
+    fn leave_out(&mut self) -> Result<(), OpenError> {
+        let has_files = self.places.iter().any(|place| !place.files.is_empty());
+        if self.store.is_none() || !has_files {
+            let broken = self.places.iter().find_map(|place| place.broken.clone());
+            return broken.map_or(Ok(()), |error| Err(error.into()));
+        }
+        for place in self.places.iter_mut().filter(|place| place.record.is_none() && place.broken.is_none()) {
+            let error = io::Error::new(
+                io::ErrorKind::NotFound,
+                "it is no folder of the store; perhaps its disk is not mounted",
+            );
+            place.broken = Some(IoError::new("opening a folder", Some(&place.path), error));
+            place.lock = None;
+        }
+        Ok(())
+    }
+
     /// Locks each folder that is not locked yet, in the order of real paths, and looks into it.
-    fn lock(&mut self, lock: impl Fn(&Path) -> Result<Option<LockFile>, OpenError>) -> Result<(), OpenError> {
-        let mut order: Vec<&mut Place> = self.places.iter_mut().filter(|place| place.path.is_dir()).collect();
+    ///
+    /// With `leniently`, one that the system refuses is marked as broken.
+    fn lock(
+        &mut self,
+        lock: impl Fn(&Path) -> Result<Option<LockFile>, OpenError>,
+        leniently: bool,
+    ) -> Result<(), OpenError> {
+        let is_there = |place: &&mut Place| place.broken.is_none() && place.path.is_dir();
+        let mut order: Vec<&mut Place> = self.places.iter_mut().filter(is_there).collect();
         order.sort_by(|one, other| one.path.cmp(&other.path));
         for place in order {
-            if place.lock.is_none() {
-                place.lock = lock(&place.path)?;
+            match place.look_into(&lock) {
+                Err(OpenError::Io(error)) if leniently => {
+                    (place.lock, place.record, place.broken) = (None, None, Some(error));
+                }
+                looked => looked?,
             }
-            place.record = place.lock.as_mut().map(LockFile::read).transpose()?.flatten();
-            place.files = names::list(&place.path).map_err(failed("listing a folder", &place.path))?;
         }
         Ok(())
     }
@@ -119,23 +208,13 @@ impl Claim {
             }
             known.push((&place.path, record));
         }
-        let any_file = || self.places.iter().find_map(|place| place.files.first());
-        let unrecorded = || self.places.iter().find(|place| place.record.is_none());
-        match (known.first(), unrecorded(), any_file()) {
-            (None, _, Some(file)) => {
-                let reason =
-                    format!("it is of store {}, whose `{LOCK_FILE}` is not there or not whole", file.name.store);
-                Err(foreign(&file.path, reason))
-            }
-            (Some((_, first)), Some(place), Some(_)) => {
-                let reason = format!(
-                    "it is none of the {} folders of store {}, which has files already; perhaps a disk is not mounted",
-                    first.folders, first.store
-                );
-                Err(foreign(&place.path, reason))
-            }
-            (first, _, _) => Ok(first.map(|(_, record)| record.store)),
+        // A folder without a record has no file of any store either.
+        let unrecorded = self.places.iter().filter(|place| place.record.is_none());
+        if let Some(file) = unrecorded.flat_map(|place| &place.files).next() {
+            let reason = format!("it is of store {}, whose `{LOCK_FILE}` is not there or not whole", file.name.store);
+            return Err(foreign(&file.path, reason));
         }
+        Ok(known.first().map(|(_, record)| record.store))
     }
 
     /// Creates what is missing of the folders; all of it goes again if two of them turn out to be one.
@@ -179,6 +258,26 @@ impl Drop for Created {
     }
 }
 
+/// Locks a folder that was missing, if it is one of the `folders` of `store` now; its record says which.
+pub(super) fn take_back(
+    folder: &Path,
+    store: StoreId,
+    folders: usize,
+) -> Result<(PathBuf, LockFile, Record), OpenError> {
+    let path = real_path(folder)?;
+    let not_there = || {
+        let error =
+            io::Error::new(io::ErrorKind::NotFound, "it is no folder of the store; perhaps its disk is not mounted");
+        OpenError::Io(IoError::new("opening a folder", Some(&path), error))
+    };
+    let mut lock = LockFile::lock_existing(&path)?.ok_or_else(not_there)?;
+    let record = lock.read()?.ok_or_else(not_there)?;
+    if record.store != store || usize::from(record.folders) != folders {
+        return Err(foreign(&path, format!("it is one of the {} folders of store {}", record.folders, record.store)));
+    }
+    Ok((path, lock, record))
+}
+
 fn real_path(folder: &Path) -> Result<PathBuf, OpenError> {
     folder.canonicalize().map_err(failed("finding the real path of a folder", folder))
 }
@@ -205,6 +304,10 @@ mod tests {
 
     fn own(folders: &[PathBuf]) -> Result<Owned, OpenError> {
         Claim::new(folders)?.complete()
+    }
+
+    fn paths(owned: &Owned) -> Vec<PathBuf> {
+        owned.folders.iter().map(|folder| folder.path.clone()).collect()
     }
 
     fn record(folder: &Path) -> String {
@@ -255,13 +358,13 @@ mod tests {
         let root = test_folder();
         let folders = ["c", "a", "b"].map(|name| root.path().join("deep").join(name));
         let owned = own(&folders).unwrap();
-        assert_eq!(owned.folders, folders);
+        assert_eq!(paths(&owned), folders);
         let store = owned.store;
         assert_eq!(record(&folders[1]), format!("scratchspace 1\nstore {store}\nfolder 2 of 3\n"));
         drop(owned);
         for order in [[1, 2, 0], [2, 1, 0], [0, 1, 2]] {
             let owned = own(&order.map(|at| folders[at].clone())).unwrap();
-            assert_eq!((owned.store, &owned.folders[..]), (store, &folders[..]));
+            assert_eq!((owned.store, &paths(&owned)[..]), (store, &folders[..]));
         }
     }
 
@@ -343,7 +446,7 @@ mod tests {
         fs::write(folders[2].join(LOCK_FILE), "scratchspace 1\nstore 0123").unwrap();
         let [one, two, three] = folders.clone();
         let owned = own(&[three.clone(), two.clone(), one.clone()]).unwrap();
-        assert_eq!((owned.store, &owned.folders[..]), (store, &[three, two, one][..]));
+        assert_eq!((owned.store, &paths(&owned)[..]), (store, &[three, two, one][..]));
         drop(owned);
         assert_eq!(record(&folders[2]), format!("scratchspace 1\nstore {store}\nfolder 1 of 3\n"));
     }
@@ -380,16 +483,50 @@ mod tests {
 
     /// The folder of a disk that is not mounted is empty or missing: taking it for ours would hide half of the store.
     #[test]
-    fn a_store_with_files_is_not_opened_without_all_of_its_folders() {
+    fn a_folder_that_is_not_mounted_is_left_out_and_not_touched() {
         let root = test_folder();
         let [one, two, other] = ["1", "2", "other"].map(|name| root.path().join(name));
         let store = own(&[one.clone(), two.clone()]).unwrap().store;
         put_file(&one, store, 1, 16384);
-        let why = "it is none of the 2 folders of store ";
-        assert_foreign(&refused(root.path(), &[one.clone(), other.clone()]), &other, why);
+        for is_mount_point in [false, true] {
+            if is_mount_point {
+                fs::create_dir(&other).unwrap();
+            }
+            for folders in [[one.clone(), other.clone()], [other.clone(), one.clone()]] {
+                let before = tree(root.path());
+                let owned = own(&folders).unwrap();
+                assert!(tree(root.path()) == before);
+                assert_eq!((owned.store, paths(&owned)), (store, vec![one.clone(), other.clone()]));
+                let missing = owned.folders[1].missing.as_ref().unwrap();
+                assert_eq!((missing.kind(), missing.path()), (io::ErrorKind::NotFound, Some(&*other)));
+                assert!(owned.folders[0].missing.is_none());
+            }
+        }
+        // Somebody's files in its place are not ours.
+        let file = put_file(&other, StoreId::from_u128(7), 1, 16384);
+        assert_foreign(&refused(root.path(), &[one.clone(), other]), &file, "it is of store ");
+        // A file in place of the folder is what a dead disk may look like, too.
+        fs::remove_dir_all(&two).unwrap();
+        fs::write(&two, "not a folder").unwrap();
+        let owned = own(&[one, two]).unwrap();
+        assert_eq!(owned.folders[1].missing.as_ref().unwrap().kind(), io::ErrorKind::NotADirectory);
+    }
+
+    #[test]
+    fn a_folder_is_taken_back_only_as_the_one_that_it_was() {
+        let root = test_folder();
+        let [one, two, other] = ["1", "2", "other"].map(|name| root.path().join(name));
+        let store = own(&[one.clone(), two.clone()]).unwrap().store;
+        let (path, lock, record) = take_back(&two, store, 2).unwrap();
+        assert_eq!((path, record), (two.clone(), Record { store, folder: 2, folders: 2 }));
+        assert_eq!(take_back(&two, store, 2).unwrap_err(), OpenError::InUse { folder: two.clone() });
+        drop(lock);
+        assert!(matches!(take_back(&two, StoreId::from_u128(7), 2), Err(OpenError::Foreign { .. })));
+        assert!(matches!(take_back(&two, store, 3), Err(OpenError::Foreign { .. })));
+        assert!(matches!(take_back(&other, store, 2), Err(OpenError::Io(_))));
         fs::create_dir(&other).unwrap();
-        assert_foreign(&refused(root.path(), &[other.clone(), one.clone()]), &other, why);
-        own(&[two, one]).unwrap();
+        assert!(matches!(take_back(&other, store, 2), Err(OpenError::Io(_))));
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 0);
     }
 
     #[test]

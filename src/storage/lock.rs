@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::block::StoreId;
 use crate::error::{IoError, OpenError};
 use crate::os::{self, Process};
+use crate::sync::Mutex;
 
 /// The name of the lock file in each folder.
 pub(super) const LOCK_FILE: &str = "scratchspace.lock";
@@ -31,18 +32,37 @@ const WORD: &str = "scratchspace ";
 /// The folders of a store, locked until this is dropped.
 #[derive(Debug)]
 pub(super) struct Locks {
-    _locked: Vec<LockFile>,
+    locked: Mutex<Vec<LockFile>>,
     process: Process,
 }
 
 impl Locks {
     pub(super) fn new(locked: Vec<LockFile>) -> Self {
-        Self { _locked: locked, process: Process::current() }
+        Self { locked: Mutex::new(locked), process: Process::current() }
     }
 
     /// The process that locked the folders: no other may create or delete anything there.
     pub(super) fn process(&self) -> Process {
         self.process
+    }
+
+    /// One folder more, which was not there before.
+    pub(super) fn add(&self, lock: LockFile) {
+        self.locked.lock().push(lock);
+    }
+
+    /// Whether `folder` is the one that is locked: another one may have been mounted or moved there since.
+    pub(super) fn check_place(&self, folder: &Path) -> io::Result<()> {
+        let locked = self.locked.lock();
+        let own = locked.iter().find(|lock| lock.path.parent() == Some(folder));
+        if own.is_some_and(LockFile::is_in_place) {
+            return Ok(());
+        }
+        drop(locked);
+        // What the system says of it is the better text, if it says anything.
+        std::fs::metadata(folder.join(LOCK_FILE))?;
+        let problem = format!("`{}` is not the folder that was locked", folder.display());
+        Err(io::Error::new(io::ErrorKind::NotFound, problem))
     }
 
     /// No folder at all.
@@ -123,6 +143,11 @@ impl Drop for LockFile {
 }
 
 impl LockFile {
+    /// Whether the path of the lock file leads to it still.
+    fn is_in_place(&self) -> bool {
+        os::is_named(&self.file, &self.path).unwrap_or(false)
+    }
+
     /// Locks `folder`, if it has a lock file.
     pub(super) fn lock_existing(folder: &Path) -> Result<Option<Self>, OpenError> {
         match os::private_file().open(folder.join(LOCK_FILE)) {

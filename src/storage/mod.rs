@@ -94,6 +94,21 @@ pub trait FileSource: Debug + Send + Sync + 'static {
     /// [`OpenError::InUse`] if somebody else owns the files. Then nothing has been deleted.
     fn scan(&self) -> Result<Vec<Found>, OpenError>;
 
+    /// As [`scan`](FileSource::scan), for the files of one folder, counted from 0, whatever the others do.
+    ///
+    /// A store with several folders asks for this when `scan` has failed with [`OpenError::Io`], at open and again and
+    /// again later, until the folder is back; not for a folder whose files it has. This default scans all and keeps
+    /// those of `folder`: right for a source whose folders fail together.
+    ///
+    /// # Errors
+    ///
+    /// As of `scan`. [`OpenError::Io`] leaves the folder out, and the store goes on without it.
+    fn scan_folder(&self, folder: u16) -> Result<Vec<Found>, OpenError> {
+        let mut found = self.scan()?;
+        found.retain(|found| (found.file.get() - 1) % self.folders() == folder);
+        Ok(found)
+    }
+
     /// Makes a file that starts with `header` (at most a page) and is zero behind it, durable in content and name when
     /// this returns.
     ///
@@ -320,6 +335,10 @@ macro_rules! source_behind_a_pointer {
 
             fn scan(&self) -> Result<Vec<Found>, OpenError> {
                 (**self).scan()
+            }
+
+            fn scan_folder(&self, folder: u16) -> Result<Vec<Found>, OpenError> {
+                (**self).scan_folder(folder)
             }
 
             fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {

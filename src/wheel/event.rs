@@ -61,7 +61,7 @@ pub enum Event {
         error: IoError,
     },
     /// A lane gets no file, several tries in a row: until it heals, writes of its keys that need a file fail with
-    /// `error`. What it holds is read.
+    /// `error`. What it holds is read. If its folder was not there at open, reads of its keys fail as well.
     LaneBroken {
         /// The lane.
         lane: u16,

@@ -2,11 +2,12 @@
 //!
 //! # Invariants
 //!
-//! 1. A lane whose keeper fails is BROKEN from its third failure in a row on:
+//! 1. A lane whose keeper fails is BROKEN from its third failure in a row on, or at once if its folder is not there:
 //!    before that writers wait, from then on they get the error without a wait. It heals by one success.
 //! 2. What is told here is put into the queue of events only: no user code runs.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,6 +41,13 @@ pub(crate) struct Failing {
 }
 
 impl Failing {
+    /// The folder of a lane is not there: nothing has to be tried to know it.
+    pub(crate) fn detached(error: IoError) -> Self {
+        let mut failing = Self::first(error);
+        failing.is_broken = true;
+        failing
+    }
+
     fn first(error: IoError) -> Self {
         let now = Instant::now();
         let (since, again) = (SystemTime::now(), now + BACK_OFF);
@@ -100,6 +108,15 @@ impl FileWheel {
         }
     }
 
+    /// Why nobody knows what a lane holds.
+    pub(crate) fn unknown_error(&self, lane: &Lane) -> IoError {
+        let failing = self.turn.lock().lanes[lane.index()].failing.as_ref().map(|failing| failing.error.clone());
+        failing.unwrap_or_else(|| {
+            let error = io::Error::other("the folder is back, and its blocks are being looked for");
+            IoError::new("finding a block", self.folder_of(lane.id()).as_deref(), error)
+        })
+    }
+
     /// Where the files of a lane lie.
     pub(crate) fn folder_of(&self, lane: u16) -> Option<PathBuf> {
         let source = self.table.source();
@@ -155,8 +172,6 @@ impl FileWheel {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     fn error(number: i32) -> IoError {
@@ -174,5 +189,12 @@ mod tests {
             assert!(!failing.holds_back(Instant::now() + LONGEST_BACK_OFF));
         }
         assert_eq!((failing.error, failing.attempts), (error(28), 103));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_breaks_its_lane_at_once() {
+        let mut failing = Failing::detached(error(2));
+        assert!(failing.is_broken() && failing.holds_back(Instant::now()));
+        assert!(!failing.fails_again(error(2)) && failing.is_broken());
     }
 }

@@ -25,6 +25,7 @@ use crate::wheel::event::Event;
 use crate::wheel::event::WaitCause;
 use crate::wheel::file::{BlockFile, FilePin};
 use crate::wheel::gather::GatherBuffer;
+use crate::wheel::lane::Known;
 use crate::wheel::pending::{Deadline, Record};
 use crate::wheel::slots::{self, State};
 use crate::wheel::{Copied, FileWheel, Verify};
@@ -109,6 +110,7 @@ impl FileWheel {
 
     fn find_block(&self, hash: KeyHash, realm: Realm, key: BlockHash, verify: Verify) -> Result<Lent<'_>, ReadError> {
         let mut deadline = LazyDeadline { wheel: self, deadline: None };
+        let mut looked_again = false;
         loop {
             let asked = self.index.candidates(hash);
             for address in asked {
@@ -124,8 +126,22 @@ impl FileWheel {
                 }
             }
             if !self.has_moved(hash, asked) {
-                return Err(ReadError::Missing { realm, hash: key });
+                match self.known(hash)? {
+                    // What was found in between is there now.
+                    Known::Since if !looked_again => looked_again = true,
+                    _ => return Err(ReadError::Missing { realm, hash: key }),
+                }
             }
+        }
+    }
+
+    /// Whether a miss in the lane of a key proves anything, if it is asked before the index; the error names the folder
+    /// that is not there.
+    pub(crate) fn known(&self, hash: KeyHash) -> Result<Known, IoError> {
+        let lane = self.lane_of(hash);
+        match lane.known() {
+            Known::NotYet => Err(self.unknown_error(lane)),
+            known => Ok(known),
         }
     }
 

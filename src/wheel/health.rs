@@ -8,6 +8,7 @@ use crate::block::FileId;
 use crate::wheel::FileWheel;
 use crate::wheel::failing::Failing;
 use crate::wheel::file::BlockFile;
+use crate::wheel::lane::Known;
 use crate::wheel::state::FileState;
 
 /// What is looked at under one lock.
@@ -30,6 +31,8 @@ pub(crate) struct LaneState {
     pub(crate) path: Option<PathBuf>,
     /// Why it is BROKEN, if it is.
     pub(crate) broken: Option<Failing>,
+    /// Whether its keys are found.
+    pub(crate) readable: bool,
 }
 
 impl FileWheel {
@@ -50,6 +53,7 @@ impl FileWheel {
             lane: lane.id(),
             folder: lane.id() % folders,
             path: self.folder_of(lane.id()),
+            readable: lane.known() != Known::NotYet,
             broken,
         });
         Snapshot {

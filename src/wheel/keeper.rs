@@ -34,6 +34,8 @@ enum Job {
     Recycle(FileId),
     /// Making room failed half-way: try the rest again.
     Kill(FileId),
+    /// The folder of the lane was not there at open: look whether it is by now.
+    Attach,
     /// A file without memory is created afresh.
     Revive(FileId),
     Rest(Duration),
@@ -60,6 +62,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
             Job::Create(file) => wheel.create_file(lane, file),
             Job::Recycle(file) => wheel.recycle(lane, file),
             Job::Kill(file) => wheel.kill(lane, file),
+            Job::Attach => wheel.attach(lane),
             Job::Stop => return,
             Job::Rest(time) => {
                 wheel.pace_write_back(lane, &mut write_back);
@@ -86,11 +89,16 @@ impl FileWheel {
             return Job::Stop;
         }
         let of_lane = &turn.lanes[lane.index()];
+        let now = Instant::now();
+        let held_back = of_lane.failing.as_ref().is_some_and(|failing| failing.holds_back(now));
+        if of_lane.detached {
+            // The keeper of the folder's first lane does it for all.
+            let is_first = lane.id() < self.table.source().folders();
+            return if is_first && !held_back { Job::Attach } else { Job::Rest(REST) };
+        }
         if !of_lane.writable {
             return Job::Rest(REST);
         }
-        let now = Instant::now();
-        let held_back = of_lane.failing.as_ref().is_some_and(|failing| failing.holds_back(now));
         let mut watch = false;
 
         for (file, _) in &of_lane.draining {

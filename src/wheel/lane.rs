@@ -14,13 +14,28 @@ use std::fmt;
 use std::time::Instant;
 
 use crate::block::FileId;
-use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 use crate::wheel::gather::{Gather, GatherBuffer};
 use crate::wheel::pending::{Closure, Deadline, Deferred};
 
 /// Most gather buffers of a lane that are being stored at once; one more is being filled.
 pub(crate) const MAX_OUTSTANDING: usize = 3;
+
+/// Whether a miss in a lane proves anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Its folder was there at open.
+    Always,
+    /// Its folder was not there at open, and has not been searched since: a miss says nothing.
+    NotYet,
+    /// Its folder came late and was searched: who looked before that looks again.
+    Since,
+}
+
+const KNOWN: u8 = 0;
+const UNKNOWN: u8 = 1;
+const KNOWN_SINCE: u8 = 2;
 
 /// One of the store's lanes.
 #[derive(Debug)]
@@ -32,6 +47,7 @@ pub(crate) struct Lane {
     /// Generation of the newest file in which the store of a tombstone failed: it may be on the disk nevertheless.
     doubted: AtomicU64,
     tombstones_only: AtomicBool,
+    known: AtomicU8,
     gather: Mutex<GatherSlot>,
     stored: Condvar,
     queue: Mutex<Queue>,
@@ -106,6 +122,7 @@ impl Lane {
             victim: AtomicU64::new(0),
             doubted: AtomicU64::new(0),
             tombstones_only: AtomicBool::new(false),
+            known: AtomicU8::new(KNOWN),
             gather: Mutex::new(GatherSlot::default()),
             stored: Condvar::new(),
             queue: Mutex::new(Queue::default()),
@@ -164,6 +181,28 @@ impl Lane {
 
     pub(crate) fn set_tombstones_only(&self, only: bool) {
         self.tombstones_only.store(only, Ordering::Relaxed);
+    }
+
+    /// Whether what the lane holds can be found.
+    ///
+    /// Asked before the index, or asked again after it: blocks may be found between the two.
+    pub(crate) fn known(&self) -> Known {
+        // Acquire pairs with the Release in `set_known`: whoever sees the lane known finds all that was found.
+        match self.known.load(Ordering::Acquire) {
+            KNOWN => Known::Always,
+            UNKNOWN => Known::NotYet,
+            _ => Known::Since,
+        }
+    }
+
+    /// The folder of the lane is not there.
+    pub(crate) fn set_unknown(&self) {
+        self.known.store(UNKNOWN, Ordering::Release);
+    }
+
+    /// All that it holds is in the index.
+    pub(crate) fn set_known(&self) {
+        self.known.store(KNOWN_SINCE, Ordering::Release);
     }
 
     /// The gather buffer, once fewer than [`MAX_OUTSTANDING`] are being stored; `None` at the deadline.
@@ -271,6 +310,36 @@ impl Lane {
                 None => self.work.wait(&mut queue),
             }
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use crate::sync::thread;
+
+    /// A reader that looked before its block was found, and asked after the search had ended, told a miss of a block
+    /// that was there. By now it looks again.
+    #[test]
+    fn a_miss_in_a_lane_that_came_late_is_one() {
+        loom::model(|| {
+            let shared = Arc::new((Lane::new(0), AtomicU64::new(0)));
+            shared.0.set_unknown();
+            let search = {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    // Relaxed: the lane alone carries it, as the words of the index.
+                    shared.1.store(1, Ordering::Relaxed);
+                    shared.0.set_known();
+                })
+            };
+            let (lane, word) = &*shared;
+            let is_there = || word.load(Ordering::Relaxed) == 1;
+            if !is_there() && lane.known() == Known::Since {
+                assert!(is_there());
+            }
+            search.join().unwrap();
+        });
     }
 }
 

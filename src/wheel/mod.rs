@@ -11,7 +11,7 @@
 //! | `turn` | a lane's next file, and the wait for it |
 //! | `keeper`, `recycle` | the background life of files |
 //! | `flusher` | the background life of closures and gather buffers |
-//! | `open`, `recovery` | files of an earlier run |
+//! | `open`, `attach`, `recovery` | files of an earlier run, and folders that come late |
 //! | `settle` | flush and close |
 //! | `hook`, `failing`, `health` | what users see of failures: events, broken lanes, the state of all |
 //!
@@ -21,6 +21,7 @@
 //! 2. An address is put into the index only by whoever holds a pin on its file or an unfinished reservation in it.
 //! 3. A word that leaves the index lowers its file's live count; a word that enters has raised it before.
 
+mod attach;
 mod batch;
 mod copied;
 mod counters;

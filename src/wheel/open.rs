@@ -15,6 +15,7 @@ use crate::planted;
 use crate::storage::{FileMemory, FileSource, Found};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Arc, Condvar, Mutex};
+use crate::wheel::attach::Search;
 use crate::wheel::hook::Events;
 use crate::wheel::lane::Lane;
 use crate::wheel::pin::Pinner;
@@ -34,25 +35,27 @@ const HIGHEST_FOUND: u64 = 1 << 41;
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// A file of an earlier run.
-struct Judged {
-    id: FileId,
+pub(crate) struct Judged {
+    pub(crate) id: FileId,
     memory: Arc<dyn FileMemory>,
     /// `None`: torn while it was recycled, so it is empty.
-    header: Option<FileHeader>,
+    pub(crate) header: Option<FileHeader>,
 }
 
 /// Which files belong to which lane.
-struct Plan {
+pub(crate) struct Plan {
     lanes: u16,
     hash_kind: HashKind,
     files_per_lane: u16,
     /// For each lane, files with a header, the newest first.
-    found: Vec<Vec<Judged>>,
+    pub(crate) found: Vec<Vec<Judged>>,
     /// For each lane, files without one.
-    empty: Vec<Vec<Judged>>,
+    pub(crate) empty: Vec<Vec<Judged>>,
     /// What a smaller layout drops, the oldest first.
-    surplus: Vec<FileId>,
-    next_generation: u64,
+    pub(crate) surplus: Vec<FileId>,
+    pub(crate) next_generation: u64,
+    /// For each folder, why it is not there.
+    missing: Vec<Option<IoError>>,
 }
 
 impl FileWheel {
@@ -60,19 +63,24 @@ impl FileWheel {
     pub(crate) fn open(source: Arc<dyn FileSource>, options: WheelOptions) -> Result<Arc<Self>, OpenError> {
         // First of all: what is refused for its numbers has deleted nothing.
         check_descriptors(&*source)?;
-        let found = source.scan()?;
-        let found = if options.reset { erase(&*source, found)? } else { found };
-        let judged = found.into_iter().map(|found| judge(&*source, found)).collect::<Result<Vec<_>, _>>()?;
+        let mut search = Search::new(&*source)?;
+        if options.reset || options.temporary {
+            // What a missing folder holds would be back with it.
+            search.need_all()?;
+        }
+        if options.reset {
+            search.found = erase(&*source, search.found)?;
+        }
+        let judged = search.judge(&*source)?;
+        if options.temporary {
+            search.need_all()?;
+        }
         check_order(&*source, &judged)?;
         let judged = without_suspect_empties(&*source, judged)?;
         let judged = if options.temporary { only_leftovers(&*source, judged)? } else { judged };
-        let plan = Plan::new(&*source, judged, &options)?;
-        if !plan.surplus.is_empty() {
-            plan.sync_found(&*source)?;
-        }
-        for id in &plan.surplus {
-            source.delete(*id).map_err(|error| io_failed(&*source, "removing a file of the store", *id, error))?;
-        }
+        let mut plan = Plan::new(&*source, judged, &options)?;
+        plan.missing = search.missing;
+        plan.drop_surplus(&*source)?;
         let wheel = Self::build(source, options, &plan)?;
         wheel.recovery.dropped(plan.surplus.len());
         let wheel = Arc::new(wheel);
@@ -101,7 +109,9 @@ impl FileWheel {
         let mut options = options;
         let in_place = source.folders() * source.files_per_folder();
         let highest = plan.all_found().map(|judged| judged.id.get()).max().unwrap_or(0);
-        let count = in_place.max(highest);
+        // What lies in a folder that is not there may have any number.
+        let any_missing = plan.missing.iter().any(Option::is_some);
+        let count = if any_missing { FileId::MAX } else { in_place.max(highest) };
         let budget = u64::from(in_place) * size.get();
         let expected = options.expected_blocks.unwrap_or_else(|| (budget / ASSUMED_BLOCK).clamp(1 << 14, 1 << 24));
         let index = BlockIndex::new(expected)
@@ -134,46 +144,76 @@ impl FileWheel {
 
     /// Puts files in their places, has a first file for each new lane, and starts the threads.
     fn lay_out(self: &Arc<Self>, plan: Plan) -> Result<(), OpenError> {
-        let mut absent = self.absent_numbers(&plan);
+        let missing = |lane: u16| plan.missing[usize::from(lane % self.table.source().folders())].as_ref();
+        let mut absent = self.absent_numbers(&plan, |lane| missing(lane).is_none());
+        let is_new = plan.all_found().all(|judged| judged.header.is_none());
         let mut to_discover = Vec::new();
         for (lane, (found, empty)) in self.lanes.iter().zip(plan.found.into_iter().zip(plan.empty)) {
-            let mut ids = Vec::new();
-            {
-                let mut turn = self.turn.lock();
-                for judged in &found {
-                    let Some(header) = &judged.header else { continue };
-                    let file = self.table.file(judged.id);
-                    file.install(Arc::clone(&judged.memory));
-                    file.adopt(header.generation, header.nonce);
-                    turn.found(judged.id);
-                    ids.push(judged.id);
-                }
-                turn.lanes[lane.index()].absent = std::mem::take(&mut absent[lane.index()]);
-                // Known before the directories are read: content that is found in it must not count as safe.
-                if self.options.on_full == OnFull::Recycle
-                    && turn.lanes[lane.index()].absent.is_empty()
-                    && let Some(oldest) = found.last().and_then(|judged| judged.header.as_ref())
-                {
-                    lane.set_victim(oldest.generation);
-                }
+            let folder = usize::from(lane.id() % self.table.source().folders());
+            if let Some(error) = &plan.missing[folder] {
+                self.lane_is_missing(lane, error);
+                to_discover.push(Vec::new());
+                continue;
             }
-            for judged in empty {
-                self.adopt_empty(lane, &judged)?;
-            }
-            if ids.is_empty() {
-                self.begin_new_lane(lane)?;
+            let ids = self.lay_out_lane(lane, &found, empty, std::mem::take(&mut absent[lane.index()]));
+            // A store that is there goes on without a file that cannot be created: its keeper tries again.
+            let failing = self.turn.lock().lanes[lane.index()].failing.clone();
+            if let Some(failing) = failing.filter(|_| is_new) {
+                return Err(OpenError::Io(failing.error));
             }
             to_discover.push(ids);
         }
         self.start_threads(to_discover)
     }
 
+    /// Puts the files of a lane in their places, and has a first one if it has none; gives those to be discovered.
+    ///
+    /// What cannot be made ready makes the lane fail, and is tried again by its keeper.
+    pub(crate) fn lay_out_lane(
+        &self,
+        lane: &Lane,
+        found: &[Judged],
+        empty: Vec<Judged>,
+        absent: Vec<FileId>,
+    ) -> Vec<FileId> {
+        let mut ids = Vec::new();
+        {
+            let mut turn = self.turn.lock();
+            for judged in found {
+                let Some(header) = &judged.header else { continue };
+                let file = self.table.file(judged.id);
+                file.install(Arc::clone(&judged.memory));
+                file.adopt(header.generation, header.nonce);
+                turn.found(judged.id);
+                ids.push(judged.id);
+            }
+            turn.lanes[lane.index()].absent = absent;
+            // Known before the directories are read: content that is found in it must not count as safe.
+            if self.options.on_full == OnFull::Recycle
+                && turn.lanes[lane.index()].absent.is_empty()
+                && let Some(oldest) = found.last().and_then(|judged| judged.header.as_ref())
+            {
+                lane.set_victim(oldest.generation);
+            }
+        }
+        for judged in empty {
+            self.adopt_empty(lane, judged);
+        }
+        if ids.is_empty() {
+            self.begin_new_lane(lane);
+        }
+        ids
+    }
+
     /// Numbers that may still be created, the smallest last, for each lane.
-    fn absent_numbers(&self, plan: &Plan) -> Vec<Vec<FileId>> {
+    pub(crate) fn absent_numbers(&self, plan: &Plan, is_there: impl Fn(u16) -> bool) -> Vec<Vec<FileId>> {
         let folders = self.table.source().folders();
         let mut absent: Vec<Vec<FileId>> = (0..plan.lanes).map(|_| Vec::new()).collect();
-        let mut room: Vec<usize> = (0..usize::from(plan.lanes))
-            .map(|lane| usize::from(plan.files_per_lane) - plan.found[lane].len() - plan.empty[lane].len())
+        let mut room: Vec<usize> = (0..plan.lanes)
+            .map(|lane| {
+                let (most, at) = (usize::from(plan.files_per_lane), usize::from(lane));
+                if is_there(lane) { most - plan.found[at].len() - plan.empty[at].len() } else { 0 }
+            })
             .collect();
         let taken: Vec<FileId> = plan.all_found().map(|judged| judged.id).collect();
         for id in self.table.iter().map(super::file::BlockFile::id).filter(|id| !taken.contains(id)) {
@@ -196,22 +236,28 @@ impl FileWheel {
     }
 
     /// A file whose header was torn while it was recycled holds nothing: it begins a lap of its own.
-    fn adopt_empty(&self, lane: &Lane, judged: &Judged) -> Result<(), OpenError> {
-        let file = self.table.file(judged.id);
-        file.install(Arc::clone(&judged.memory));
-        let lap = self
-            .write_header(lane, judged.id)
-            .map_err(|error| io_failed(self.table.source(), "writing a header", judged.id, error))?;
-        file.begin_lap(lap.generation, lap.nonce);
+    fn adopt_empty(&self, lane: &Lane, judged: Judged) {
+        let Judged { id, memory, .. } = judged;
+        let file = self.table.file(id);
+        file.install(memory);
+        let lap = self.write_header(lane, id);
         let mut turn = self.turn.lock();
-        turn.found(judged.id);
-        turn.set(judged.id, FileState::Free);
-        turn.lanes[lane.index()].spares.push(judged.id);
-        Ok(())
+        match lap {
+            Ok(lap) => {
+                file.begin_lap(lap.generation, lap.nonce);
+                turn.found(id);
+                turn.set(id, FileState::Free);
+                turn.lanes[lane.index()].spares.push(id);
+            }
+            Err(error) => {
+                turn.found_broken(id, lane);
+                self.lane_fails(&mut turn, lane, Some(id), self.io_error("writing a header", id, error));
+            }
+        }
     }
 
     /// A lane without blocks may be written at once: its first file is there when `open` returns.
-    fn begin_new_lane(&self, lane: &Lane) -> Result<(), OpenError> {
+    fn begin_new_lane(&self, lane: &Lane) {
         let next = {
             let turn = self.turn.lock();
             let of_lane = &turn.lanes[lane.index()];
@@ -222,12 +268,8 @@ impl FileWheel {
         }
         let mut turn = self.turn.lock();
         let of_lane = &mut turn.lanes[lane.index()];
-        if let Some(failing) = of_lane.failing.take() {
-            return Err(OpenError::Io(failing.error));
-        }
         of_lane.writable = true;
         of_lane.discovered = true;
-        Ok(())
     }
 
     fn start_threads(self: &Arc<Self>, to_discover: Vec<Vec<FileId>>) -> Result<(), OpenError> {
@@ -245,7 +287,7 @@ impl FileWheel {
 }
 
 impl Plan {
-    fn new(source: &dyn FileSource, judged: Vec<Judged>, options: &WheelOptions) -> Result<Self, OpenError> {
+    pub(crate) fn new(source: &dyn FileSource, judged: Vec<Judged>, options: &WheelOptions) -> Result<Self, OpenError> {
         let folders = source.folders();
         let recorded = judged.iter().find_map(|judged| judged.header.as_ref());
         let asked = options.lanes_per_folder.map(|lanes| lanes.saturating_mul(folders));
@@ -273,6 +315,7 @@ impl Plan {
             empty: (0..lanes).map(|_| Vec::new()).collect(),
             surplus: Vec::new(),
             next_generation: newest.map_or(1, |newest| newest + 1),
+            missing: vec![None; usize::from(folders)],
         };
         plan.distribute(judged, folders);
         plan.shrink();
@@ -314,6 +357,17 @@ impl Plan {
         }
     }
 
+    /// Deletes what a smaller layout has no room for.
+    pub(crate) fn drop_surplus(&self, source: &dyn FileSource) -> Result<(), OpenError> {
+        if !self.surplus.is_empty() {
+            self.sync_found(source)?;
+        }
+        for id in &self.surplus {
+            source.delete(*id).map_err(|error| io_failed(source, "removing a file of the store", *id, error))?;
+        }
+        Ok(())
+    }
+
     /// Makes durable what a killed run may have left in the page cache, before a file dies (`recovery`, invariant 4).
     fn sync_found(&self, source: &dyn FileSource) -> Result<(), OpenError> {
         for Judged { id, memory, .. } in self.all_found() {
@@ -322,13 +376,13 @@ impl Plan {
         Ok(())
     }
 
-    fn all_found(&self) -> impl Iterator<Item = &Judged> {
+    pub(crate) fn all_found(&self) -> impl Iterator<Item = &Judged> {
         self.found.iter().flatten().chain(self.empty.iter().flatten())
     }
 }
 
 /// Reads the header of a file and compares it with its place.
-fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, OpenError> {
+pub(crate) fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, OpenError> {
     let Found { file: id, memory } = found;
     let path = source.describe(id).unwrap_or_else(|| PathBuf::from(format!("file {id}")));
     let mut page = vec![0; PAGE_LEN];
@@ -365,12 +419,14 @@ fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, OpenError> {
     Ok(Judged { id, memory, header: Some(header) })
 }
 
-/// The order of files, and of what they hold, is that of their generations: no two of them have the same.
-fn check_order(source: &dyn FileSource, judged: &[Judged]) -> Result<(), OpenError> {
+/// The order of the files of a lane, and of what they hold, is that of their generations: no two of them have the same.
+///
+/// Two lanes may: one has taken generations while the folder of the other was not there.
+pub(crate) fn check_order(source: &dyn FileSource, judged: &[Judged]) -> Result<(), OpenError> {
     let mut seen = BTreeMap::new();
     for Judged { id, header, .. } in judged {
         let Some(header) = header else { continue };
-        if let Some(other) = seen.insert(header.generation, *id) {
+        if let Some(other) = seen.insert((header.lane, header.generation), *id) {
             let path = source.describe(*id).unwrap_or_else(|| PathBuf::from(format!("file {id}")));
             let reason = format!("its header names generation {}, as that of file {other} does", header.generation);
             return Err(OpenError::Foreign { path, reason });
@@ -396,7 +452,7 @@ fn erase(source: &dyn FileSource, found: Vec<Found>) -> Result<Vec<Found>, OpenE
 }
 
 /// A suspect file without a header holds nothing, and must not be used again.
-fn without_suspect_empties(source: &dyn FileSource, judged: Vec<Judged>) -> Result<Vec<Judged>, OpenError> {
+pub(crate) fn without_suspect_empties(source: &dyn FileSource, judged: Vec<Judged>) -> Result<Vec<Judged>, OpenError> {
     let is_of_use = |judged: &Judged| judged.header.is_some() || !judged.memory.is_suspect();
     let (of_use, others): (Vec<_>, Vec<_>) = judged.into_iter().partition(is_of_use);
     for Judged { id, memory, .. } in others {

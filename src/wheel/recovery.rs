@@ -20,7 +20,7 @@ use crate::block::{BlockKind, Entry, FileId, PAGE_SIZE, Slot, pages_of};
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::FileWheel;
 use crate::wheel::file::BlockFile;
-use crate::wheel::lane::Lane;
+use crate::wheel::lane::{Known, Lane};
 use crate::wheel::pending::Deadline;
 use crate::wheel::publish::Outcome;
 use crate::wheel::slots::State;
@@ -110,7 +110,15 @@ impl RecoveryState {
     }
 
     pub(crate) fn dropped(&self, files: usize) {
-        self.progress.lock().report.files_dropped = files as u64;
+        self.progress.lock().report.files_dropped += files as u64;
+    }
+
+    /// A folder is back: so many more files are to be read, and so many were dropped.
+    pub(crate) fn more(&self, files: usize, dropped: usize) {
+        let mut progress = self.progress.lock();
+        progress.files_total += files as u64;
+        progress.complete &= files == 0;
+        progress.report.files_dropped += dropped as u64;
     }
 
     /// Waits for the end of recovery; `None` at the deadline.
@@ -309,8 +317,12 @@ impl FileWheel {
         }
     }
 
-    fn lane_is_discovered(&self, lane: &Lane) {
+    pub(crate) fn lane_is_discovered(&self, lane: &Lane) {
         let mut turn = self.turn.lock();
+        if lane.known() == Known::NotYet {
+            lane.set_known();
+            self.lane_works(&mut turn, lane);
+        }
         let of_lane = &mut turn.lanes[lane.index()];
         // A lane whose files are all empty has nothing to resume.
         of_lane.writable = true;

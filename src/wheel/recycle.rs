@@ -297,8 +297,14 @@ impl FileWheel {
         run: impl FnOnce(&Arc<Self>) + Send + 'static,
     ) -> io::Result<()> {
         let wheel = Arc::clone(self);
+        let mut threads = self.threads.lock();
+        // A close sets this before it takes the threads: one that comes later would be joined by nobody.
+        if self.is_closed() {
+            return Err(io::Error::other("the store is closed"));
+        }
         let thread = crate::sync::thread::Builder::new().name(name).spawn(move || run(&wheel))?;
-        self.threads.lock().push(thread);
+        threads.push(thread);
+        drop(threads);
         Ok(())
     }
 }

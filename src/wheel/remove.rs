@@ -45,7 +45,12 @@ impl FileWheel {
         }
         // Before the index is asked: what recovery finds between the two is in the index, and not a stray.
         let was_recovered = self.recovery.is_complete();
-        match self.locate(hash, realm, key) {
+        let known = self.known(hash);
+        let located = self.locate(hash, realm, key);
+        if matches!(located, Ok(None)) {
+            known?;
+        }
+        match located {
             // A tombstone that a failed sync may have lost is written again, as content is; and so is one that a newer
             // version may hide after a restart, whose store has failed.
             Ok(Some((address, block)))

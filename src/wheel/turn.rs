@@ -68,6 +68,8 @@ pub(crate) struct LaneTurn {
     pub(crate) discovered: bool,
     /// Why no file could be made ready, and when that is tried again.
     pub(crate) failing: Option<Failing>,
+    /// Its folder was not there at open and has not been taken back: it has no file at all.
+    pub(crate) detached: bool,
 }
 
 /// What a writer of a full lane may hope for.
@@ -106,6 +108,12 @@ impl Turn {
     /// Says at open that a file of an earlier run is there.
     pub(crate) fn found(&mut self, file: FileId) {
         self.states[file.index()] = FileState::Found;
+    }
+
+    /// Says at open that a file is there, is empty, and could not be made ready.
+    pub(crate) fn found_broken(&mut self, file: FileId, lane: &Lane) {
+        self.states[file.index()] = FileState::Broken;
+        self.lanes[lane.index()].draining.push((file, Instant::now()));
     }
 
     /// How many files are in `state`.

@@ -48,6 +48,7 @@ fn assert_every_verb_is_refused(scratch: &Scratch, hash: BlockHash, writer: Blit
     let flush = scratch.flush().unwrap_err().to_string();
     assert!(flush.contains("forked") && flush.contains("open a store of its own"), "{flush}");
     assert_eq!(scratch.stats(), Stats::default());
+    assert!(scratch.health().closed && scratch.health().folders.is_empty());
     assert_eq!((scratch.len(), scratch.recovery().complete), (0, false));
     assert_eq!(scratch.health().state, HealthState::Failed);
     assert!(scratch.explain().iter().count() > 5 && format!("{scratch:?}").contains("Scratch"));
