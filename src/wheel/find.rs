@@ -263,13 +263,7 @@ impl FileWheel {
             Ok(None) if file.slots.get(slot) != before => Ok(None),
             // It was stored and no longer checks: the directory itself is damaged.
             Ok(None) => Err(self.entry_is_bad(hash, file.address(slot))),
-            Err(error) => {
-                // Hazard 14, here too: a read that fails costs the block.
-                if planted::is(14) {
-                    self.unpublish(hash, file.address(slot), Some(0));
-                }
-                Err(self.read_failed(file, error))
-            }
+            Err(error) => Err(self.read_failed(file, error)),
         }
     }
 
