@@ -98,8 +98,8 @@ impl FileWheel {
     pub(super) fn without_threads(source: Arc<dyn FileSource>, options: WheelOptions) -> Arc<Self> {
         let plan = Plan::new(&*source, Vec::new(), &options).unwrap();
         let wheel = Self { secret: 0, ..Self::build(source, options, &plan).unwrap() };
-        wheel.turn.lock().lanes[0].absent = wheel.absent_numbers(&plan).remove(0);
-        wheel.begin_new_lane(&wheel.lanes[0]).unwrap();
+        wheel.turn.lock().lanes[0].absent = wheel.absent_numbers(&plan, |_| true).remove(0);
+        wheel.begin_new_lane(&wheel.lanes[0]);
         Arc::new(wheel)
     }
 
