@@ -6,11 +6,15 @@ mod config;
 #[cfg(all(test, not(loom)))]
 mod failing;
 #[cfg(all(test, not(loom)))]
+mod faults;
+#[cfg(all(test, not(loom)))]
 mod foreign;
 mod handle;
 #[cfg(all(test, not(loom)))]
 mod hazards;
 mod health;
+#[cfg(all(test, not(loom)))]
+mod history;
 #[cfg(all(test, not(loom)))]
 mod power;
 mod read;

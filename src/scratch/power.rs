@@ -20,8 +20,9 @@ use std::env;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::block::{BlockHash, FileId, FileSize, PAGE_SIZE, Realm};
+use crate::block::{BlockHash, FileSize, PAGE_SIZE, Realm};
 use crate::error::{FailedClosure, FlushError, ReadError, WriteError};
+use crate::scratch::history::{History, Short, Version, bytes, number_of};
 use crate::scratch::{BlockRef, Scratch};
 use crate::storage::lossy::{Crash, Dice, Image, LossySource, Plan};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -31,52 +32,6 @@ const REALM: Realm = Realm::DEFAULT;
 /// Keys of each kind: half of them are named, half are content.
 const KEYS: u64 = 14;
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What became of a key once.
-#[derive(Clone, Debug)]
-struct Version {
-    /// `None`: it was removed, or gone.
-    bytes: Option<Vec<u8>>,
-    /// The file that holds it, and the generation of its lap; `None` if that is not known.
-    place: Option<(FileId, u64)>,
-    /// Whether the call said that it was done.
-    done: bool,
-    /// Whether it was stored when the call returned: a closure may wait.
-    stored: bool,
-    /// The failures that the store had told of before.
-    era: u64,
-}
-
-/// Versions of a key, the oldest first.
-#[derive(Debug, Default)]
-struct History {
-    versions: Vec<Version>,
-    /// The last version that is durable.
-    durable: Option<usize>,
-}
-
-impl History {
-    /// What the key may read as after the crash that left `image`.
-    fn judge(&self, read: Option<&[u8]>, crash: Crash, lossless: bool, opened: &LossySource) -> Result<(), String> {
-        let mut floor = self.durable;
-        if crash == Crash::Kill && lossless {
-            floor = floor.max(self.versions.iter().rposition(|version| version.stored));
-        }
-        let Some(floor) = floor else {
-            let known = |bytes: &[u8]| self.versions.iter().any(|version| version.bytes.as_deref() == Some(bytes));
-            return read.is_none_or(known).then_some(()).ok_or_else(|| "bytes that were never written".to_owned());
-        };
-        let later = &self.versions[floor..];
-        match read {
-            Some(bytes) if later.iter().any(|version| version.bytes.as_deref() == Some(bytes)) => Ok(()),
-            Some(_) if later.iter().all(|version| version.bytes.is_none()) => Err("a removed block is back".to_owned()),
-            Some(_) => Err("an old version is back".to_owned()),
-            None if later.iter().any(|version| version.bytes.is_none()) => Ok(()),
-            None if has_turned(&later[0], opened) => Ok(()),
-            None => Err("a block that should be there is missing".to_owned()),
-        }
-    }
-}
 
 /// Whether the file of a version has begun another lap, before the crash or right after it was opened.
 fn has_turned(version: &Version, opened: &LossySource) -> bool {
@@ -287,7 +242,9 @@ impl World {
                 Err(error) => panic!("key {key}: {error}"),
             };
             let place = scratch.info(REALM, *key).ok().map(|info| (info.file, info.generation));
-            if let Err(problem) = history.judge(read.as_deref(), crash, lossless, opened) {
+            if let Err(problem) =
+                history.judge(read.as_deref(), lossless && crash == Crash::Kill, |version| has_turned(version, opened))
+            {
                 let what = read.as_deref().map(|bytes| (bytes.len(), number_of(bytes)));
                 let versions: Vec<_> = history.versions.iter().map(Short).collect();
                 panic!("{problem}: key {key} reads as {what:?}, durable {:?} of {versions:?}", history.durable);
@@ -322,38 +279,6 @@ impl Done {
     fn written(key: BlockHash, result: Result<(), WriteError>) -> Self {
         Self::Written { key, stored: true, result }
     }
-}
-
-/// A version without its bytes.
-struct Short<'a>(&'a Version);
-
-impl std::fmt::Debug for Short<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Version { bytes, place, done, era, .. } = self.0;
-        let bytes = bytes.as_deref().map(|bytes| (bytes.len(), number_of(bytes)));
-        write!(f, "{bytes:?} in {place:?} done: {done} era {era}")
-    }
-}
-
-/// Bytes that no other number makes: every eight of them are drawn from it.
-fn bytes(dice: &mut Dice, most: u64, number: u64) -> Vec<u8> {
-    let len = match dice.below(8) {
-        0 => 8,
-        1 => 4096,
-        2 => most.min(3 * 4096),
-        _ => 8 + dice.below(most.min(6000) - 8),
-    };
-    let mut words = Dice::new(number);
-    let mut bytes = number.to_le_bytes().to_vec();
-    while bytes.len() < usize::try_from(len).unwrap() {
-        bytes.extend(words.next().to_le_bytes());
-    }
-    bytes.truncate(usize::try_from(len).unwrap());
-    bytes
-}
-
-fn number_of(bytes: &[u8]) -> u64 {
-    u64::from_le_bytes(bytes[..8].try_into().unwrap())
 }
 
 fn run(seed: u64) {

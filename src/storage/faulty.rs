@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use super::{FileMemory, FileSource, Found};
@@ -33,12 +33,56 @@ impl Call {
         [Self::Scan, Self::Create, Self::Delete, Self::Store, Self::Load, Self::Sync, Self::Populate];
 }
 
+/// What a disk answers that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Errno {
+    /// ENOSPC
+    NoSpace,
+    /// EIO
+    Io,
+    /// EMFILE
+    TooManyFiles,
+    /// ENOMEM
+    NoMemory,
+}
+
+impl Errno {
+    pub(crate) const ALL: [Self; 4] = [Self::NoSpace, Self::Io, Self::TooManyFiles, Self::NoMemory];
+
+    /// The error as the system gives it: its number, and nothing else.
+    #[cfg(unix)]
+    pub(crate) fn error(self) -> io::Error {
+        io::Error::from_raw_os_error(match self {
+            Self::NoSpace => libc::ENOSPC,
+            Self::Io => libc::EIO,
+            Self::TooManyFiles => libc::EMFILE,
+            Self::NoMemory => libc::ENOMEM,
+        })
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn error(self) -> io::Error {
+        io::Error::from(match self {
+            Self::NoSpace => io::ErrorKind::StorageFull,
+            Self::Io | Self::TooManyFiles => io::ErrorKind::Other,
+            Self::NoMemory => io::ErrorKind::OutOfMemory,
+        })
+    }
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Errno(Errno),
+    Kind(io::ErrorKind),
+}
+
 /// When calls fail, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {
     countdown: u64,
     sticky: bool,
-    kind: io::ErrorKind,
+    answer: Answer,
     calls: Vec<Call>,
     folder: Option<u16>,
 }
@@ -46,7 +90,8 @@ pub(crate) struct Fault {
 impl Fault {
     /// Fails the `k`-th call from now on (the next one is the first), once, as a full disk does.
     pub(crate) fn at(k: u64) -> Self {
-        Self { countdown: k, sticky: false, kind: io::ErrorKind::StorageFull, calls: Call::ALL.to_vec(), folder: None }
+        let answer = Answer::Errno(Errno::NoSpace);
+        Self { countdown: k, sticky: false, answer, calls: Call::ALL.to_vec(), folder: None }
     }
 
     /// Every call after that fails as well.
@@ -54,9 +99,15 @@ impl Fault {
         Self { sticky: true, ..self }
     }
 
-    /// Fails with this kind of error.
+    /// Fails with this error of the system.
+    #[cfg(not(loom))]
+    pub(crate) fn errno(self, errno: Errno) -> Self {
+        Self { answer: Answer::Errno(errno), ..self }
+    }
+
+    /// Fails with this kind of error, whatever number it has.
     pub(crate) fn kind(self, kind: io::ErrorKind) -> Self {
-        Self { kind, ..self }
+        Self { answer: Answer::Kind(kind), ..self }
     }
 
     /// Only these calls count and fail.
@@ -80,7 +131,7 @@ impl Fault {
 pub(crate) struct Faults {
     fault: Mutex<Option<Fault>>,
     counts: [AtomicU64; Call::ALL.len()],
-    failed: AtomicU64,
+    failed: [AtomicU64; Call::ALL.len()],
 }
 
 impl Faults {
@@ -107,8 +158,13 @@ impl Faults {
 
     /// How many calls were made to fail.
     pub(crate) fn failed(&self) -> u64 {
+        Call::ALL.iter().map(|&call| self.failed_of(call)).sum()
+    }
+
+    /// How many of these calls were made to fail.
+    pub(crate) fn failed_of(&self, call: Call) -> u64 {
         // Relaxed: as in `count`.
-        self.failed.load(Ordering::Relaxed)
+        self.failed[call as usize].load(Ordering::Relaxed)
     }
 
     /// Counts a call in a folder, or in all; an error if it is one that fails.
@@ -122,12 +178,15 @@ impl Faults {
             return Ok(());
         }
         // Relaxed: as above.
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        let kind = fault.kind;
+        self.failed[call as usize].fetch_add(1, Ordering::Relaxed);
+        let answer = fault.answer;
         if !fault.sticky {
             *slot = None;
         }
-        Err(io::Error::new(kind, Injected(call)))
+        Err(match answer {
+            Answer::Errno(errno) => errno.error(),
+            Answer::Kind(kind) => io::Error::new(kind, Injected(call)),
+        })
     }
 }
 
@@ -148,6 +207,7 @@ impl std::error::Error for Injected {}
 pub(crate) struct FaultySource<S> {
     inner: S,
     faults: Arc<Faults>,
+    is_named: bool,
 }
 
 impl<S: FileSource> FaultySource<S> {
@@ -157,7 +217,13 @@ impl<S: FileSource> FaultySource<S> {
 
     /// With the faults of another source: one countdown for a store that is opened several times.
     pub(crate) fn with(inner: S, faults: Arc<Faults>) -> Self {
-        Self { inner, faults }
+        Self { inner, faults, is_named: false }
+    }
+
+    /// Its files have paths for messages, whatever the source behind says.
+    #[cfg(not(loom))]
+    pub(crate) fn named(self) -> Self {
+        Self { is_named: true, ..self }
     }
 
     pub(crate) fn faults(&self) -> Arc<Faults> {
@@ -191,11 +257,15 @@ impl<S: FileSource> FileSource for FaultySource<S> {
     }
 
     fn describe(&self, file: FileId) -> Option<PathBuf> {
+        if self.is_named {
+            return Some(PathBuf::from(format!("folder-{}/file-{file}", self.folder_of(file))));
+        }
         self.inner.describe(file)
     }
 
     fn scan(&self) -> Result<Vec<Found>, OpenError> {
-        self.faults.meet(Call::Scan, None).map_err(|error| IoError::new("listing a folder", None, error))?;
+        let folder = self.is_named.then(|| Path::new("folder-0"));
+        self.faults.meet(Call::Scan, None).map_err(|error| IoError::new("listing a folder", folder, error))?;
         let found = self.inner.scan()?;
         Ok(found.into_iter().map(|Found { file, memory }| Found { file, memory: self.wrap(file, memory) }).collect())
     }
@@ -305,7 +375,7 @@ mod tests {
         memory.sync().unwrap();
         let error = memory.store(4097, &[b"b"]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert_eq!(error.to_string(), "Store was made to fail");
+        assert_eq!(error.raw_os_error(), Errno::NoSpace.error().raw_os_error());
         memory.store(4098, &[b"c"]).unwrap();
         let mut bytes = [1; 3];
         memory.load(4096, &mut bytes).unwrap();
@@ -325,7 +395,9 @@ mod tests {
         memory.sync().unwrap();
         for _ in 0..3 {
             memory.store(0, &[b"x"]).unwrap();
-            assert_eq!(memory.sync().unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+            let error = memory.sync().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+            assert_eq!(error.to_string(), "Sync was made to fail");
             let error = source.scan().unwrap_err();
             assert!(matches!(&error, OpenError::Io(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem));
         }

@@ -127,6 +127,20 @@ impl FileWheel {
         spare.unwrap_or(Job::Rest(if watch { WATCH } else { REST }))
     }
 
+    /// Whether no keeper does anything, or has anything to do.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn keepers_rest(&self) -> bool {
+        let turn = self.turn.lock();
+        self.lanes.iter().all(|lane| self.next_job(&turn, lane) == Job::Rest(REST))
+    }
+
+    /// Whether a file has begun another lap than this one, or is about to.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn has_turned(&self, file: FileId, generation: u64) -> bool {
+        let turn = self.turn.lock();
+        turn.state(file).is_dying() || self.table.file(file).generation() != generation
+    }
+
     /// How the lane gets its next file, if it needs one.
     fn spare_job(&self, turn: &Turn, lane: &Lane, now: Instant) -> Option<Job> {
         let of_lane = &turn.lanes[lane.index()];

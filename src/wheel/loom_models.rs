@@ -318,7 +318,7 @@ fn a_version_found_while_a_newer_one_fails_takes_its_place() {
         // As in `publish`.
         let view = InFile(shared.file());
         while let Published::Superseded(_) = shared.rest.publish_if_newer(key(), found, &view) {
-            if newer.hides.hide(Previous { address: found, generation: 1, hides: None }) {
+            if newer.hides.hide(Previous { address: found, generation: 1, block: None, hides: None }) {
                 break;
             }
             thread::yield_now();

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use crate::block::{BlockAddress, BlockHash, BlockKind, FileId, Realm, Slot};
 use crate::error::FailedClosure;
 use crate::sync::{Arc, Condvar, Mutex};
+use crate::wheel::BlockView;
 use crate::wheel::gather::GatherBuffer;
 use crate::wheel::ticket::Ticket;
 
@@ -147,6 +148,8 @@ pub(crate) struct Gathered {
 pub(crate) struct Previous {
     pub(crate) address: BlockAddress,
     pub(crate) generation: u64,
+    /// What its entry says; `None` if the disk could not read it when it was hidden: then it counts as live still.
+    pub(crate) block: Option<BlockView>,
     /// What it hides itself, if it had not been stored yet: when both fail, that comes back.
     pub(crate) hides: Option<Arc<Hides>>,
 }

@@ -49,8 +49,8 @@ enum Look {
     Block(BlockView),
     /// Its file is closing, or its entry does not check.
     Lost,
-    /// Its entry could not be read.
-    Unreadable(std::io::Error),
+    /// Its entry could not be read; in a file of this generation.
+    Unreadable(std::io::Error, u64),
     /// Its slot failed, or its bytes were proven bad.
     Failed,
 }
@@ -72,19 +72,19 @@ impl View for KeyView<'_> {
             Look::Block(block) if block.key == self.key && block.realm == self.realm => {
                 // If it is stored or has failed by now, it hides nothing, or its word has left.
                 let hides = self.wheel.hides_at(address);
-                let previous = Previous { address, generation: block.generation, hides };
-                // Told before it is hidden: whoever finds the block failed then knows what it hid.
-                if self.version(address) < self.version(self.address)
-                    && let Some(own) = self.wheel.hides_at(self.address)
-                {
-                    own.will_hide(previous.clone());
-                }
+                let previous = Previous { address, generation: block.generation, block: Some(block), hides };
+                self.will_hide(&previous);
                 self.seen.set(Some(Hidden { block, previous }));
                 true
             }
             // Its file is closing, or its entry is damaged or cannot be read: with the tag equal it is nearly always this key's, and
             // the block is lost either way, where a wrong no would leave two words for one key.
-            Look::Lost | Look::Unreadable(_) => true,
+            Look::Lost => true,
+            // Its word comes back if the newer block is not stored: the disk may read it then.
+            Look::Unreadable(_, generation) => {
+                self.will_hide(&Previous { address, generation, block: None, hides: None });
+                true
+            }
             Look::Block(..) | Look::Failed => false,
         }
     }
@@ -100,6 +100,17 @@ impl View for KeyView<'_> {
 
     fn may_evict(&self) -> bool {
         self.wheel.options.on_full == OnFull::Recycle
+    }
+}
+
+impl KeyView<'_> {
+    /// Told before it is hidden: whoever finds the block failed then knows what it hid.
+    fn will_hide(&self, previous: &Previous) {
+        if self.version(previous.address) < self.version(self.address)
+            && let Some(own) = self.wheel.hides_at(self.address)
+        {
+            own.will_hide(previous.clone());
+        }
     }
 }
 
@@ -119,7 +130,7 @@ impl FileWheel {
         match self.look(address) {
             Look::Block(block) => Ok(Some(block)),
             Look::Lost | Look::Failed => Ok(None),
-            Look::Unreadable(error) => Err(self.read_failed(self.table.file(address.file()), error)),
+            Look::Unreadable(error, _) => Err(self.read_failed(self.table.file(address.file()), error)),
         }
     }
 
@@ -134,7 +145,7 @@ impl FileWheel {
                     let entry = match pin.load_entry(slot) {
                         Ok(Some(entry)) => entry,
                         Ok(None) => return Look::Lost,
-                        Err(error) => return Look::Unreadable(error),
+                        Err(error) => return Look::Unreadable(error, generation),
                     };
                     let (realm, key, kind, len) = (entry.realm, entry.key, entry.kind, entry.len);
                     return Look::Block(BlockView { realm, key, kind, len, generation });
@@ -207,7 +218,8 @@ impl FileWheel {
             }
             if let Some(hides) = self.hides_of(newer, realm, key) {
                 let (generation, own) = (file.generation(), self.hides_at(address));
-                waits = hides.hide(Previous { address, generation, hides: own });
+                let block = Some(BlockView { realm, key, kind, len, generation });
+                waits = hides.hide(Previous { address, generation, block, hides: own });
                 if waits {
                     break published;
                 }
@@ -279,12 +291,12 @@ impl FileWheel {
             if self.index.candidates(hash).all(|address| address != failed) {
                 return;
             }
-            if let Some(block) = self.put_in_place(hash, failed, live, &hidden) {
+            if self.put_in_place(hash, failed, live, &hidden) {
                 // Asked again: one that begins to fail after this finds its word there, and restores in its turn.
                 if !hidden.is_failing() {
                     return;
                 }
-                (failed, live) = (hidden.address, live_len(block));
+                (failed, live) = (hidden.address, hidden.block.and_then(live_len));
             }
             // That one has failed as well: what it hid itself.
             previous = hidden.hidden();
@@ -292,19 +304,17 @@ impl FileWheel {
         self.unpublish(hash, failed, live);
     }
 
-    fn put_in_place(
-        &self,
-        hash: KeyHash,
-        failed: BlockAddress,
-        failed_live: Option<u32>,
-        hidden: &Previous,
-    ) -> Option<BlockView> {
+    /// Puts one hidden block back, if it is there still; whether it was.
+    fn put_in_place(&self, hash: KeyHash, failed: BlockAddress, failed_live: Option<u32>, hidden: &Previous) -> bool {
         let file = self.table.file(hidden.address.file());
         // The pin, and the generation under it, show that the address still means the same block.
-        let _pin = file.pin().ok().filter(|_| file.generation() == hidden.generation)?;
-        let block = self.view(hidden.address)?;
+        let Some(_pin) = file.pin().ok().filter(|_| file.generation() == hidden.generation) else { return false };
+        // What cannot be read now is not lost for that.
+        if matches!(self.look(hidden.address), Look::Lost | Look::Failed) {
+            return false;
+        }
         // Before its word is there (invariant 3 of the module): whoever replaces it lowers the count at once.
-        let live = live_len(block);
+        let live = hidden.block.and_then(live_len);
         if let Some(len) = live {
             file.add_live(len);
         }
@@ -312,12 +322,12 @@ impl FileWheel {
             if let Some(len) = live {
                 file.sub_live(len);
             }
-            return None;
+            return false;
         }
         if let Some(len) = failed_live {
             self.table.file(failed.file()).sub_live(len);
         }
-        Some(block)
+        true
     }
 
     /// Takes every word of a file out of the index; how many there were.

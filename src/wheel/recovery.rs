@@ -28,6 +28,9 @@ use crate::wheel::state::FileState;
 
 /// Directories are read in pieces of this size.
 const PIECE: u64 = 1 << 20;
+/// How often a piece is read before it counts as unreadable, and the sleep before it is read again.
+const TRIES: u32 = 3;
+const TRY_AGAIN: Duration = Duration::from_millis(10);
 /// How often a found entry is offered to the index, while newer versions turn out to be bad.
 const OFFERS: usize = 64;
 
@@ -59,7 +62,8 @@ pub struct Skipped {
     pub unknown: u64,
     /// Versions that a newer one hides.
     pub superseded: u64,
-    /// Pieces of directories (of up to 1 MiB) that the disk could not read.
+    /// Pieces of directories (of up to 1 MiB) that the disk could not read: their blocks are missing, or found as older
+    /// versions, until an opening that can read them.
     pub unreadable: u64,
     /// Blocks that found no room in the index: see [`expected_blocks`](crate::ScratchBuilder::expected_blocks).
     pub no_room: u64,
@@ -176,9 +180,9 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16, files: &[FileId]) {
         wheel.place(lane, file, &directory, &mut resumed);
         if directory.entries > 0 {
             let publish = |slot, entry: &Entry| wheel.publish_found(lane, file, slot, entry);
-            if wheel.read_directory(file, publish).is_none() {
-                return;
-            }
+            let Some(again) = wheel.read_directory(file, publish) else { return };
+            let more = again.unreadable.saturating_sub(directory.unreadable);
+            wheel.recovery.update(|report| report.skipped.unreadable += more);
         }
         if Some(id) == files.last() {
             wheel.sync_found(files);
@@ -207,16 +211,15 @@ impl FileWheel {
             let left = u64::from(file.size().slots() - slot) * Entry::SIZE as u64;
             let len = PIECE.min(end - lowest).min(left) / Entry::SIZE as u64 * Entry::SIZE as u64;
             let start = end - len;
-            pieces.push((start, len));
             #[expect(clippy::cast_possible_truncation, reason = "at most 1 MiB / 64 entries a piece")]
             let count = (len / Entry::SIZE as u64) as u32;
             let bytes = &mut buffer[..usize::try_from(len).ok()?];
-            if let Err(error) = file.memory().and_then(|memory| memory.load(start, bytes)) {
-                self.tell_unreadable(file, &self.io_error("reading a directory", file.id(), error));
+            if !self.load_piece(file, start, bytes) {
                 directory.unreadable += 1;
                 slot += count;
                 continue;
             }
+            pieces.push((start, len));
             for (number, bytes) in (slot..).zip(bytes.rchunks_exact(Entry::SIZE)) {
                 let offset = size - (u64::from(number) + 1) * Entry::SIZE as u64;
                 if offset < u64::from(directory.next_page) * PAGE_SIZE {
@@ -243,7 +246,8 @@ impl FileWheel {
                 break;
             }
             let bytes = &mut buffer[..usize::try_from(len).ok()?];
-            if file.memory().and_then(|memory| memory.load(start, bytes)).is_err() {
+            if !self.load_piece(file, start, bytes) {
+                directory.unreadable += 1;
                 continue;
             }
             for (at, bytes) in bytes.chunks_exact(Entry::SIZE).enumerate() {
@@ -257,6 +261,25 @@ impl FileWheel {
             }
         }
         (!self.turn_has_stopped()).then_some(directory)
+    }
+
+    /// Reads a piece of a directory; `false` if the disk cannot, after a few tries: what lacks memory or descriptors
+    /// for a moment must not hide a megabyte of entries until the next opening.
+    fn load_piece(&self, file: &BlockFile, start: u64, bytes: &mut [u8]) -> bool {
+        let mut tries = 1;
+        loop {
+            match file.memory().and_then(|memory| memory.load(start, bytes)) {
+                Ok(()) => return true,
+                Err(_) if tries < TRIES && !self.turn_has_stopped() => {
+                    tries += 1;
+                    self.sleep(TRY_AGAIN);
+                }
+                Err(error) => {
+                    self.tell_unreadable(file, &self.io_error("reading a directory", file.id(), error));
+                    return false;
+                }
+            }
+        }
     }
 
     fn turn_has_stopped(&self) -> bool {

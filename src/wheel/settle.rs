@@ -242,7 +242,7 @@ impl FileWheel {
         }
     }
 
-    fn sleep(&self, time: Duration) {
+    pub(crate) fn sleep(&self, time: Duration) {
         self.turned.wait_until(&mut self.turn.lock(), Instant::now() + time);
     }
 

@@ -1,0 +1,88 @@
+//! What a key was written as, and what it may read as: the judge of the tests that crash or fail the store.
+#![forbid(unsafe_code)]
+
+use crate::block::FileId;
+use crate::storage::lossy::Dice;
+
+/// What became of a key once.
+#[derive(Clone, Debug)]
+pub(super) struct Version {
+    /// `None`: it was removed, or gone.
+    pub(super) bytes: Option<Vec<u8>>,
+    /// The file that holds it, and the generation of its lap; `None` if that is not known.
+    pub(super) place: Option<(FileId, u64)>,
+    /// Whether the call said that it was done.
+    pub(super) done: bool,
+    /// Whether it was stored when the call returned: a closure may wait.
+    pub(super) stored: bool,
+    /// The failures that the store had told of before.
+    pub(super) era: u64,
+}
+
+/// Versions of a key, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub(super) versions: Vec<Version>,
+    /// The last version that is durable.
+    pub(super) durable: Option<usize>,
+}
+
+impl History {
+    /// What the key may read as. `lossless`: everything that was stored is still there, durable or not.
+    pub(super) fn judge(
+        &self,
+        read: Option<&[u8]>,
+        lossless: bool,
+        has_turned: impl Fn(&Version) -> bool,
+    ) -> Result<(), &'static str> {
+        let mut floor = self.durable;
+        if lossless {
+            floor = floor.max(self.versions.iter().rposition(|version| version.stored));
+        }
+        let Some(floor) = floor else {
+            let known = |bytes: &[u8]| self.versions.iter().any(|version| version.bytes.as_deref() == Some(bytes));
+            return read.is_none_or(known).then_some(()).ok_or("bytes that were never written");
+        };
+        let later = &self.versions[floor..];
+        match read {
+            Some(bytes) if later.iter().any(|version| version.bytes.as_deref() == Some(bytes)) => Ok(()),
+            Some(_) if later.iter().all(|version| version.bytes.is_none()) => Err("a removed block is back"),
+            Some(_) => Err("an old version is back"),
+            None if later.iter().any(|version| version.bytes.is_none()) => Ok(()),
+            None if has_turned(&later[0]) => Ok(()),
+            None => Err("a block that should be there is missing"),
+        }
+    }
+}
+
+/// A version without its bytes.
+pub(super) struct Short<'a>(pub(super) &'a Version);
+
+impl std::fmt::Debug for Short<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Version { bytes, place, done, era, .. } = self.0;
+        let bytes = bytes.as_deref().map(|bytes| (bytes.len(), number_of(bytes)));
+        write!(f, "{bytes:?} in {place:?} done: {done} era {era}")
+    }
+}
+
+/// Bytes that no other number makes: every eight of them are drawn from it.
+pub(super) fn bytes(dice: &mut Dice, most: u64, number: u64) -> Vec<u8> {
+    let len = match dice.below(8) {
+        0 => 8,
+        1 => 4096,
+        2 => most.min(3 * 4096),
+        _ => 8 + dice.below(most.min(6000) - 8),
+    };
+    let mut words = Dice::new(number);
+    let mut bytes = number.to_le_bytes().to_vec();
+    while bytes.len() < usize::try_from(len).unwrap() {
+        bytes.extend(words.next().to_le_bytes());
+    }
+    bytes.truncate(usize::try_from(len).unwrap());
+    bytes
+}
+
+pub(super) fn number_of(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes[..8].try_into().unwrap())
+}
