@@ -19,7 +19,8 @@ pub struct Health {
     pub state: HealthState,
     /// Every folder, in the order of the store.
     pub folders: Vec<FolderHealth>,
-    /// Files whose sync has failed and that are not recycled yet: each read of them is copied and compared.
+    /// Files whose sync has failed, or of which a part could not be read, and that are not recycled yet: each read of
+    /// them is copied and compared.
     pub suspect: Vec<FileId>,
     /// The file that waits longest for its readers before it can be used again.
     pub oldest_pin: Option<OldestPin>,
@@ -170,7 +171,10 @@ impl fmt::Display for Health {
             write!(f, "\nLane {} is back, and its blocks are being looked for.", lane.lane)?;
         }
         for file in &self.suspect {
-            write!(f, "\nFile {file} may have lost writes: each read of it is copied and compared.")?;
+            write!(
+                f,
+                "\nFile {file} may have lost writes or could not be read: each read of it is copied and compared."
+            )?;
         }
         if let Some(OldestPin { file, age }) = self.oldest_pin {
             write!(f, "\nFile {file} waits for its readers for {age:?}: blocks of it are held.")?;

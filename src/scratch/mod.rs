@@ -4,6 +4,8 @@
 mod block_ref;
 mod config;
 #[cfg(all(test, not(loom)))]
+mod damaged;
+#[cfg(all(test, not(loom)))]
 mod failing;
 #[cfg(all(test, not(loom)))]
 mod faults;

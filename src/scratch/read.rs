@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::blittable::BlittableReader;
-use crate::block::{BlockHash, FileId, KeyHash, Realm};
+use crate::block::{BlockAddress, BlockHash, FileId, KeyHash, Realm};
 use crate::error::{ReadError, ReadWithError};
 use crate::scratch::{BlockRef, Scratch};
 use crate::wheel::{BlockView, Refused};
@@ -52,7 +52,8 @@ impl Scratch {
     /// # Errors
     ///
     /// [`ReadError::Missing`] if the block was never written, was removed, has been recycled since, or was not found
-    /// yet after a restart; [`ReadError::Busy`] if a wait ended at its deadline; [`ReadError::Corrupted`] if the bytes
+    /// yet after a restart; [`ReadError::Busy`] if a wait ended at its deadline, or if more blocks of the file are held than
+    /// can be counted; [`ReadError::Corrupted`] if the bytes
     /// do not match their hash any more, once: afterwards it is missing; [`ReadError::Failed`] if its closure failed,
     /// for those who waited for it; [`ReadError::Io`] if the disk could not read it, with the feature `sigbus-guard` also
     /// after `read` has seen zeros in its place; [`ReadError::Closed`];
@@ -243,8 +244,8 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Io`] if the disk could not read its entry; [`ReadError::Closed`], [`ReadError::Reentrant`] and
-    /// [`ReadError::Forked`].
+    /// [`ReadError::Io`] if the disk could not read its entry; [`ReadError::Corrupted`] if its entry is damaged, once;
+    /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
     ///
     /// # Examples
     ///
@@ -262,7 +263,7 @@ impl Scratch {
         self.wheel().check_open()?;
         let key = self.wheel().key_hash(realm, hash);
         let known = self.wheel().known(key);
-        let found = self.wheel().locate(key, realm, hash)?;
+        let found = self.locate(key, realm, hash)?;
         if found.is_none() {
             known?;
         }
@@ -274,7 +275,8 @@ impl Scratch {
     /// # Errors
     ///
     /// [`ReadError::Missing`] if it is not there; [`ReadError::Io`] if the disk could not read its entry;
-    /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
+    /// [`ReadError::Corrupted`] if its entry is damaged, once; [`ReadError::Closed`], [`ReadError::Reentrant`] and
+    /// [`ReadError::Forked`].
     ///
     /// # Examples
     ///
@@ -291,7 +293,7 @@ impl Scratch {
         self.wheel().check_open()?;
         let key = self.wheel().key_hash(realm, hash);
         let known = self.wheel().known(key);
-        match self.wheel().locate(key, realm, hash)? {
+        match self.locate(key, realm, hash)? {
             Some((address, block)) if !block.kind.is_tombstone() => Ok(BlockInfo::new(address.file(), &block)),
             Some(_) => Err(ReadError::Missing { realm, hash }),
             None => {
@@ -299,6 +301,17 @@ impl Scratch {
                 Err(ReadError::Missing { realm, hash })
             }
         }
+    }
+
+    fn locate(
+        &self,
+        key: KeyHash,
+        realm: Realm,
+        hash: BlockHash,
+    ) -> Result<Option<(BlockAddress, BlockView)>, ReadError> {
+        let located = self.wheel().locate(key, realm, hash);
+        self.wheel().count_failed_read(located.as_ref().err());
+        located
     }
 
     /// Visits every block of a realm, in no order, without touching the bytes. Walks the index of all realms.
@@ -337,10 +350,12 @@ impl Scratch {
                 Ok(Some(block)) if block.realm == realm && !block.kind.is_tombstone() => {
                     visit(&BlockInfo::new(address.file(), &block));
                 }
-                Ok(_) => {}
+                // Whose a damaged entry is nobody knows: the read of its key tells.
+                Ok(_) | Err(ReadError::Corrupted { .. }) => {}
                 Err(error) => unreadable = Err(error),
             }
         });
+        wheel.count_failed_read(unreadable.as_ref().err());
         if wheel.is_forked() { Err(ReadError::Forked) } else { unreadable }
     }
 }

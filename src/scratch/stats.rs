@@ -49,7 +49,7 @@ pub struct Stats {
     pub sync_failures: u64,
     /// Attempts to create or recycle a file, or to take a broken folder back, that failed.
     pub file_failures: u64,
-    /// Reads that ended with [`ReadError::Io`](crate::ReadError::Io).
+    /// Reads that ended with [`ReadError::Io`](crate::ReadError::Io), of bytes or of what is known of a block.
     pub read_errors: u64,
     /// Reads and writes that ended at their deadline: `Busy`, `Timeout` or `AllPinned`.
     pub timeouts: u64,

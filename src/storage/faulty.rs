@@ -9,10 +9,14 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+#[cfg(not(loom))]
+use std::time::{Duration, Instant};
 
 use super::{FileMemory, FileSource, Found};
 use crate::block::{FileId, FileSize, StoreId};
 use crate::error::{IoError, OpenError};
+#[cfg(not(loom))]
+use crate::sync::Condvar;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 
@@ -132,7 +136,16 @@ pub(crate) struct Faults {
     fault: Mutex<Option<Fault>>,
     counts: [AtomicU64; Call::ALL.len()],
     failed: [AtomicU64; Call::ALL.len()],
+    /// Whether syncs wait, and how many do.
+    #[cfg(not(loom))]
+    held: Mutex<(bool, u64)>,
+    #[cfg(not(loom))]
+    released: Condvar,
 }
+
+/// Nobody waits longer for a test that has failed.
+#[cfg(not(loom))]
+const HELD: Duration = Duration::from_mins(1);
 
 impl Faults {
     /// From now on calls fail as `fault` says, in place of what was set before.
@@ -166,6 +179,33 @@ impl Faults {
         // Relaxed: as in `count`.
         self.failed[call as usize].load(Ordering::Relaxed)
     }
+
+    /// From now on syncs wait before they begin, until this is called with `false`.
+    #[cfg(not(loom))]
+    pub(crate) fn hold_syncs(&self, held: bool) {
+        self.held.lock().0 = held;
+        self.released.notify_all();
+    }
+
+    /// How many syncs wait.
+    #[cfg(not(loom))]
+    pub(crate) fn held_syncs(&self) -> u64 {
+        self.held.lock().1
+    }
+
+    #[cfg(not(loom))]
+    fn wait_while_held(&self) {
+        let deadline = Instant::now() + HELD;
+        let mut held = self.held.lock();
+        held.1 += 1;
+        while held.0 && Instant::now() < deadline {
+            self.released.wait_until(&mut held, deadline);
+        }
+        held.1 -= 1;
+    }
+
+    #[cfg(loom)]
+    fn wait_while_held(&self) {}
 
     /// Counts a call in a folder, or in all; an error if it is one that fails.
     fn meet(&self, call: Call, folder: Option<u16>) -> io::Result<()> {
@@ -332,6 +372,7 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.faults.wait_while_held();
         self.faults.meet(Call::Sync, self.folder)?;
         self.inner.sync()
     }

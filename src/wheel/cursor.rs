@@ -9,8 +9,8 @@
 //! 1. Pages and slots of two reservations of one lap never overlap, and no page reaches into an entry of the directory.
 //! 2. A sealed cursor does not move: its next slot is final until `reset`.
 //! 3. Only the owner of a sealed file calls `reset`, when every reservation of the lap is finished.
-//! 4. A lap begins with the only plain store, that of `reset`. All else are read-modify-writes, which carry its Release
-//!    on.
+//! 4. A lap begins with a plain store, that of `reset`; the one of `clear` before it leaves the cursor sealed. All else
+//!    are read-modify-writes, which carry its Release on.
 #![forbid(unsafe_code)]
 
 use crate::block::{FileSize, Slot};
@@ -161,6 +161,13 @@ impl Cursor {
 
     pub(crate) fn is_sealed(&self) -> bool {
         self.word.load(Ordering::Relaxed) & SEALED != 0
+    }
+
+    /// Makes a sealed cursor that of an empty file, sealed still. (Invariant 3.)
+    pub(crate) fn clear(&self) {
+        assert!(self.is_sealed(), "a file that is being filled does not begin anew");
+        // Relaxed: nobody reserves before `reset`, which publishes what was done to the file.
+        self.word.store(SEALED | Position::EMPTY.to_word(), Ordering::Relaxed);
     }
 
     /// Begins a lap at this page and slot: 1 and 0 in an empty file. (Invariant 3.)

@@ -176,10 +176,15 @@ impl BlockFile {
         self.deleted.store(false, Ordering::Relaxed);
     }
 
-    /// Says that the file was deleted as it died: a sync of it, that somebody may still ask for, has nothing to do.
-    pub(crate) fn set_deleted(&self) {
-        // Relaxed: a sync that misses it by a moment is one that came a moment earlier.
+    /// Has the file deleted as it dies: a sync of it, that somebody may still ask for, has nothing to do then.
+    ///
+    /// A sync under way is waited for: what it finds concerns the file that is deleted, not the one that is made anew.
+    pub(crate) fn delete_by(&self, delete: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let _synced = self.synced.lock();
+        delete()?;
+        // Relaxed: `synced` carries it to the next sync.
         self.deleted.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Takes the memory away, before the file is created afresh. Only when drained (invariant 1).
@@ -199,6 +204,8 @@ impl BlockFile {
         self.generation.store(generation, Ordering::Relaxed);
         self.nonce.store(nonce, Ordering::Relaxed);
         self.slots.clear();
+        // A file that was never filled is quiet: as many reservations as are finished.
+        self.cursor.clear();
         self.finished.store(0, Ordering::Relaxed);
         self.unstored.store(0, Ordering::Relaxed);
         self.live_blocks.store(0, Ordering::Relaxed);
@@ -332,7 +339,7 @@ impl BlockFile {
         let mut synced = self.synced.lock();
         // Acquire pairs with the Release in `store`.
         let covered = self.stores.load(Ordering::Acquire);
-        // Relaxed: see `set_deleted`.
+        // Relaxed: see `delete_by`.
         if *synced >= covered || self.deleted.load(Ordering::Relaxed) {
             return true;
         }

@@ -13,7 +13,7 @@
 
 use std::io;
 use std::ops::Deref;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::block::{BlockAddress, BlockHash, BlockHasher, BlockKind, Entry, KeyHash, Realm, Slot};
 use crate::error::{IoError, ReadError};
@@ -27,6 +27,7 @@ use crate::wheel::file::{BlockFile, FilePin};
 use crate::wheel::gather::GatherBuffer;
 use crate::wheel::lane::Known;
 use crate::wheel::pending::{Deadline, Record};
+use crate::wheel::pin::PinError;
 use crate::wheel::slots::{self, State};
 use crate::wheel::{Copied, FileWheel, Verify};
 
@@ -101,11 +102,19 @@ impl FileWheel {
         key: BlockHash,
         verify: Verify,
     ) -> Result<Lent<'_>, ReadError> {
-        self.find_block(hash, realm, key, verify).inspect_err(|error| match error {
-            ReadError::Io(_) => self.counters.read_errors.add(1),
-            ReadError::Busy { .. } => self.counters.timeouts.add(1),
+        let found = self.find_block(hash, realm, key, verify);
+        self.count_failed_read(found.as_ref().err());
+        found
+    }
+
+    /// Counts a read that ended with this error, if it did.
+    #[inline]
+    pub(crate) fn count_failed_read(&self, error: Option<&ReadError>) {
+        match error {
+            Some(ReadError::Io(_)) => self.counters.read_errors.add(1),
+            Some(ReadError::Busy { .. }) => self.counters.timeouts.add(1),
             _ => {}
-        })
+        }
     }
 
     fn find_block(&self, hash: KeyHash, realm: Realm, key: BlockHash, verify: Verify) -> Result<Lent<'_>, ReadError> {
@@ -164,7 +173,12 @@ impl FileWheel {
         deadline: &mut LazyDeadline<'_>,
     ) -> Result<Candidate<'a>, ReadError> {
         let slot = address.slot();
-        let Some(Ok(pin)) = self.table.get(address.file()).map(BlockFile::pin) else { return Ok(Candidate::Gone) };
+        let pin = match self.table.get(address.file()).map(BlockFile::pin) {
+            Some(Ok(pin)) => pin,
+            // Hazard 29: the block is there, and may be read once others let go.
+            Some(Err(PinError::Overflow)) => return Err(ReadError::Busy { waited: Duration::ZERO }),
+            Some(Err(PinError::Closing)) | None => return Ok(Candidate::Gone),
+        };
         let file = pin.file();
         loop {
             match file.slots.get(slot) {
@@ -288,18 +302,13 @@ impl FileWheel {
         self.retire(file);
     }
 
-    /// A suspect file takes no more writes.
-    pub(crate) fn retire(&self, file: &BlockFile) {
-        if let Some(lane) = self.lanes.iter().find(|lane| lane.active() == Some(file.id())) {
-            self.seal_early(lane, file);
-        }
-    }
-
     /// Asked once the bytes of a block were read: an error if they may have been zeros in place of what could not be
     /// read (feature `sigbus-guard`). From now on a copy is lent.
     pub(crate) fn check_lent(&self, lent: &Lent<'_>) -> Result<(), ReadError> {
         match lent {
-            Lent::Mapped { pin, .. } if pin.file().is_poisoned() => {
+            // The reader may have forked, and this be the child: it takes no lock, and has no mapping.
+            Lent::Mapped { pin, .. } if !self.is_forked() && pin.file().is_poisoned() => {
+                self.counters.read_errors.add(1);
                 let problem = "a page of the file could not be read while it was lent; read again";
                 Err(self.read_failed(pin.file(), io::Error::other(problem)))
             }
@@ -325,11 +334,14 @@ impl FileWheel {
     }
 
     /// An entry that was stored no longer checks: the directory itself is damaged.
-    fn entry_is_bad(&self, hash: KeyHash, address: BlockAddress) -> ReadError {
+    pub(crate) fn entry_is_bad(&self, hash: KeyHash, address: BlockAddress) -> ReadError {
         self.tell_corrupted(address);
-        // Its length is not known any more, but it was a live block: it must not keep its file from making room.
-        self.unpublish(hash, address, Some(0));
-        self.table.file(address.file()).slots.set(address.slot(), State::Bad);
+        let slots = &self.table.file(address.file()).slots;
+        // Its length is not known any more, but it was a live block, unless it was a tombstone: it must not keep its file
+        // from making room.
+        let live = (slots.get(address.slot()) != State::Tombstone).then_some(0);
+        self.unpublish(hash, address, live);
+        slots.set(address.slot(), State::Bad);
         ReadError::Corrupted { address }
     }
 

@@ -44,7 +44,8 @@ pub(crate) struct Lane {
     active: AtomicU16,
     /// The generation that dies next; those below it are dying or dead. 0 while nothing has to make room.
     victim: AtomicU64,
-    /// Generation of the newest file in which the store of a tombstone failed: it may be on the disk nevertheless.
+    /// Generation of the newest file in which the store of a tombstone, or of a block with a name, failed: it may be on
+    /// the disk nevertheless.
     doubted: AtomicU64,
     tombstones_only: AtomicBool,
     known: AtomicU8,
@@ -161,14 +162,14 @@ impl Lane {
         self.victim.store(generation, Ordering::Relaxed);
     }
 
-    /// Whether a tombstone that nobody knows of may hide a block of this generation after a restart.
+    /// Whether an entry that nobody knows of may hide content of this generation after a restart.
     pub(crate) fn is_doubted(&self, generation: u64) -> bool {
-        // Acquire pairs with the Release in `doubt`, and is as good as the index: a block that comes back because its
-        // tombstone failed is named again after that.
+        // Acquire pairs with the Release in `doubt`, and is as good as the index: a block that comes back because what
+        // hid it failed is named again after that.
         generation <= self.doubted.load(Ordering::Acquire)
     }
 
-    /// From now on what lies in files up to this generation, whose store of a tombstone failed, is in doubt.
+    /// From now on what lies in files up to this generation, in which such a store failed, is in doubt.
     pub(crate) fn doubt(&self, generation: u64) {
         self.doubted.fetch_max(generation, Ordering::Release);
     }

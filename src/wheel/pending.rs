@@ -148,7 +148,7 @@ pub(crate) struct Gathered {
 pub(crate) struct Previous {
     pub(crate) address: BlockAddress,
     pub(crate) generation: u64,
-    /// What its entry says; `None` if the disk could not read it when it was hidden: then it counts as live still.
+    /// What its entry says, of no length if the disk could not read it when it was hidden; `None` counts for nothing.
     pub(crate) block: Option<BlockView>,
     /// What it hides itself, if it had not been stored yet: when both fail, that comes back.
     pub(crate) hides: Option<Arc<Hides>>,

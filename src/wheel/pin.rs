@@ -137,6 +137,15 @@ impl Pinner {
         }
     }
 
+    /// Takes, or gives back, as many pins as each word counts.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn fill(&self, is_full: bool) {
+        for word in &self.words {
+            let change = if is_full { LIMIT } else { LIMIT.wrapping_neg() };
+            word.0.fetch_add(change, Ordering::Relaxed);
+        }
+    }
+
     /// About how many pins are held now: a number for statistics, no proof of anything.
     pub(crate) fn held(&self) -> u64 {
         self.words.iter().map(|word| word.0.load(Ordering::Relaxed) & !CLOSING).sum()

@@ -2,14 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, FileId, KeyHash, Realm};
 use crate::error::ReadError;
 use crate::index::{Published, View};
 use crate::planted;
 use crate::sync::Arc;
-use crate::wheel::file::BlockFile;
+use crate::wheel::file::{BlockFile, FilePin};
 use crate::wheel::pending::{Hides, Previous};
+use crate::wheel::pin::PinError;
 use crate::wheel::slots::State;
 use crate::wheel::{FileWheel, OnFull};
 
@@ -44,15 +46,26 @@ pub(crate) enum Outcome {
 }
 
 /// What an address turned out to be.
-enum Look {
+enum Look<'a> {
     /// A block.
     Block(BlockView),
-    /// Its file is closing, or its entry does not check.
+    /// Its file is closing.
     Lost,
-    /// Its entry could not be read; in a file of this generation.
-    Unreadable(std::io::Error, u64),
+    /// Its file has as many pins as it counts.
+    Busy,
+    /// Its entry does not check; pinned, so that the slot means this block still.
+    Damaged(Unseen, FilePin<'a>),
+    /// Its entry could not be read.
+    Unreadable(std::io::Error, Unseen),
     /// Its slot failed, or its bytes were proven bad.
     Failed,
+}
+
+/// What is known of a stored block whose entry is not.
+#[derive(Clone, Copy)]
+struct Unseen {
+    generation: u64,
+    is_tombstone: bool,
 }
 
 /// The eyes of the index: whose word is this, and how old is it.
@@ -77,12 +90,18 @@ impl View for KeyView<'_> {
                 self.seen.set(Some(Hidden { block, previous }));
                 true
             }
-            // Its file is closing, or its entry is damaged or cannot be read: with the tag equal it is nearly always this key's, and
-            // the block is lost either way, where a wrong no would leave two words for one key.
-            Look::Lost => true,
+            // Its file is closing, or its entry is damaged or cannot be read: with the tag equal it is nearly always
+            // this key's, and the block is lost either way, where a wrong no would leave two words for one key.
+            Look::Lost | Look::Busy => true,
             // Its word comes back if the newer block is not stored: the disk may read it then.
-            Look::Unreadable(_, generation) => {
-                self.will_hide(&Previous { address, generation, block: None, hides: None });
+            Look::Damaged(unseen, _) | Look::Unreadable(_, unseen) => {
+                // Of a length that nobody knows, but it was a live block: it must not keep its file from making room.
+                let kind = if unseen.is_tombstone { BlockKind::Tombstone } else { BlockKind::Named };
+                let generation = unseen.generation;
+                let block = BlockView { realm: self.realm, key: self.key, kind, len: 0, generation };
+                let previous = Previous { address, generation, block: Some(block), hides: None };
+                self.will_hide(&previous);
+                self.seen.set(Some(Hidden { block, previous }));
                 true
             }
             Look::Block(..) | Look::Failed => false,
@@ -125,27 +144,47 @@ impl FileWheel {
         self.try_view(address).ok().flatten()
     }
 
-    /// As `view`, where an entry that cannot be read is an error.
+    /// As `view`, where an entry that cannot be looked at now, cannot be read, or is damaged, is an error.
     pub(crate) fn try_view(&self, address: BlockAddress) -> Result<Option<BlockView>, ReadError> {
+        self.judge(address, self.look(address))
+    }
+
+    /// As `try_view`; a block of this key whose entry is damaged leaves the index.
+    pub(crate) fn try_view_of(&self, hash: KeyHash, address: BlockAddress) -> Result<Option<BlockView>, ReadError> {
         match self.look(address) {
+            Look::Damaged(_, _pin) => Err(self.entry_is_bad(hash, address)),
+            look => self.judge(address, look),
+        }
+    }
+
+    fn judge(&self, address: BlockAddress, look: Look<'_>) -> Result<Option<BlockView>, ReadError> {
+        match look {
             Look::Block(block) => Ok(Some(block)),
             Look::Lost | Look::Failed => Ok(None),
+            Look::Busy => Err(ReadError::Busy { waited: Duration::ZERO }),
+            Look::Damaged(..) => Err(ReadError::Corrupted { address }),
             Look::Unreadable(error, _) => Err(self.read_failed(self.table.file(address.file()), error)),
         }
     }
 
-    fn look(&self, address: BlockAddress) -> Look {
-        let Some(Ok(pin)) = self.table.get(address.file()).map(BlockFile::pin) else { return Look::Lost };
+    fn look(&self, address: BlockAddress) -> Look<'_> {
+        let pin = match self.table.get(address.file()).map(BlockFile::pin) {
+            Some(Ok(pin)) => pin,
+            Some(Err(PinError::Overflow)) => return Look::Busy,
+            Some(Err(PinError::Closing)) | None => return Look::Lost,
+        };
         let file = pin.file();
         let slot = address.slot();
         let generation = file.generation();
         loop {
             match file.slots.get(slot) {
-                State::Ready | State::Unverified | State::Verifying | State::Tombstone => {
+                state @ (State::Ready | State::Unverified | State::Verifying | State::Tombstone) => {
+                    let unseen = Unseen { generation, is_tombstone: state == State::Tombstone };
                     let entry = match pin.load_entry(slot) {
                         Ok(Some(entry)) => entry,
-                        Ok(None) => return Look::Lost,
-                        Err(error) => return Look::Unreadable(error, generation),
+                        Ok(None) if file.slots.get(slot) != state => continue,
+                        Ok(None) => return Look::Damaged(unseen, pin),
+                        Err(error) => return Look::Unreadable(error, unseen),
                     };
                     let (realm, key, kind, len) = (entry.realm, entry.key, entry.kind, entry.len);
                     return Look::Block(BlockView { realm, key, kind, len, generation });
@@ -180,11 +219,12 @@ impl FileWheel {
 
     /// The word of this block has left the index.
     fn no_longer_live(&self, address: BlockAddress, block: BlockView) {
+        let Some(len) = live_len(block) else { return };
         let file = self.table.file(address.file());
         // The pin keeps a new lap from beginning in between, whose count would otherwise be lowered.
         let Ok(_pin) = file.pin() else { return };
-        if !block.kind.is_tombstone() && file.generation() == block.generation {
-            file.sub_live(block.len);
+        if file.generation() == block.generation {
+            file.sub_live(len);
             if self.options.on_full == OnFull::Refuse && file.live_blocks() == 0 {
                 self.wake_keepers();
             }
@@ -310,7 +350,7 @@ impl FileWheel {
         // The pin, and the generation under it, show that the address still means the same block.
         let Some(_pin) = file.pin().ok().filter(|_| file.generation() == hidden.generation) else { return false };
         // What cannot be read now is not lost for that.
-        if matches!(self.look(hidden.address), Look::Lost | Look::Failed) {
+        if matches!(self.look(hidden.address), Look::Lost | Look::Damaged(..) | Look::Failed) {
             return false;
         }
         // Before its word is there (invariant 3 of the module): whoever replaces it lowers the count at once.

@@ -164,6 +164,8 @@ struct Directory {
     /// The same above it: what earlier laps left there, as far as is known.
     beyond: u64,
     unreadable: u64,
+    /// Where it was read, and how much at once.
+    pieces: Vec<(u64, u64)>,
 }
 
 /// Discovers the files of a lane, the newest first.
@@ -172,17 +174,15 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16, files: &[FileId]) {
     let mut resumed = false;
     for id in files {
         let file = wheel.table.file(*id);
-        let Some(directory) = wheel.read_directory(file, |_, _| ()) else { return };
+        let Some(directory) = wheel.read_bounds(file) else { return };
         wheel.recovery.update(|report| {
             report.skipped.invalid += directory.invalid;
             report.skipped.unreadable += directory.unreadable;
         });
         wheel.place(lane, file, &directory, &mut resumed);
-        if directory.entries > 0 {
-            let publish = |slot, entry: &Entry| wheel.publish_found(lane, file, slot, entry);
-            let Some(again) = wheel.read_directory(file, publish) else { return };
-            let more = again.unreadable.saturating_sub(directory.unreadable);
-            wheel.recovery.update(|report| report.skipped.unreadable += more);
+        wheel.read_entries(file, &directory, |slot, entry| wheel.publish_found(lane, file, slot, entry));
+        if wheel.is_closed() {
+            return;
         }
         if Some(id) == files.last() {
             wheel.sync_found(files);
@@ -193,19 +193,17 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16, files: &[FileId]) {
 }
 
 impl FileWheel {
-    /// Reads a directory from its end downwards and hands on each entry that checks, the highest slot of a piece
-    /// first; `None` if the store closes meanwhile.
-    fn read_directory(&self, file: &BlockFile, mut found: impl FnMut(Slot, &Entry)) -> Option<Directory> {
+    /// Reads a directory from its end downwards, as far as it may reach; `None` if the store closes meanwhile.
+    fn read_bounds(&self, file: &BlockFile) -> Option<Directory> {
         let mut directory = Directory { next_page: 1, ..Directory::default() };
         let size = file.size().get();
         let mut buffer = vec![0; usize::try_from(PIECE).ok()?];
         let mut slot = 0;
-        let mut pieces: Vec<(u64, u64)> = Vec::new();
-        // First the bounds, from slot 0 upwards in number and downwards in the file.
+        // From slot 0 upwards in number and downwards in the file.
         loop {
             let lowest = u64::from(directory.next_page) * PAGE_SIZE;
             let end = size - u64::from(slot) * Entry::SIZE as u64;
-            if self.turn_has_stopped() || slot >= file.size().slots() || end < lowest + Entry::SIZE as u64 {
+            if self.is_closed() || slot >= file.size().slots() || end < lowest + Entry::SIZE as u64 {
                 break;
             }
             let left = u64::from(file.size().slots() - slot) * Entry::SIZE as u64;
@@ -219,7 +217,7 @@ impl FileWheel {
                 slot += count;
                 continue;
             }
-            pieces.push((start, len));
+            directory.pieces.push((start, len));
             for (number, bytes) in (slot..).zip(bytes.rchunks_exact(Entry::SIZE)) {
                 let offset = size - (u64::from(number) + 1) * Entry::SIZE as u64;
                 if offset < u64::from(directory.next_page) * PAGE_SIZE {
@@ -240,14 +238,23 @@ impl FileWheel {
             }
             slot += count;
         }
-        // Then the entries, from the highest slot down, out of the page cache.
-        for (start, len) in pieces.into_iter().rev() {
-            if directory.entries == 0 {
-                break;
+        (!self.is_closed()).then_some(directory)
+    }
+
+    /// Hands on each entry within the bounds that checks, from the highest slot down, out of the page cache.
+    ///
+    /// What lies beyond them was written since: the file may be active by now.
+    fn read_entries(&self, file: &BlockFile, directory: &Directory, mut found: impl FnMut(Slot, &Entry)) {
+        let size = file.size().get();
+        let mut buffer = Vec::new();
+        for &(start, len) in directory.pieces.iter().rev() {
+            if directory.entries == 0 || self.is_closed() {
+                return;
             }
-            let bytes = &mut buffer[..usize::try_from(len).ok()?];
+            buffer.resize(usize::try_from(len).unwrap_or(0), 0);
+            let bytes = &mut buffer[..];
             if !self.load_piece(file, start, bytes) {
-                directory.unreadable += 1;
+                self.recovery.update(|report| report.skipped.unreadable += 1);
                 continue;
             }
             for (at, bytes) in bytes.chunks_exact(Entry::SIZE).enumerate() {
@@ -260,7 +267,6 @@ impl FileWheel {
                 }
             }
         }
-        (!self.turn_has_stopped()).then_some(directory)
     }
 
     /// Reads a piece of a directory; `false` if the disk cannot, after a few tries: what lacks memory or descriptors
@@ -270,11 +276,13 @@ impl FileWheel {
         loop {
             match file.memory().and_then(|memory| memory.load(start, bytes)) {
                 Ok(()) => return true,
-                Err(_) if tries < TRIES && !self.turn_has_stopped() => {
+                Err(_) if tries < TRIES && !self.is_closed() => {
                     tries += 1;
                     self.sleep(TRY_AGAIN);
                 }
                 Err(error) => {
+                    // Nobody knows what it names: whatever is removed from now on is removed by an entry.
+                    self.counters.strays.add(1);
                     self.tell_unreadable(file, &self.io_error("reading a directory", file.id(), error));
                     return false;
                 }
@@ -282,15 +290,16 @@ impl FileWheel {
         }
     }
 
-    fn turn_has_stopped(&self) -> bool {
-        self.is_closed()
-    }
-
     /// Gives a file whose directory was read its place in the lane.
     fn place(&self, lane: &Lane, file: &BlockFile, directory: &Directory, resumed: &mut bool) {
         let id = file.id();
         // What is in the page cache of a suspect file proves nothing, and it must not be used again.
         let is_empty = directory.entries == 0 && directory.unreadable == 0 && !file.is_suspect();
+        if is_empty {
+            // Its header may be in the page cache only. If it cannot be made durable the file is retired below, and no
+            // other dies before it.
+            self.sync_file(file);
+        }
         // An empty file older than the resumed one takes a new generation before use.
         let (mut turn, renewed) = if is_empty && *resumed {
             let (turn, renewed) = self.youngest(lane, id, self.write_header(lane, id));
@@ -330,6 +339,9 @@ impl FileWheel {
         }
         self.turned.notify_all();
         drop(turn);
+        if file.is_suspect() {
+            self.retire(file);
+        }
         self.wake_keepers();
     }
 
@@ -387,6 +399,8 @@ impl FileWheel {
                     return;
                 }
                 Outcome::Full => {
+                    // The disk has it: removing its key writes a tombstone.
+                    self.counters.strays.add(1);
                     self.recovery.update(|report| report.skipped.no_room += 1);
                     return;
                 }
@@ -419,5 +433,38 @@ fn decode(file: &BlockFile, number: u32, bytes: &[u8]) -> Decoded {
         Ok(entry) if entry.payload(file.size(), slot).is_some() => Decoded::Valid(slot, entry),
         Err(_) if bytes.iter().all(|byte| *byte == 0) => Decoded::Nothing,
         _ => Decoded::Invalid,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::block::{BlockHash, Realm};
+    use crate::storage::MemoryFileSource;
+    use crate::wheel::{NewBlock, WheelOptions};
+
+    fn put(wheel: &FileWheel, number: u8) {
+        let bytes = [number; 100];
+        let (key, parts) = (BlockHash::of(&bytes), [&bytes[..]]);
+        let block =
+            NewBlock { realm: Realm::DEFAULT, key, kind: BlockKind::Content, hash: key, parts: &parts, len: 100 };
+        wheel.store_block(&block, &wheel.deadline()).unwrap();
+    }
+
+    /// The directory of a file was read once more to hand its entries on, when the file was active already: what had been
+    /// written since was taken for blocks of the run before, and its slots for unverified ones, whoever owned them.
+    #[test]
+    fn what_is_written_while_a_directory_is_read_is_not_found_in_it() {
+        let source = MemoryFileSource::builder().file_size(64 << 10).build().unwrap();
+        let wheel =
+            FileWheel::open(Arc::new(source), WheelOptions { gather_bytes: 0, ..WheelOptions::default() }).unwrap();
+        (0..3).for_each(|number| put(&wheel, number));
+        let file = wheel.table.iter().next().unwrap();
+        let directory = wheel.read_bounds(file).unwrap();
+        (3..5).for_each(|number| put(&wheel, number));
+        let mut found = Vec::new();
+        wheel.read_entries(file, &directory, |slot, _| found.push(slot.get()));
+        assert_eq!((found, directory.entries), (vec![2, 1, 0], 3));
+        wheel.close(Duration::from_secs(20));
     }
 }

@@ -107,7 +107,7 @@ impl FileWheel {
         file.pins.close();
         let dead = self.write_next_header(lane, id).or_else(|_| {
             // Where no header can be written the name has to go.
-            self.table.source().delete(id).map(|()| None)
+            self.delete(id).map(|()| None)
         });
         let mut turn = self.turn.lock();
         match dead {
@@ -115,9 +115,6 @@ impl FileWheel {
                 turn.set(id, FileState::Draining);
                 self.lane_works(&mut turn, lane);
                 drop(turn);
-                if lap.is_none() {
-                    file.set_deleted();
-                }
                 self.laps.lock()[id.index()] = lap;
                 self.counters.turns.add(1);
                 self.turned.notify_all();
@@ -136,7 +133,7 @@ impl FileWheel {
     fn write_next_header(&self, lane: &Lane, id: FileId) -> io::Result<Option<Lap>> {
         let file = self.table.file(id);
         if file.is_suspect() {
-            self.table.source().delete(id)?;
+            self.delete(id)?;
             return Ok(None);
         }
         file.memory()?.check()?;
@@ -198,9 +195,13 @@ impl FileWheel {
 
     /// Unlinks what is left of a file and creates it anew. Nobody holds a pin.
     fn create_afresh(&self, lane: &Lane, id: FileId) -> io::Result<Lap> {
-        self.table.source().delete(id)?;
+        self.delete(id)?;
         self.table.file(id).uninstall();
         self.create_memory(lane, id)
+    }
+
+    fn delete(&self, id: FileId) -> io::Result<()> {
+        self.table.file(id).delete_by(|| self.table.source().delete(id))
     }
 
     /// Creates one more file for the lane.
@@ -369,6 +370,43 @@ mod tests {
         faults.set(Fault::at(1).only(&[Call::Sync]));
         file.sync().unwrap_err();
         assert!(wheel.write_header(lane, id).is_err());
+        wheel.close(Duration::from_secs(20));
+    }
+
+    /// A file was deleted and made anew while somebody still synced what it had held before. That sync failed, and the
+    /// new file was taken for the one that had lost writes.
+    #[test]
+    fn a_sync_that_fails_late_says_nothing_about_the_file_that_was_made_anew() {
+        let source = FaultySource::new(MemoryFileSource::builder().file_size(64 << 10).build().unwrap());
+        let faults = source.faults();
+        let wheel = wheel_over(source);
+        let id = *wheel.turn.lock().lanes[0].absent.last().unwrap();
+        wheel.create_file(&wheel.lanes[0], id);
+        let file = wheel.table.file(id);
+        file.store(0, &[b"not synced"]).unwrap();
+        let created = faults.count(Call::Create);
+        let eventually = |is_so: &dyn Fn() -> bool| {
+            let began = Instant::now();
+            while !is_so() {
+                assert!(began.elapsed() < Duration::from_mins(1));
+                crate::sync::thread::yield_now();
+            }
+        };
+        faults.set(Fault::at(1).only(&[Call::Sync]));
+        faults.hold_syncs(true);
+        let late = {
+            let wheel = Arc::clone(&wheel);
+            crate::sync::thread::spawn(move || wheel.sync_file(wheel.table.file(id)))
+        };
+        eventually(&|| faults.held_syncs() > 0);
+        assert!(file.set_suspect());
+        wheel.retire(file);
+        // Time enough for a keeper that does not wait for the sync.
+        crate::sync::thread::sleep(Duration::from_millis(50));
+        faults.hold_syncs(false);
+        late.join().unwrap();
+        eventually(&|| wheel.turn.lock().state(id) == FileState::Free);
+        assert_eq!((file.is_suspect(), faults.count(Call::Create)), (false, created + 1));
         wheel.close(Duration::from_secs(20));
     }
 }

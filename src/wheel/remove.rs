@@ -11,7 +11,7 @@ use crate::wheel::{BlockView, FileWheel};
 impl FileWheel {
     /// The newest version of a key, a tombstone too, without its payload.
     ///
-    /// An entry that cannot be read is an error, if none of the others is that of the key.
+    /// An entry that cannot be read, or is damaged, is an error, if none of the others is that of the key.
     pub(crate) fn locate(
         &self,
         hash: KeyHash,
@@ -22,13 +22,14 @@ impl FileWheel {
             let asked = self.index.candidates(hash);
             let mut unreadable = None;
             for address in asked {
-                match self.try_view(address) {
+                match self.try_view_of(hash, address) {
                     Ok(Some(block)) if block.key == key && block.realm == realm => return Ok(Some((address, block))),
                     Ok(_) => {}
                     Err(error) => unreadable = Some(error),
                 }
             }
-            if !self.has_moved(hash, asked) {
+            // A damaged one has just left the index.
+            if matches!(unreadable, Some(ReadError::Corrupted { .. })) || !self.has_moved(hash, asked) {
                 return unreadable.map_or(Ok(None), Err);
             }
         }

@@ -3,6 +3,7 @@
 //! ```text
 //! ABSENT -> FREE -> ACTIVE -> SEALING -> SEALED -> CLOSING -> DRAINING -> FREE
 //!                                 \-------------------^          \-> BROKEN -> FREE
+//!          FREE ---------------------------------------^   (suspect, and empty)
 //! FOUND  -> FREE | ACTIVE | SEALED
 //! ```
 //!
@@ -50,7 +51,7 @@ impl FileState {
                 | (Free | Found, Active)
                 | (Active, Sealing)
                 | (Sealing | Found, Sealed)
-                | (Sealing | Sealed, Closing)
+                | (Sealing | Sealed | Free, Closing)
                 | (Closing, Draining)
                 | (Draining, Broken)
         )

@@ -102,7 +102,7 @@ impl FileWheel {
         };
         if let Err(error) = store() {
             self.counters.store_failures.add(1);
-            if block.kind.is_tombstone() {
+            if block.kind != BlockKind::Content {
                 lane.doubt(file.generation());
             }
             self.seal_early(lane, file);
@@ -284,8 +284,9 @@ impl FileWheel {
         let error = self.io_error("storing gathered blocks", file.id(), error);
         self.counters.store_failures.add(1);
         self.seal_early(lane, file);
-        let is_tombstone = |slot| file.pending.lock().get(slot).is_some_and(|record| record.kind().is_tombstone());
-        if gather.slots().iter().any(|slot| is_tombstone(*slot)) {
+        let hides_content =
+            |slot| file.pending.lock().get(slot).is_some_and(|record| record.kind() != BlockKind::Content);
+        if gather.slots().iter().any(|slot| hides_content(*slot)) {
             // Before what they hid is back, and taken for content that is there.
             lane.doubt(file.generation());
         }

@@ -208,6 +208,27 @@ impl FileWheel {
         self.wake_keepers();
     }
 
+    /// A suspect file takes no more writes: the active one is sealed, and a spare begins another lap before it serves,
+    /// as the disk may have an older header of it, and with that an older lap.
+    pub(crate) fn retire(&self, file: &BlockFile) {
+        let mut turn = self.turn.lock();
+        let id = file.id();
+        let has = |lane: &LaneTurn| lane.active == Some(id) || lane.spares.contains(&id);
+        let Some(lane) = self.lanes.iter().find(|lane| has(&turn.lanes[lane.index()])) else { return };
+        let of_lane = &mut turn.lanes[lane.index()];
+        if of_lane.active == Some(id) {
+            self.counters.strays.add(1);
+            file.cursor.seal();
+            self.demote(&mut turn, lane, id);
+        } else {
+            of_lane.spares.retain(|spare| *spare != id);
+            of_lane.draining.push((id, Instant::now()));
+            turn.set(id, FileState::Closing);
+        }
+        drop(turn);
+        self.wake_keepers();
+    }
+
     /// Makes a sealed active file SEALING; nothing happens if it is not the lane's active file.
     ///
     /// Nor if it is active again: whoever found it full may have slept until it had begun another lap.
@@ -227,8 +248,9 @@ impl FileWheel {
     /// Hands the lane its next free file, if it has one.
     fn promote(&self, turn: &mut Turn, lane: &Lane) -> bool {
         let of_lane = &mut turn.lanes[lane.index()];
-        let next = of_lane.spares.iter().enumerate().min_by_key(|(_, id)| self.table.file(**id).generation());
-        let Some((at, _)) = next else { return false };
+        // A suspect one is about to be retired.
+        let ready = of_lane.spares.iter().enumerate().filter(|(_, id)| !self.table.file(**id).is_suspect());
+        let Some((at, _)) = ready.min_by_key(|(_, id)| self.table.file(**id).generation()) else { return false };
         let next = of_lane.spares.swap_remove(at);
         let file = self.table.file(next);
         debug_assert!(file.generation() > of_lane.handed, "invariant 2");

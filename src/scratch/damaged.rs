@@ -1,0 +1,243 @@
+//! What damaged entries, unreadable directories, failed syncs and too many pins must not cost: each test opens with the
+//! story of its defect.
+#![forbid(unsafe_code)]
+
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
+use crate::block::{BlockHash, FileId, Realm};
+use crate::error::ReadError;
+use crate::scratch::Scratch;
+use crate::storage::faulty::{Call, Fault, FaultySource};
+use crate::storage::{FileSource, MemoryFileSource};
+use crate::sync::thread;
+use crate::wheel::OnFull;
+
+const REALM: Realm = Realm::DEFAULT;
+const PATIENCE: Duration = Duration::from_secs(20);
+const SIZE: u64 = 1 << 20;
+
+fn three_files_of(bytes: u64) -> MemoryFileSource {
+    MemoryFileSource::builder().files_per_folder(3).file_size(bytes).build().unwrap()
+}
+
+/// A store in which each block reaches its file before its call returns.
+fn ungathered(source: impl FileSource) -> Scratch {
+    Scratch::builder(source).gather(0, Duration::ZERO).open().unwrap()
+}
+
+fn block(number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+fn key() -> BlockHash {
+    BlockHash::of(b"key")
+}
+
+/// Damages the entry of a slot of the first file.
+fn damage_entry(scratch: &Scratch, slot: u64) {
+    let file = scratch.wheel().table.iter().next().unwrap();
+    file.memory().unwrap().store(SIZE - slot * 64 - 30, &[&[0xff]]).unwrap();
+}
+
+/// How many slots were ever taken in the files as they are.
+fn slots(scratch: &Scratch) -> u32 {
+    scratch.wheel().table.iter().map(|file| file.cursor.next_slot()).sum()
+}
+
+/// The entry of a tombstone was damaged. Its reader counted it as a live block that was gone, and the count of live
+/// blocks went below zero.
+#[test]
+fn a_damaged_tombstone_was_no_live_block() {
+    let scratch = ungathered(three_files_of(SIZE));
+    scratch.put_named(REALM, key(), b"removed").unwrap();
+    scratch.remove(REALM, key()).unwrap();
+    damage_entry(&scratch, 1);
+    assert!(matches!(scratch.get(REALM, key()), Err(ReadError::Corrupted { .. })));
+    assert_eq!((scratch.len(), scratch.stats().bytes), (0, 0));
+}
+
+/// A block whose entry was damaged, or could not be read, was replaced, and counted as live for ever: with `Refuse` its
+/// file never made room again.
+#[test]
+fn a_block_that_is_replaced_unseen_is_not_counted_any_more() {
+    let source = FaultySource::new(three_files_of(SIZE));
+    let faults = source.faults();
+    let scratch = ungathered(source);
+    scratch.put_named(REALM, key(), b"first").unwrap();
+    damage_entry(&scratch, 0);
+    scratch.put_named(REALM, key(), b"second").unwrap();
+    assert_eq!(scratch.len(), 1);
+    faults.set(Fault::at(1).only(&[Call::Load]).kind(ErrorKind::Other));
+    scratch.put_named(REALM, key(), b"third").unwrap();
+    assert_eq!((faults.failed(), scratch.len()), (1, 1));
+    scratch.remove(REALM, key()).unwrap();
+    assert_eq!(scratch.len(), 0);
+}
+
+/// Whoever asked whether a block is there, or what it is, was told that it is missing when its entry was damaged; and
+/// its removal wrote nothing.
+#[test]
+fn a_damaged_entry_is_corrupted_for_every_verb_and_removed_by_an_entry() {
+    type Ask = fn(&Scratch) -> Result<(), ReadError>;
+    let asks: [Ask; 3] = [
+        |scratch| scratch.contains(REALM, key()).map(drop),
+        |scratch| scratch.info(REALM, key()).map(drop),
+        |scratch| scratch.get(REALM, key()).map(drop),
+    ];
+    for ask in asks {
+        let scratch = ungathered(three_files_of(SIZE));
+        scratch.put_named(REALM, key(), b"named").unwrap();
+        damage_entry(&scratch, 0);
+        assert!(matches!(ask(&scratch), Err(ReadError::Corrupted { .. })));
+        assert!(scratch.get(REALM, key()).unwrap_err().is_missing(), "it is told once");
+        assert_eq!((scratch.stats().corrupted, scratch.len()), (1, 0));
+    }
+    let scratch = ungathered(three_files_of(SIZE));
+    scratch.put_named(REALM, key(), b"named").unwrap();
+    damage_entry(&scratch, 0);
+    let before = slots(&scratch);
+    scratch.remove(REALM, key()).unwrap();
+    assert_eq!(slots(&scratch), before + 1);
+}
+
+/// With more pins than a counter holds a block was reported as missing: whoever rebuilt it would have written it again,
+/// over one that is there.
+#[test]
+fn a_block_with_too_many_pins_is_busy_and_not_missing() {
+    let scratch = ungathered(three_files_of(SIZE));
+    let hash = scratch.put(REALM, &block(1, 5000)).unwrap();
+    let file = scratch.wheel().table.iter().next().unwrap();
+    file.pins.fill(true);
+    assert!(matches!(scratch.get(REALM, hash), Err(ReadError::Busy { .. })));
+    assert!(matches!(scratch.contains(REALM, hash), Err(ReadError::Busy { .. })));
+    assert!(matches!(scratch.info(REALM, hash), Err(ReadError::Busy { .. })));
+    file.pins.fill(false);
+    assert_eq!(scratch.get(REALM, hash).as_deref(), Ok(&block(1, 5000)[..]));
+}
+
+/// Blocks that found no room in the index after a restart were removed by nothing: a later restart, with a larger index,
+/// found them again.
+#[test]
+fn a_block_without_room_in_the_index_is_removed_by_an_entry() {
+    let files = three_files_of(4 << 20);
+    let open = |blocks: u64| {
+        let builder = Scratch::builder(files.clone()).on_full(OnFull::Refuse).gather(0, Duration::ZERO);
+        let scratch = builder.expected_blocks(blocks).open().unwrap();
+        let report = scratch.wait_recovered(PATIENCE).unwrap();
+        (scratch, report)
+    };
+    let keys: Vec<_> = (0..20_000).map(BlockHash::from_u128).collect();
+    {
+        let (scratch, _) = open(30_000);
+        for key in &keys {
+            scratch.put_named(REALM, *key, b"").unwrap();
+        }
+    }
+    let (scratch, report) = open(1);
+    assert!(report.skipped.no_room > 0, "{report:?}");
+    let lost = *keys.iter().find(|key| !scratch.contains(REALM, **key).unwrap()).unwrap();
+    let before = slots(&scratch);
+    // There may be no room for its tombstone in the index either: the disk has it.
+    let _ = scratch.remove(REALM, lost);
+    assert_eq!(slots(&scratch), before + 1);
+    drop(scratch);
+    let (scratch, _) = open(30_000);
+    assert!(scratch.get(REALM, lost).unwrap_err().is_missing());
+}
+
+/// A piece of a directory could not be read, in the first of two passes or in the second: the second said so to nobody,
+/// and what the piece names was removed by nothing, as if it were known not to be there.
+#[test]
+fn a_key_in_a_directory_that_could_not_be_read_is_removed_by_an_entry() {
+    // The first load is that of the header.
+    for load in [2, 3] {
+        let files = three_files_of(SIZE);
+        ungathered(files.clone()).put_named(REALM, key(), b"named").unwrap();
+        let source = FaultySource::new(files);
+        let faults = source.faults();
+        faults.set(Fault::at(load).sticky().only(&[Call::Load]).kind(ErrorKind::Other));
+        let scratch = ungathered(source);
+        let report = scratch.wait_recovered(PATIENCE).unwrap();
+        assert_eq!((report.skipped.unreadable, report.blocks), (1, 0), "load {load}: {report:?}");
+        faults.clear();
+        assert_eq!(scratch.health().suspect, [FileId::new(1).unwrap()], "load {load}");
+        let before = slots(&scratch);
+        scratch.remove(REALM, key()).unwrap();
+        assert_eq!(slots(&scratch), before + 1, "load {load}");
+    }
+}
+
+/// An empty file of an earlier run was handed to its lane though its header could not be synced: its blocks were
+/// flushed, and a power cut would have brought back the header, and the blocks, of the lap before.
+#[test]
+fn a_spare_whose_header_may_be_lost_is_made_anew_before_it_serves() {
+    let files = three_files_of(64 << 10);
+    {
+        let scratch = ungathered(files.clone());
+        for number in 0..11 {
+            scratch.put(REALM, &block(number, 4096)).unwrap();
+        }
+        eventually("a spare", || scratch.stats().files == 2);
+    }
+    let source = FaultySource::new(files);
+    let faults = source.faults();
+    // The newest file is the first to be synced.
+    faults.set(Fault::at(1).only(&[Call::Sync]));
+    let scratch = ungathered(source);
+    scratch.wait_recovered(PATIENCE).unwrap();
+    assert_eq!(faults.failed(), 1);
+    let mut files = Vec::new();
+    for number in 100..110 {
+        let hash = scratch.put(REALM, &block(number, 4096)).unwrap();
+        files.push(scratch.info(REALM, hash).unwrap().file);
+        assert!(!scratch.wheel().table.file(*files.last().unwrap()).is_suspect(), "block {number}");
+    }
+    assert!(files.first() != files.last() && faults.count(Call::Delete) > 0, "{files:?}");
+    assert_eq!(scratch.health().suspect, []);
+}
+
+/// The store of a block with a name failed, and content of the same key was back that it had hidden. That content was
+/// put again, not written, and flushed; but the disk might have the failed entry, which a restart would have believed.
+#[test]
+fn content_is_written_again_after_a_block_of_the_same_name_failed() {
+    for (gather, len) in [(64 << 10, 8), (0, 8), (64 << 10, 100_000)] {
+        let source = FaultySource::new(three_files_of(SIZE));
+        let faults = source.faults();
+        let scratch = Scratch::builder(source).gather(gather, Duration::from_secs(10)).open().unwrap();
+        let hash = scratch.put(REALM, &block(1, len)).unwrap();
+        scratch.flush().unwrap();
+        let generation = || scratch.info(REALM, hash).unwrap().generation;
+        let before = generation();
+        faults.set(Fault::at(2).only(&[Call::Store]));
+        assert!(scratch.put_named(REALM, hash, &block(2, len)).is_err() | scratch.flush().is_err());
+        assert_eq!(generation(), before, "it is back");
+        scratch.put(REALM, &block(1, len)).unwrap();
+        assert!(generation() > before, "{len} bytes, {gather}");
+    }
+}
+
+/// Reads that ended with an error of the disk were counted only if they were to lend bytes.
+#[test]
+fn every_verb_that_reads_counts_the_errors_of_the_disk() {
+    let source = FaultySource::new(three_files_of(SIZE));
+    let faults = source.faults();
+    let scratch = ungathered(source);
+    let hash = scratch.put(REALM, &block(1, 5000)).unwrap();
+    faults.set(Fault::at(1).sticky().only(&[Call::Load]).kind(ErrorKind::Other));
+    assert!(matches!(scratch.contains(REALM, hash), Err(ReadError::Io(_))));
+    assert!(matches!(scratch.info(REALM, hash), Err(ReadError::Io(_))));
+    assert!(matches!(scratch.for_each(REALM, |_| ()), Err(ReadError::Io(_))));
+    assert!(matches!(scratch.get(REALM, hash), Err(ReadError::Io(_))));
+    assert_eq!(scratch.stats().read_errors, 4);
+}
+
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
