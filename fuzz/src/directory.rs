@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use arbitrary::Unstructured;
-use scratchspace::BlockHash;
+use scratchspace::{BlockHash, HashKind};
 
 use super::format::{self, ENTRY, Entry, Fields, HEADER, PAGE};
-use super::store::{Image, Known, STORE, Setup, check};
+use super::store::{Image, Known, STORE, Setup, check, kind};
 
 const REALMS: [u32; 4] = [0, 1, 2, 0xff_ffff];
 
@@ -25,12 +25,13 @@ pub fn run(data: &[u8]) {
 fn forge(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let pages = u.int_in_range(3..=12_usize)?;
     let setup = Setup { file_size: pages * PAGE, ..Setup::default() };
+    let hashed = kind(u.int_in_range(0..=1)?).unwrap_or_default();
     let mut image = Image::empty(&setup);
     let mut versions: BTreeMap<(u32, u128), Vec<Version>> = BTreeMap::new();
     for number in 1..=u.int_in_range(1..=2_u16)? {
         let generation = u64::from(number) * 7;
-        let bytes = file(u, number, generation, setup.file_size)?;
-        read(&bytes, number, generation, &mut versions);
+        let bytes = file(u, number, generation, setup.file_size, hashed)?;
+        read(&bytes, number, generation, hashed, &mut versions);
         image.put(usize::from(number), bytes);
     }
     let known = expected(versions);
@@ -40,7 +41,13 @@ fn forge(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
 }
 
 /// A file with payloads that are known, and a directory that is made as the bytes say.
-fn file(u: &mut Unstructured<'_>, number: u16, generation: u64, size: usize) -> arbitrary::Result<Vec<u8>> {
+fn file(
+    u: &mut Unstructured<'_>,
+    number: u16,
+    generation: u64,
+    size: usize,
+    hashed: HashKind,
+) -> arbitrary::Result<Vec<u8>> {
     let mut bytes = vec![0; size];
     let nonce = 0x5eed ^ u64::from(number) << 40;
     let fields = Fields {
@@ -49,7 +56,7 @@ fn file(u: &mut Unstructured<'_>, number: u16, generation: u64, size: usize) -> 
         file: number,
         lane: 0,
         lanes: 1,
-        hash_kind: 0,
+        hash_kind: hashed as u8,
         generation,
         nonce,
         created_at: 0,
@@ -68,7 +75,7 @@ fn file(u: &mut Unstructured<'_>, number: u16, generation: u64, size: usize) -> 
             _ => 0,
         };
         let Some(place) = format::entry_at(size, slot as usize) else { break };
-        let entry = slot_bytes(u, &bytes, nonce, slot)?;
+        let entry = slot_bytes(u, &bytes, nonce, slot, hashed)?;
         bytes[place].copy_from_slice(&entry);
         slot += 1;
     }
@@ -76,7 +83,13 @@ fn file(u: &mut Unstructured<'_>, number: u16, generation: u64, size: usize) -> 
 }
 
 /// The 64 bytes of a slot.
-fn slot_bytes(u: &mut Unstructured<'_>, file: &[u8], nonce: u64, slot: u32) -> arbitrary::Result<[u8; ENTRY]> {
+fn slot_bytes(
+    u: &mut Unstructured<'_>,
+    file: &[u8],
+    nonce: u64,
+    slot: u32,
+    hashed: HashKind,
+) -> arbitrary::Result<[u8; ENTRY]> {
     let size = file.len();
     match u.int_in_range(0..=9_u8)? {
         0 => Ok([0; ENTRY]),
@@ -94,13 +107,13 @@ fn slot_bytes(u: &mut Unstructured<'_>, file: &[u8], nonce: u64, slot: u32) -> a
             Ok(file[range].try_into().expect("an entry"))
         }
         4 => {
-            let mut bytes = format::entry_bytes(&sensible(u, file)?, nonce, slot);
+            let mut bytes = format::entry_bytes(&sensible(u, file, hashed)?, nonce, slot);
             let bit = u.int_in_range(0..=ENTRY * 8 - 1)?;
             bytes[bit / 8] ^= 1 << (bit % 8);
             Ok(bytes)
         }
         5 => {
-            let mut entry = sensible(u, file)?;
+            let mut entry = sensible(u, file, hashed)?;
             match u.int_in_range(0..=4_u8)? {
                 0 => entry.len = u.arbitrary()?,
                 1 => entry.page = u.arbitrary()?,
@@ -113,12 +126,12 @@ fn slot_bytes(u: &mut Unstructured<'_>, file: &[u8], nonce: u64, slot: u32) -> a
             format::seal_entry(&mut bytes, nonce, slot);
             Ok(bytes)
         }
-        _ => Ok(format::entry_bytes(&sensible(u, file)?, nonce, slot)),
+        _ => Ok(format::entry_bytes(&sensible(u, file, hashed)?, nonce, slot)),
     }
 }
 
 /// An entry that a store might have written, of a block that some other entry may have as well.
-fn sensible(u: &mut Unstructured<'_>, file: &[u8]) -> arbitrary::Result<Entry> {
+fn sensible(u: &mut Unstructured<'_>, file: &[u8], hashed: HashKind) -> arbitrary::Result<Entry> {
     let kind = u.int_in_range(0..=3_u8)?;
     let page = u.int_in_range(1..=(file.len() / PAGE - 2) as u32)?;
     let most = file.len() - PAGE - page as usize * PAGE;
@@ -128,7 +141,7 @@ fn sensible(u: &mut Unstructured<'_>, file: &[u8]) -> arbitrary::Result<Entry> {
     };
     let hash = match kind {
         2 | 3 => 0,
-        _ => BlockHash::of(&file[payload(page, len)]).to_u128(),
+        _ => BlockHash::of_kind(hashed, &file[payload(page, len)]).to_u128(),
     };
     let key = match (kind, u.int_in_range(0..=5_u8)?) {
         (0, _) => hash,
@@ -151,7 +164,13 @@ struct Version {
 }
 
 /// What the file says, by the words of the format.
-fn read(bytes: &[u8], number: u16, generation: u64, versions: &mut BTreeMap<(u32, u128), Vec<Version>>) {
+fn read(
+    bytes: &[u8],
+    number: u16,
+    generation: u64,
+    hashed: HashKind,
+    versions: &mut BTreeMap<(u32, u128), Vec<Version>>,
+) {
     let nonce = 0x5eed ^ u64::from(number) << 40;
     let size = bytes.len();
     let mut next_page = 1;
@@ -174,7 +193,7 @@ fn read(bytes: &[u8], number: u16, generation: u64, versions: &mut BTreeMap<(u32
             next_page = next_page.max(entry.page as usize + (entry.len as usize).div_ceil(PAGE));
         }
         let payload = &bytes[payload(entry.page, entry.len)];
-        let sound = BlockHash::of(payload).to_u128() == entry.hash;
+        let sound = BlockHash::of_kind(hashed, payload).to_u128() == entry.hash;
         let bytes = (entry.kind < 2 && sound).then(|| payload.to_vec());
         let of_key = versions.entry((entry.realm, entry.key)).or_default();
         of_key.push(Version { age: (generation, slot), kind: entry.kind, bytes });

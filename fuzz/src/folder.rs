@@ -1,13 +1,16 @@
 //! Whole folders: a real store whose files are edited, torn, spliced with those of other stores, renamed, forged.
 //!
-//! The bytes are a list of edits; what they begin with is drawn from `seeds::bases`.
+//! The bytes are a list of edits; what they begin with is drawn from `seeds::bases`. One input in 64 is opened on a disk,
+//! where lock files and the number of folders count too; the others, and those again if no lock was touched, in memory.
+
+use std::mem::discriminant;
 
 use arbitrary::Unstructured;
 use scratchspace::{BlockHash, OpenError};
 
 use super::format::{self, ENTRY, Entry, HEADER, Header, PAGE};
 use super::seeds::{Base, bases};
-use super::store::{Image, LOCK, STORE, check};
+use super::store::{Image, LOCK, STORE, check, check_on_disk, kind};
 
 const MOST_EDITS: u8 = 12;
 
@@ -17,6 +20,7 @@ pub fn run(data: &[u8]) {
 
 fn attack(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let bases = bases();
+    let on_disk = u.arbitrary::<u8>()? % 64 == 63;
     let base = u.choose(bases)?;
     let (mut image, mut known, mut setup) = (base.image.clone(), base.known.clone(), base.setup.clone());
     // Files of another store of the same id would be its own; what was written there may be read then.
@@ -28,20 +32,31 @@ fn attack(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     match u.int_in_range(0..=9_u8)? {
         0 => setup.files_per_folder = u.int_in_range(0..=8)?,
         1 => setup.lanes_per_folder = Some(u.int_in_range(0..=3)?),
-        2 => setup.folders = u.int_in_range(1..=2)?,
+        2 if on_disk => setup.folders = u.int_in_range(1..=2)?,
+        3 => setup.hash_kind = kind(u.int_in_range(0..=1)?),
         _ => {}
     }
+    let mut locks_are_whole = setup.folders == base.setup.folders;
     for _ in 0..u.int_in_range(0..=MOST_EDITS)? {
         if u.is_empty() {
             break;
         }
-        edit(u, bases, &mut image, &mut known)?;
+        edit(u, bases, &mut image, &mut known, on_disk)?;
+        locks_are_whole &= image.has_whole_locks();
     }
-    match check(&image, &setup, &known) {
-        Ok(()) => {}
-        Err(OpenError::InUse { .. }) => panic!("nobody else uses it"),
-        // A sentence that names what is wrong.
-        Err(error) => assert!(error.to_string().len() > 20, "{error}"),
+    let in_memory = locks_are_whole.then(|| check(&image, &setup, &known));
+    let on_disk = on_disk.then(|| check_on_disk(&image, &setup, &known));
+    for opened in [&in_memory, &on_disk].into_iter().flatten() {
+        match opened {
+            Ok(()) => {}
+            Err(OpenError::InUse { .. }) => panic!("nobody else uses it"),
+            // A sentence that names what is wrong.
+            Err(error) => assert!(error.to_string().len() > 20, "{error}"),
+        }
+    }
+    if let (Some(in_memory), Some(on_disk)) = (&in_memory, &on_disk) {
+        let verdict = |opened: &Result<(), OpenError>| opened.as_ref().map_err(discriminant).copied();
+        assert_eq!(verdict(in_memory), verdict(on_disk), "{in_memory:?} in memory, {on_disk:?} on a disk");
     }
     Ok(())
 }
@@ -57,15 +72,16 @@ fn edit(
     bases: &[Base],
     image: &mut Image,
     known: &mut super::store::Known,
+    locks: bool,
 ) -> arbitrary::Result<()> {
     match u.int_in_range(0..=15_u8)? {
         0 | 1 => flip(u, image),
         2 => overwrite(u, image),
         3 | 4 => splice(u, bases, image),
-        5 => truncate(u, image),
+        5 => truncate(u, image, locks),
         6 => rename(u, image),
         7 => add(u, bases, image),
-        8 => lock_file(u, image),
+        8 if locks => lock_file(u, image),
         9 | 10 => forge_header(u, image),
         11 => move_entry(u, image),
         _ => forge_entry(u, image, known),
@@ -120,8 +136,8 @@ fn splice(u: &mut Unstructured<'_>, bases: &[Base], image: &mut Image) -> arbitr
     Ok(())
 }
 
-fn truncate(u: &mut Unstructured<'_>, image: &mut Image) -> arbitrary::Result<()> {
-    let name = pick(u, image, true)?;
+fn truncate(u: &mut Unstructured<'_>, image: &mut Image, locks: bool) -> arbitrary::Result<()> {
+    let name = pick(u, image, locks)?;
     let bytes = image.files.get_mut(&name).expect("picked");
     let len = match u.int_in_range(0..=2_u8)? {
         0 => u.int_in_range(0..=bytes.len())?,
@@ -137,11 +153,12 @@ fn rename(u: &mut Unstructured<'_>, image: &mut Image) -> arbitrary::Result<()> 
     let name = pick(u, image, false)?;
     let bytes = image.files.remove(&name).expect("picked");
     let number = *u.choose(&[0, 1, 2, 3, 4, 5, 6, 1023, 1024, 9999])?;
-    let new = match u.int_in_range(0..=4_u8)? {
+    let new = match u.int_in_range(0..=5_u8)? {
         0 => return Ok(()),
         1 => format!("{:032x}-{number:04}.scratch", STORE + 1),
         2 => format!("{STORE:032x}-{number:04}.tmp"),
-        3 => format!("{STORE:032X}-{number}.scratch"),
+        3 => format!("{STORE:032x}-{number:04}.suspect"),
+        4 => format!("{STORE:032X}-{number}.scratch"),
         _ => Image::name(number),
     };
     // Two files change places.
@@ -237,7 +254,7 @@ fn forge_entry(u: &mut Unstructured<'_>, image: &mut Image, known: &mut super::s
         let start = (entry.page as usize).saturating_mul(PAGE);
         let end = start.saturating_add(entry.len as usize);
         if let Some(payload) = bytes.get(start..end) {
-            entry.hash = BlockHash::of(payload).to_u128();
+            entry.hash = BlockHash::of_kind(kind(header.hash_kind).unwrap_or_default(), payload).to_u128();
         }
         if entry.kind == 0 {
             entry.key = entry.hash;

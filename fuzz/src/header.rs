@@ -1,18 +1,18 @@
 //! Any 512 bytes as the header of a file.
 //!
 //! The first byte says what is put right before they are read: the checksum (bit 0), magic and version (bit 1), page
-//! size and file size (bit 2), store and file (bit 3), reserved bytes (bit 4); and whether a store is opened over them
+//! size and file size (bit 2), store and file (bit 3), reserved bytes (bit 4), BLAKE3 (bit 5); and whether a store is opened over them
 //! (bit 7).
 
 use scratchspace::OpenError;
 
 use super::format::{self, HEADER, Header, PAGE};
-use super::store::{Image, Known, STORE, Setup, check};
+use super::store::{Image, Known, STORE, Setup, check, kind};
 
 pub fn run(data: &[u8]) {
     let Some((mode, rest)) = data.split_first() else { return };
     let mut bytes = rest[..rest.len().min(PAGE)].to_vec();
-    if mode & 0x1f != 0 {
+    if mode & 0x3f != 0 {
         bytes.resize(bytes.len().max(HEADER), 0);
     }
     if mode & 2 != 0 {
@@ -31,6 +31,9 @@ pub fn run(data: &[u8]) {
         bytes[47] = 0;
         bytes[68..504].fill(0);
     }
+    if mode & 32 != 0 {
+        bytes[46] = 1;
+    }
     if mode & 1 != 0 {
         format::seal_header(&mut bytes);
     }
@@ -47,8 +50,7 @@ pub fn run(data: &[u8]) {
 fn decodes_as_drawn(bytes: &[u8], meant: Header) {
     let found = scratchspace::fuzzing::header(bytes);
     match meant {
-        // Which kinds of hash are known is the release's own affair.
-        Header::Fine(fields) if found.is_none() => assert!(fields.hash_kind != 0, "{fields:?} is refused"),
+        Header::Fine(fields) if found.is_none() => assert!(kind(fields.hash_kind).is_none(), "{fields:?} is refused"),
         Header::Fine(fields) => {
             let found = found.expect("just looked");
             assert_eq!((found.size, found.store, found.file), (fields.size, fields.store, fields.file));
@@ -68,9 +70,11 @@ fn opens_or_says_why(bytes: &[u8], meant: Header) {
     image.put(1, file);
     let opened = check(&image, &setup, &Known::default());
     match (meant, opened) {
-        (Header::Fine(fields), _) if fields.hash_kind != 0 => {}
+        (Header::Fine(fields), opened) if kind(fields.hash_kind).is_none() => {
+            assert!(matches!(opened, Err(OpenError::HashKind { .. })), "{opened:?} over {fields:?}");
+        }
         // A kind of hash that a later release may know is no tear, whatever else is wrong.
-        (Header::Impossible, _) if bytes[46] != 0 => {}
+        (Header::Impossible, _) if kind(bytes[46]).is_none() => {}
         (Header::Torn | Header::Impossible, opened) => assert_eq!(opened, Ok(()), "a torn file holds nothing"),
         (Header::Version(is), Err(OpenError::Version { found, .. })) => assert_eq!(is, found),
         (Header::Version(_), opened) => panic!("{opened:?} over a file of another version"),

@@ -11,7 +11,8 @@ use std::time::Duration;
 use scratchspace::{BlittableWriter, BlockHash, Realm, Scratch};
 
 use super::format::{self, HEADER, Header};
-use super::store::{Image, Known, STORE, Setup, open, temporary};
+use super::memory::Folders;
+use super::store::{Image, Known, STORE, Setup, kind, open};
 
 /// A store that was written, flushed and closed.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub struct Base {
     pub same_store: bool,
 }
 
-/// The stores that folders are made of: young and old copies of one, two lanes, two folders, another id.
+/// The stores that folders are made of: young and old copies of one, two lanes, two folders, another id, BLAKE3.
 pub fn bases() -> &'static [Base] {
     static BASES: OnceLock<Vec<Base>> = OnceLock::new();
     BASES.get_or_init(|| {
@@ -35,21 +36,24 @@ pub fn bases() -> &'static [Base] {
         let mut other = base(&plain, 12);
         rename(&mut other);
         all.push(other);
+        // As the others are, where this build has no other kind of hash.
+        all.push(base(&Setup { hash_kind: kind(1), ..plain }, 18));
         all
     })
 }
 
 fn base(setup: &Setup, steps: u64) -> Base {
-    let root = temporary();
-    Image::empty(setup).write(root.path());
-    let scratch = open(root.path(), setup).expect("a new store");
+    let folders = Folders::new(&Image::empty(setup), setup);
+    let scratch = open(folders.clone(), setup).expect("a new store");
     let known = write(&scratch, steps);
     scratch.flush().expect("a healthy disk");
     scratch.close(Duration::from_secs(60));
     drop(scratch);
-    let mut image = Image::read(root.path(), setup.folders);
+    let mut image = folders.image();
     settle(&mut image);
-    Base { image, known, setup: Setup { lanes_per_folder: None, ..setup.clone() }, same_store: true }
+    // What is there says the rest itself.
+    let setup = Setup { lanes_per_folder: None, hash_kind: None, ..setup.clone() };
+    Base { image, known, setup, same_store: true }
 }
 
 /// Values of four realms, large and small and none, replaced and removed.

@@ -1,14 +1,15 @@
-//! Folders as bytes: written to a disk, opened through the public interface, judged by what they may hold.
+//! Folders as bytes: in memory or written to a disk, opened through the public interface, judged by what they may hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scratchspace::{BlockHash, DiskFileSource, OpenError, ReadError, Realm, Scratch};
+use scratchspace::{BlockHash, DiskFileSource, FileSource, HashKind, OpenError, ReadError, Realm, Scratch};
 use tempfile::TempDir;
 
 use super::format;
+use super::memory::Folders;
 
 /// The id of the store that every target opens.
 pub const STORE: u128 = 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210;
@@ -23,11 +24,23 @@ pub struct Setup {
     pub lanes_per_folder: Option<u16>,
     /// Of new files; those that are there say it themselves.
     pub file_size: usize,
+    /// Of a new store; one that is there says it itself.
+    pub hash_kind: Option<HashKind>,
+}
+
+/// The kind of hash with this number, if this build knows it.
+pub fn kind(number: u8) -> Option<HashKind> {
+    match number {
+        0 => Some(HashKind::Xxh3),
+        #[cfg(feature = "blake3")]
+        1 => Some(HashKind::Blake3),
+        _ => None,
+    }
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { folders: 1, files_per_folder: 4, lanes_per_folder: None, file_size: 5 * format::PAGE }
+        Self { folders: 1, files_per_folder: 4, lanes_per_folder: None, file_size: 5 * format::PAGE, hash_kind: None }
     }
 }
 
@@ -50,12 +63,13 @@ impl Known {
     }
 
     fn keys(&self) -> impl Iterator<Item = (u32, u128)> {
-        self.written.keys().chain(self.forged.keys()).chain(self.exact.keys()).copied()
+        let all: BTreeSet<_> = self.written.keys().chain(self.forged.keys()).chain(self.exact.keys()).collect();
+        all.into_iter().copied()
     }
 
-    fn judge(&self, realm: u32, key: u128, bytes: &[u8]) {
+    fn judge(&self, of: HashKind, realm: u32, key: u128, bytes: &[u8]) {
         let written = self.written.get(&(realm, key)).is_some_and(|values| values.iter().any(|value| value == bytes));
-        let hash = BlockHash::of(bytes).to_u128();
+        let hash = BlockHash::of_kind(of, bytes).to_u128();
         let forged = self.forged.get(&(realm, key)).is_some_and(|hashes| hashes.contains(&hash));
         assert!(
             written || forged,
@@ -85,6 +99,16 @@ impl Image {
         image
     }
 
+    pub fn folders(&self) -> usize {
+        self.folders
+    }
+
+    /// Whether its folders are recorded as those of the store.
+    pub fn has_whole_locks(&self) -> bool {
+        let whole = Self::empty(&Setup { folders: self.folders, ..Setup::default() });
+        whole.files.iter().all(|(name, text)| self.files.get(name) == Some(text))
+    }
+
     pub fn name(number: usize) -> String {
         format!("{STORE:032x}-{number:04}.scratch")
     }
@@ -107,18 +131,6 @@ impl Image {
             fs::write(paths[*folder].join(name), bytes).expect("a file of the test");
         }
     }
-
-    pub fn read(root: &Path, folders: usize) -> Self {
-        let mut image = Self { files: BTreeMap::new(), folders };
-        for (at, path) in Self::paths(root, folders).iter().enumerate() {
-            for entry in path.read_dir().expect("a folder of the test") {
-                let entry = entry.expect("a name");
-                let name = entry.file_name().into_string().expect("ours");
-                image.files.insert((at, name), fs::read(entry.path()).expect("a file of the test"));
-            }
-        }
-        image
-    }
 }
 
 /// Below `SCRATCHSPACE_TEST_DIR`, else where the system keeps such.
@@ -130,32 +142,49 @@ pub fn temporary() -> TempDir {
     .expect("a folder that may be written to")
 }
 
-pub fn open(root: &Path, setup: &Setup) -> Result<Scratch, OpenError> {
+pub fn open_on_disk(root: &Path, setup: &Setup) -> Result<Scratch, OpenError> {
     let source = DiskFileSource::builder()
         .folders(Image::paths(root, setup.folders))
         .files_per_folder(setup.files_per_folder)
         .file_size_if_new(setup.file_size as u64)
         .build()?;
-    let builder = Scratch::builder(source).gather(0, Duration::ZERO).expected_blocks(4096).wait_timeout(PATIENCE);
-    let builder = match setup.lanes_per_folder {
-        Some(lanes) => builder.lanes_per_folder(lanes),
-        None => builder,
-    };
+    open(source, setup)
+}
+
+pub fn open(source: impl FileSource, setup: &Setup) -> Result<Scratch, OpenError> {
+    let mut builder = Scratch::builder(source).gather(0, Duration::ZERO).expected_blocks(1024).wait_timeout(PATIENCE);
+    if let Some(lanes) = setup.lanes_per_folder {
+        builder = builder.lanes_per_folder(lanes);
+    }
+    if let Some(kind) = setup.hash_kind {
+        builder = builder.hash_kind(kind);
+    }
     let scratch = builder.open()?;
     scratch.wait_recovered(PATIENCE).expect("recovery ends");
     Ok(scratch)
 }
 
-/// Opens the image: what is read was written there, what is written then is read, also by the next who opens it.
+/// Opens the image in memory; see `serves`.
 pub fn check(image: &Image, setup: &Setup, known: &Known) -> Result<(), OpenError> {
+    let folders = Folders::new(image, setup);
+    serves(|| open(folders.clone(), setup), setup, known)
+}
+
+/// Opens the image on a disk; see `serves`.
+pub fn check_on_disk(image: &Image, setup: &Setup, known: &Known) -> Result<(), OpenError> {
     let root = temporary();
     image.write(root.path());
-    let scratch = open(root.path(), setup)?;
+    serves(|| open_on_disk(root.path(), setup), setup, known)
+}
+
+/// What is read was written there, what is written then is read, also by the next who opens it.
+fn serves(open: impl Fn() -> Result<Scratch, OpenError>, setup: &Setup, known: &Known) -> Result<(), OpenError> {
+    let scratch = open()?;
     reads_are_right(&scratch, known);
-    let late = writes_are_taken(&scratch);
+    let late = writes_are_taken(&scratch, setup);
     assert_eq!(scratch.close(PATIENCE).dropped, 0, "all was flushed");
     drop(scratch);
-    let scratch = open(root.path(), setup).expect("what was opened and closed opens again");
+    let scratch = open().expect("what was opened and closed opens again");
     for (realm, hash, bytes) in late {
         let read = scratch.read(realm, hash, <[u8]>::to_vec).expect("it was flushed last");
         assert_eq!(read, bytes);
@@ -168,11 +197,12 @@ fn realm(number: u32) -> Realm {
 }
 
 fn reads_are_right(scratch: &Scratch, known: &Known) {
+    let kind = scratch.hash_kind();
     for (of, key) in known.keys() {
-        for other in [of, 0, 1, 2, 0xff_ffff] {
+        for other in BTreeSet::from([of, 0, 1, 2, 0xff_ffff]) {
             let read = scratch.read(realm(other), BlockHash::from_u128(key), <[u8]>::to_vec);
             match &read {
-                Ok(bytes) => known.judge(other, key, bytes),
+                Ok(bytes) => known.judge(kind, other, key, bytes),
                 Err(ReadError::Missing { .. } | ReadError::Corrupted { .. }) => {}
                 Err(error) => panic!("{error:?}"),
             }
@@ -183,28 +213,38 @@ fn reads_are_right(scratch: &Scratch, known: &Known) {
             }
         }
     }
-    for of in known.keys().map(|(of, _)| of).chain(0..4) {
+    for of in known.keys().map(|(of, _)| of).chain(0..4).collect::<BTreeSet<_>>() {
         let mut all = Vec::new();
         scratch.for_each(realm(of), |info| all.push(*info)).expect("open");
         for info in all {
             assert_eq!(info.realm.get(), of);
             if let Ok(block) = scratch.get(info.realm, info.hash) {
-                known.judge(of, info.hash.to_u128(), &block);
+                known.judge(kind, of, info.hash.to_u128(), &block);
             }
         }
     }
 }
 
-/// More than a lap of every lane, and its newest blocks.
-fn writes_are_taken(scratch: &Scratch) -> Vec<(Realm, BlockHash, Vec<u8>)> {
+/// Bytes of a file, as the store tells them.
+fn file_size(scratch: &Scratch) -> Option<usize> {
+    let explanation = scratch.explain();
+    let (_, value, _) = explanation.iter().find(|line| line.0 == "file_size")?;
+    value.strip_suffix(" KiB")?.parse::<usize>().ok().map(|size| size << 10)
+}
+
+/// More than a lap of every lane, but at most 40 blocks, and its newest.
+fn writes_are_taken(scratch: &Scratch, setup: &Setup) -> Vec<(Realm, BlockHash, Vec<u8>)> {
     let realm = realm(3);
     let mut late = Vec::new();
-    for number in 0..40_u64 {
-        let bytes = number.to_le_bytes().repeat(512 + 8 * (number as usize % 3));
-        let bytes = bytes[..bytes.len().min(scratch_largest(scratch))].to_vec();
-        let hash = scratch.put(realm, &bytes).unwrap_or_else(|error| panic!("block {number}: {error}"));
+    // Pages for payloads, of a file and of all: most blocks take two.
+    let of_file = file_size(scratch).map_or(3, |size| size / format::PAGE - 2);
+    let of_all = of_file * usize::from(setup.files_per_folder) * setup.folders;
+    for number in 0..(of_all + 3).min(40) {
+        let bytes = number.to_le_bytes().repeat(512 + 8 * (number % 3));
+        let bytes = &bytes[..bytes.len().min(of_file * format::PAGE)];
+        let hash = scratch.put(realm, bytes).unwrap_or_else(|error| panic!("block {number}: {error}"));
         assert_eq!(scratch.read(realm, hash, <[u8]>::to_vec).expect("just written"), bytes);
-        late = vec![(realm, hash, bytes)];
+        late = vec![(realm, hash, bytes.to_vec())];
     }
     let key = BlockHash::from_u128(99);
     scratch.write_named(realm, key, 5, |block| block.copy_from_slice(b"named")).expect("writable");
@@ -212,13 +252,4 @@ fn writes_are_taken(scratch: &Scratch) -> Vec<(Realm, BlockHash, Vec<u8>)> {
     scratch.flush().expect("a healthy disk");
     late.push((realm, key, b"named".to_vec()));
     late
-}
-
-fn scratch_largest(scratch: &Scratch) -> usize {
-    let line = scratch.explain().iter().find(|line| line.0 == "file_size").map(|line| line.1.to_owned());
-    let pages = match line.as_deref() {
-        Some("12 KiB") => 1,
-        _ => 2,
-    };
-    pages * format::PAGE
 }

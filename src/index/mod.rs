@@ -63,8 +63,15 @@ use self::table::Table;
 use crate::block::{BlockAddress, FileId, KeyHash};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Words a table may have: 2^14 ..= 2^27, that is 128 KiB to 1 GiB. Two, where each is a tracked object of a model.
-const MIN_WORDS: u64 = if cfg!(loom) { 2 } else { 1 << 14 };
+/// Words a table may have: 2^14 ..= 2^27, that is 128 KiB to 1 GiB. Two, where each is a tracked object of a model, and
+/// few under fuzzing, which sweeps the table of a store of a few blocks thousands of times a second.
+const MIN_WORDS: u64 = if cfg!(loom) {
+    2
+} else if cfg!(fuzzing) {
+    1 << 10
+} else {
+    1 << 14
+};
 const MAX_WORDS: u64 = 1 << 27;
 
 /// The index of a store. Fixed in size: 8 bytes a word, three quarters of them meant to be used.

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 use crate::planted;
+use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 const CLOSING: u64 = 1 << 63;
@@ -59,8 +60,12 @@ impl Pinner {
     }
 
     /// A word for every core of this machine, as far as there are that many.
+    ///
+    /// The system is asked once: it reads files to answer, and a store has many pinners.
     pub(crate) fn words_for_this_machine() -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        static CORES: OnceLock<usize> = OnceLock::new();
+        let ask = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = *CORES.get_or_init(ask);
         cores.next_power_of_two().min(Self::MAX_WORDS)
     }
 

@@ -197,7 +197,7 @@ impl FileWheel {
     fn read_bounds(&self, file: &BlockFile) -> Option<Directory> {
         let mut directory = Directory { next_page: 1, ..Directory::default() };
         let size = file.size().get();
-        let mut buffer = vec![0; usize::try_from(PIECE).ok()?];
+        let mut buffer = vec![0; usize::try_from(PIECE.min(size)).ok()?];
         let mut slot = 0;
         // From slot 0 upwards in number and downwards in the file.
         loop {
@@ -431,7 +431,7 @@ fn decode(file: &BlockFile, number: u32, bytes: &[u8]) -> Decoded {
     };
     match Entry::decode(bytes, file.nonce(), slot) {
         Ok(entry) if entry.payload(file.size(), slot).is_some() => Decoded::Valid(slot, entry),
-        Err(_) if bytes.iter().all(|byte| *byte == 0) => Decoded::Nothing,
+        Err(_) if *bytes == [0; Entry::SIZE] => Decoded::Nothing,
         _ => Decoded::Invalid,
     }
 }

@@ -206,12 +206,11 @@ impl FileWheel {
     fn stop_threads_until(&self, deadline: &Deadline) {
         self.signal_threads();
         let threads = std::mem::take(&mut *self.threads.lock());
+        // Another close has taken them, and waits itself.
+        let all_ended = threads.is_empty() || planted::is(50) || self.wait_for_threads(deadline);
         for thread in threads {
             // A hung closure keeps its flusher: it is left behind, and holds what it uses by itself.
-            while !has_ended(&thread) && !deadline.has_passed() {
-                self.sleep(LOOK_AGAIN);
-            }
-            if has_ended(&thread) || planted::is(50) {
+            if all_ended || has_ended(&thread) {
                 // A thread that panicked has nothing to give; what it held was released by unwinding.
                 let _ = thread.join();
             }
@@ -219,6 +218,15 @@ impl FileWheel {
         // The hook hears of all that they did.
         self.events.stop();
         self.events.join_until(deadline, || self.sleep(LOOK_AGAIN));
+    }
+
+    /// Waits until every thread has done all that it does with the wheel; whether that was so by the deadline.
+    fn wait_for_threads(&self, deadline: &Deadline) -> bool {
+        let mut turn = self.turn.lock();
+        while turn.running > 0 && !deadline.has_passed() {
+            self.turned.wait_until(&mut turn, deadline.at);
+        }
+        turn.running == 0
     }
 
     fn signal_threads(&self) {

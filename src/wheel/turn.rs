@@ -47,6 +47,8 @@ pub(crate) struct Turn {
     pub(crate) lanes: Box<[LaneTurn]>,
     pub(crate) next_generation: u64,
     pub(crate) stop: bool,
+    /// Threads of the store that have not come to their end.
+    pub(crate) running: usize,
 }
 
 /// What a lane has, and why it may have to wait.
@@ -91,6 +93,7 @@ impl Turn {
             lanes: (0..lanes).map(|_| LaneTurn::default()).collect(),
             next_generation,
             stop: false,
+            running: 0,
         }
     }
 
