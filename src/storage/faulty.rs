@@ -39,6 +39,7 @@ impl Call {
 
 /// What a disk answers that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(loom, expect(dead_code, reason = "models fail as a full disk does"))]
 pub(crate) enum Errno {
     /// ENOSPC
     NoSpace,
@@ -51,6 +52,7 @@ pub(crate) enum Errno {
 }
 
 impl Errno {
+    #[cfg(not(loom))]
     pub(crate) const ALL: [Self; 4] = [Self::NoSpace, Self::Io, Self::TooManyFiles, Self::NoMemory];
 
     /// The error as the system gives it: its number, and nothing else.

@@ -2,10 +2,14 @@
 #![forbid(unsafe_code)]
 
 use crate::block::{BlockHash, BlockKind, PAGE_SIZE, Realm};
+use crate::error::{FailedClosure, ReadError};
 use crate::storage::MemoryFileSource;
 use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
 use crate::sync::{Arc, thread};
+use crate::wheel::defer::Completion;
+use crate::wheel::pending::Deferred;
 use crate::wheel::slots::State;
+use crate::wheel::turn::Purpose;
 use crate::wheel::{FileWheel, NewBlock, WheelOptions};
 
 const REALM: Realm = Realm::DEFAULT;
@@ -139,5 +143,75 @@ fn when_two_versions_fail_at_the_same_time_the_one_before_both_is_back() {
         failing.join().unwrap();
         assert_eq!(wheel.version(), Some(1));
         wheel.is_at_rest_with(1);
+    });
+}
+
+/// How a closure that fails ended, as this thread has learned it.
+fn is_panicked(completion: &Completion) -> bool {
+    matches!(completion, Completion::Failed(FailedClosure::Panicked))
+}
+
+/// A closure panics, on whichever thread is first. Whoever runs it, waits for it or finds it over learns the same end, or
+/// finds the version before; nobody waits for ever, as there is no clock here; and it runs once.
+#[test]
+fn a_closure_that_panics_ends_once_and_alike_for_reader_flusher_and_flush() {
+    explore(|| {
+        let (wheel, _) = wheel();
+        assert!(wheel.put(1));
+        wheel.store_gathered_blocks();
+        let runs = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Arc::clone(&runs);
+        let closure = Box::new(move |_: &mut [u8]| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            // As a panic, without its message in every run.
+            std::panic::resume_unwind(Box::new(()));
+        });
+        wheel.defer_block((REALM, key()), BlockKind::Named, 1, closure, &wheel.deadline()).unwrap();
+        let waiting: Vec<_> = wheel.table.iter().flat_map(|file| file.pending.lock().deferred()).collect();
+        let reader = {
+            let wheel = Arc::clone(&wheel);
+            thread::spawn(move || match wheel.find(REALM, key()) {
+                Ok(lent) => assert_eq!(lent[..], [1]),
+                Err(ReadError::Failed { reason, .. }) => assert_eq!(reason, FailedClosure::Panicked),
+                Err(error) => panic!("{error}"),
+            })
+        };
+        let flusher = {
+            let wheel = Arc::clone(&wheel);
+            thread::spawn(move || wheel.run_one_queued(&wheel.lanes[0], &wheel.deadline()))
+        };
+        // As a flush does.
+        assert!(is_panicked(&wheel.complete(&waiting[0], &wheel.deadline())));
+        // Told before whoever waited for it is awake.
+        assert_eq!(wheel.counters.failed_panicked.get(), 1);
+        reader.join().unwrap();
+        flusher.join().unwrap();
+        assert_eq!((runs.load(std::sync::atomic::Ordering::Relaxed), wheel.version()), (1, Some(1)));
+        assert_eq!((wheel.counters.failed.get(), wheel.pending_bytes()), (1, 0));
+        wheel.is_at_rest_with(1);
+    });
+}
+
+/// The record of a closure is found before its writer knows what it hides: whoever comes then waits, and is woken by the
+/// writer, or by whoever was first to take the closure and fails.
+#[test]
+fn whoever_waits_for_a_closure_that_is_not_published_yet_learns_how_it_ends() {
+    explore(|| {
+        let (wheel, _) = wheel();
+        let reservation = wheel.reserve(&wheel.lanes[0], 0, Purpose::Data, &wheel.deadline()).unwrap();
+        let closure = Box::new(|_: &mut [u8]| std::panic::resume_unwind(Box::new(())));
+        let deferred = Deferred::new(REALM, key(), BlockKind::Named, 0, closure, reservation.into_ticket());
+        let deferred = Arc::new(deferred);
+        let complete = || {
+            let (wheel, deferred) = (Arc::clone(&wheel), Arc::clone(&deferred));
+            thread::spawn(move || assert!(is_panicked(&wheel.complete(&deferred, &wheel.deadline()))))
+        };
+        let others = [complete(), complete()];
+        deferred.is_published();
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(deferred.result(), Some(Err(FailedClosure::Panicked)));
+        assert!(deferred.take().is_none());
     });
 }
