@@ -8,7 +8,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use scratchspace::{BlittableError, BlockHash, BlockRef, DiskFileSource, MissingOk, Realm, Scratch, WriteError};
+use scratchspace::{
+    BlittableError, BlockHash, BlockRef, DiskFileSource, MemoryFileSource, MissingOk, Realm, Scratch, WriteError,
+};
 use tempfile::TempDir;
 
 const THREADS: u64 = 8;
@@ -305,16 +307,43 @@ fn walk(shared: &Shared) {
     }
 }
 
-fn open(folder: &TempDir) -> Scratch {
-    let folders = ["left", "right"].map(|name| folder.path().join(name));
-    let source = DiskFileSource::builder().folders(folders).files_per_folder(8).file_size(1 << 20);
-    let builder = Scratch::builder(source.build().unwrap()).lanes_per_folder(2).wait_timeout(Duration::from_secs(5));
-    builder
-        .max_pending_bytes(1 << 20)
-        .max_staging_bytes(1 << 20)
-        .gather(256 << 10, Duration::from_millis(1))
-        .open()
-        .unwrap()
+/// Where a store lies, closed or open. In memory, tools that watch memory see each byte of a block.
+enum Place {
+    Disk(TempDir),
+    Memory(MemoryFileSource),
+}
+
+impl Place {
+    fn disk() -> Self {
+        Self::Disk(match std::env::var_os("SCRATCHSPACE_TEST_DIR") {
+            Some(root) => TempDir::new_in(root).unwrap(),
+            None => TempDir::new().unwrap(),
+        })
+    }
+
+    fn memory() -> Self {
+        let source = MemoryFileSource::builder().folders(2).files_per_folder(8).file_size(1 << 20);
+        Self::Memory(source.build().unwrap())
+    }
+
+    fn open(&self) -> Scratch {
+        let builder = match self {
+            Self::Disk(folder) => {
+                let folders = ["left", "right"].map(|name| folder.path().join(name));
+                let source = DiskFileSource::builder().folders(folders).files_per_folder(8).file_size(1 << 20);
+                Scratch::builder(source.build().unwrap())
+            }
+            Self::Memory(source) => Scratch::builder(source.clone()),
+        };
+        builder
+            .lanes_per_folder(2)
+            .wait_timeout(Duration::from_secs(5))
+            .max_pending_bytes(1 << 20)
+            .max_staging_bytes(1 << 20)
+            .gather(256 << 10, Duration::from_millis(1))
+            .open()
+            .unwrap()
+    }
 }
 
 /// Reads everything and compares it with the newest version of each key; how many blocks there were.
@@ -336,23 +365,29 @@ fn check_all(scratch: &Scratch, newest: &[u64]) -> u64 {
 }
 
 #[test]
-fn eight_threads_never_see_a_wrong_byte_nor_an_older_version() {
+fn eight_threads_on_disks_never_see_a_wrong_byte_nor_an_older_version() {
+    run(&Place::disk());
+}
+
+#[test]
+fn eight_threads_in_memory_never_see_a_wrong_byte_nor_an_older_version() {
+    run(&Place::memory());
+}
+
+fn run(place: &Place) {
     let seed = std::env::var("SCRATCHSPACE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| std::process::id().into());
     println!("SCRATCHSPACE_SEED={seed}");
-    let folder = match std::env::var_os("SCRATCHSPACE_TEST_DIR") {
-        Some(root) => TempDir::new_in(root).unwrap(),
-        None => TempDir::new().unwrap(),
-    };
     let keys = THREADS * KEYS_A_THREAD;
     let shared = Shared {
-        scratch: open(&folder),
+        scratch: place.open(),
         written: (0..keys).map(|_| AtomicU64::new(0)).collect(),
         reads: AtomicU64::new(0),
         hits: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
-    std::thread::scope(|threads| {
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
         for thread in 0..THREADS {
             let worker = Worker {
                 shared: &shared,
@@ -363,19 +398,25 @@ fn eight_threads_never_see_a_wrong_byte_nor_an_older_version() {
                 held: Vec::new(),
                 contents: Vec::new(),
             };
-            threads.spawn(|| {
+            threads.push(scope.spawn(|| {
                 // One that fails ends the others.
                 let stop = Stop(&shared.stop);
                 worker.run();
                 drop(stop);
-            });
+            }));
         }
-        threads.spawn(|| walk(&shared));
+        threads.push(scope.spawn(|| walk(&shared)));
         let began = Instant::now();
-        while began.elapsed() < RUN && !shared.stop.load(Ordering::Relaxed) {
+        // On a slow machine for longer, until each file has been used twice.
+        let is_short = || began.elapsed() < RUN || shared.scratch.stats().turns < 16 && began.elapsed() < LONG;
+        while is_short() && !shared.stop.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(10));
         }
         shared.stop.store(true, Ordering::Relaxed);
+        // Joined one by one: ThreadSanitizer does not see the end of a scope.
+        for thread in threads {
+            thread.join().unwrap();
+        }
     });
 
     let newest: Vec<u64> = shared.written.iter().map(|version| version.load(Ordering::Relaxed)).collect();
@@ -392,7 +433,7 @@ fn eight_threads_never_see_a_wrong_byte_nor_an_older_version() {
     assert!(hits * 10 > reads, "a test that finds nothing proves nothing");
     drop(shared);
 
-    let scratch = open(&folder);
+    let scratch = place.open();
     let report = scratch.wait_recovered(LONG).unwrap();
     let again = check_all(&scratch, &newest);
     assert_eq!(report.skipped.misplaced + report.skipped.unknown + report.skipped.unreadable, 0);

@@ -252,9 +252,11 @@ fn a_bad_block_an_unreadable_one_and_a_late_one_are_three_counters() {
     running.recv_timeout(HANGS).unwrap();
     assert!(matches!(scratch.get(REALM, key), Err(ReadError::Busy { .. })));
     let stats = scratch.stats();
-    assert_eq!((stats.corrupted, stats.read_errors, stats.timeouts, stats.long_waits), (1, 1, 1, 1));
-    let seen = until(&events, |event| matches!(event, Event::Waited { .. }));
-    let Some(Event::Waited { thread: name, lane: 0, cause: WaitCause::Block, waited }) = seen.last() else { panic!() };
+    assert_eq!((stats.corrupted, stats.read_errors, stats.timeouts), (1, 1, 1));
+    // On a slow machine other calls wait for more than a millisecond too.
+    assert!(stats.long_waits >= 1);
+    let seen = until(&events, |event| matches!(event, Event::Waited { cause: WaitCause::Block, .. }));
+    let Some(Event::Waited { thread: name, lane: 0, waited, .. }) = seen.last() else { panic!("{seen:?}") };
     assert_eq!(name.as_deref(), thread::current().name());
     assert!(*waited >= 20 * MILLISECOND);
     drop(go);

@@ -325,7 +325,7 @@ fn what_was_flushed_survives_every_crash_and_what_is_gone_stays_so() {
     let threads = number("SCRATCHSPACE_POWER_THREADS").unwrap_or(32);
     let next = AtomicU64::new(0);
     thread::scope(|scope| {
-        for _ in 0..threads {
+        let run_some = |_| {
             scope.spawn(|| {
                 loop {
                     // Relaxed: nothing but the number is shared.
@@ -335,7 +335,11 @@ fn what_was_flushed_survives_every_crash_and_what_is_gone_stays_so() {
                     }
                     run(only.unwrap_or(first + at));
                 }
-            });
+            })
+        };
+        // Joined one by one: ThreadSanitizer does not see the end of a scope.
+        for thread in (0..threads).map(run_some).collect::<Vec<_>>() {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
 }

@@ -275,10 +275,11 @@ fn a_key_that_many_write_while_buffers_fail_has_one_version_that_was_written() {
         let scratch = builder.open().unwrap();
         scratch.put_named(REALM, key(), &bytes_of(round, 100)).unwrap();
         scratch.flush().unwrap();
-        thread::scope(|threads| {
+        thread::scope(|scope| {
+            let mut threads = Vec::new();
             for writer in 0..3 {
                 let scratch = &scratch;
-                threads.spawn(move || {
+                threads.push(scope.spawn(move || {
                     for number in 0..60 {
                         let bytes = bytes_of(1000 + number, 100);
                         // What fails is told here or by a flush.
@@ -295,11 +296,15 @@ fn a_key_that_many_write_while_buffers_fail_has_one_version_that_was_written() {
                             scratch.put_named(REALM, key(), &bytes)
                         };
                     }
-                });
+                }));
             }
             for k in 1..=6 {
                 faults.set(Fault::at(k).only(&[Call::Store]));
                 thread::sleep(Duration::from_micros(300));
+            }
+            // Joined one by one: ThreadSanitizer does not see the end of a scope.
+            for thread in threads {
+                thread.join().unwrap();
             }
         });
         faults.clear();
