@@ -451,3 +451,27 @@ fn a_removed_block_stays_removed_if_the_power_is_cut_when_both_files_have_just_t
         assert!(scratch.get(REALM, key).is_err(), "seed {seed}: the block is back");
     }
 }
+
+/// A process was killed between the name of a new file and the sync of its folder. The next one found the file, filled it
+/// and flushed; then the power was cut, and the file had no name.
+#[test]
+fn what_is_flushed_to_a_file_that_a_killed_process_has_created_survives_a_power_cut() {
+    for seed in 0..20 {
+        let source = LossySource::new(1, 3, FileSize::new(8 * PAGE_SIZE).unwrap(), seed);
+        let remote = source.remote();
+        // The name is the first change of a creation, the sync of the folder the second.
+        remote.set_plan(Plan { crash: Crash::Kill, at_call: 2, failing_syncs: 0, failing_stores: 0 });
+        drop(Scratch::open(source).unwrap());
+        let source = LossySource::open(&remote.crash(), seed);
+        let remote = source.remote();
+        let scratch = Scratch::open(source).unwrap();
+        scratch.wait_recovered(PATIENCE).unwrap();
+        let hash = scratch.put(REALM, b"flushed").unwrap();
+        scratch.flush().unwrap();
+        let image = remote.crash();
+        drop(scratch);
+        let scratch = Scratch::open(LossySource::open(&image, seed)).unwrap();
+        scratch.wait_recovered(PATIENCE).unwrap();
+        assert_eq!(scratch.get(REALM, hash).as_deref(), Ok(&b"flushed"[..]), "seed {seed}");
+    }
+}

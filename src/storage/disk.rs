@@ -175,6 +175,9 @@ impl DiskFileSource {
     /// As `listed`, in one folder: all that has the number of one file lies in the same one.
     fn listed_in(&self, folder: &Path) -> Result<Vec<(FileId, Listed)>, OpenError> {
         let listed = names::list(folder).map_err(failed("listing a folder", folder))?;
+        // A process that was killed may have made or removed a name and not synced it: what is built on that now must
+        // not stand without it after a power cut.
+        os::sync_folder(folder).map_err(failed("syncing a folder", folder))?;
         let all = listed.into_iter().map(|listed| Ok((self.check(&listed, folder)?, listed)));
         let mut all = all.collect::<Result<Vec<_>, OpenError>>()?;
         all.sort_by_key(|(file, _)| *file);
@@ -459,6 +462,20 @@ mod tests {
             source.delete(file(1)).unwrap();
             assert!(!os::synced::names().contains(&path) && !os::synced::names().is_empty());
         }
+    }
+
+    /// A process was killed between a name and the sync of its folder; the next one flushed to the file, and a power cut
+    /// took the name.
+    #[test]
+    fn a_scan_makes_the_names_durable_that_it_finds() {
+        let (folder, other) = (test_folder(), test_folder());
+        let source = builder(&[folder.path()]).build().unwrap();
+        source.create(file(1), b"header").unwrap();
+        let path = std::fs::canonicalize(folder.path()).unwrap().join(source.path_of(file(1)).file_name().unwrap());
+        os::sync_folder(other.path()).unwrap();
+        assert!(!os::synced::names().contains(&path));
+        assert_eq!(source.scan().unwrap().len(), 1);
+        assert!(os::synced::names().contains(&path));
     }
 
     #[test]

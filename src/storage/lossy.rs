@@ -4,7 +4,9 @@
 //!
 //! 1. A store changes the cache alone. Its sectors reach the disk by `sync`, or one by one whenever chance has it.
 //! 2. A sector is on the disk as it was before a store or as it was after one: only the sector of a header may be torn.
-//! 3. A creation and a deletion are on the disk when they return.
+//! 3. A creation and a deletion are on the disk when they return. In between the name is in the cache alone: a file gets
+//!    it, whole and synced, or loses it, and then the folder is synced, as `disk` does it. Other names are lost or kept one
+//!    by one, in any order; a kill leaves them to the next process, whose scan syncs the folders.
 //! 4. What an image holds is settled when it is taken: what the store does afterwards is not in it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +91,8 @@ pub(crate) struct Image {
     folders: u16,
     files_per_folder: u16,
     files: BTreeMap<FileId, Copy>,
+    /// Names that the disk does not have as the cache has them: what it has there.
+    unsynced: BTreeMap<FileId, Option<Copy>>,
 }
 
 impl Image {
@@ -118,13 +122,18 @@ impl fmt::Debug for Device {
 
 struct State {
     files: BTreeMap<FileId, Arc<Cached>>,
+    /// As in an [`Image`].
+    unsynced: BTreeMap<FileId, Option<Arc<Cached>>>,
     dice: Dice,
     plan: Option<Plan>,
     calls: u64,
-    image: Option<BTreeMap<FileId, Copy>>,
+    image: Option<Left>,
     /// Whether loads of anything but a header wait.
     held: bool,
 }
+
+/// Files and unsynced names of an [`Image`].
+type Left = (BTreeMap<FileId, Copy>, BTreeMap<FileId, Option<Copy>>);
 
 /// A file in the cache and on the disk; both change under the lock of the device only.
 struct Cached {
@@ -152,21 +161,28 @@ impl LossySource {
     /// A source without files, of a new store.
     pub(crate) fn new(folders: u16, files_per_folder: u16, size: FileSize, seed: u64) -> Self {
         let store = StoreId::from_u128(u128::from(seed) << 64 | 7);
-        let files = BTreeMap::new();
-        Self::open(&Image { store, size, folders, files_per_folder, files }, seed)
+        let (files, unsynced) = (BTreeMap::new(), BTreeMap::new());
+        Self::open(&Image { store, size, folders, files_per_folder, files, unsynced }, seed)
     }
 
     /// The files as a crash has left them.
     pub(crate) fn open(image: &Image, seed: u64) -> Self {
-        let state =
-            State { files: BTreeMap::new(), dice: Dice::new(seed), plan: None, calls: 0, image: None, held: false };
-        let device = Arc::new(Device(Mutex::new(state), Condvar::new()));
-        for (&file, copy) in &image.files {
+        let cached = |copy: &Copy| {
             let cache = HeapMemory::new(image.size);
             cache.store(0, &[&copy.cache]).expect("an image is as long as its file");
             let on_disk = OnDisk { bytes: copy.disk.clone(), dirty: copy.dirty.clone() };
-            device.0.lock().files.insert(file, Arc::new(Cached { cache, on_disk: Mutex::new(on_disk) }));
-        }
+            Arc::new(Cached { cache, on_disk: Mutex::new(on_disk) })
+        };
+        let state = State {
+            files: image.files.iter().map(|(file, copy)| (*file, cached(copy))).collect(),
+            unsynced: image.unsynced.iter().map(|(file, copy)| (*file, copy.as_ref().map(cached))).collect(),
+            dice: Dice::new(seed),
+            plan: None,
+            calls: 0,
+            image: None,
+            held: false,
+        };
+        let device = Arc::new(Device(Mutex::new(state), Condvar::new()));
         let Image { store, size, folders, files_per_folder, .. } = *image;
         Self { store, size, folders, files_per_folder, device }
     }
@@ -207,14 +223,20 @@ impl LossySource {
         if state.image.is_none() {
             state.take_image();
         }
-        let files = state.image.clone().expect("just taken");
+        let (files, unsynced) = state.image.clone().expect("just taken");
         Image {
             store: self.store,
             size: self.size,
             folders: self.folders,
             files_per_folder: self.files_per_folder,
             files,
+            unsynced,
         }
+    }
+
+    /// Whether two files lie in one folder.
+    fn are_together(&self, one: FileId, other: FileId) -> bool {
+        one.index() % usize::from(self.folders) == other.index() % usize::from(self.folders)
     }
 
     fn lend(&self, file: &Arc<Cached>) -> Arc<dyn FileMemory> {
@@ -234,28 +256,55 @@ impl State {
         times > 0 && self.image.is_none() && self.dice.one_in(times)
     }
 
+    /// One step of a call that takes several; the crash may come before it.
+    fn step(&mut self, change: impl FnOnce(&mut Self)) {
+        if self.is_the_last() {
+            self.take_image();
+        }
+        change(self);
+    }
+
+    /// The names of a folder are on the disk as they are in the cache.
+    fn sync_folder(&mut self, is_in_it: impl Fn(FileId) -> bool) {
+        self.unsynced.retain(|file, _| !is_in_it(*file));
+    }
+
     fn take_image(&mut self) {
         let crash = self.plan.map_or(Crash::PowerCut, |plan| plan.crash);
-        let mut files = BTreeMap::new();
+        let files = self.files.clone();
+        let unsynced = self.unsynced.clone();
         // A disk may have written much of what was not synced, or next to nothing.
         let times = 1 + self.dice.below(4);
-        for (&id, file) in &self.files {
-            let mut copy = file.copy();
-            if crash == Crash::PowerCut {
-                for sector in std::mem::take(&mut copy.dirty) {
-                    let bytes = sector * SECTOR..(sector + 1) * SECTOR;
-                    if sector == 0 && self.dice.one_in(4) {
-                        let end = in_memory(self.dice.below(SECTOR as u64));
-                        copy.disk[..end].copy_from_slice(&copy.cache[..end]);
-                    } else if self.dice.one_in(times) {
-                        copy.disk[bytes.clone()].copy_from_slice(&copy.cache[bytes]);
-                    }
-                }
-                copy.cache.clone_from(&copy.disk);
+        let kept = files.iter().map(|(id, file)| (*id, self.leave(file, crash, times))).collect();
+        let mut left: Left = (kept, BTreeMap::new());
+        for (id, file) in &unsynced {
+            let on_disk = file.as_ref().map(|file| self.leave(file, crash, times));
+            match (crash, on_disk) {
+                (Crash::Kill, on_disk) => drop(left.1.insert(*id, on_disk)),
+                (Crash::PowerCut, _) if self.dice.one_in(2) => {}
+                (Crash::PowerCut, Some(copy)) => drop(left.0.insert(*id, copy)),
+                (Crash::PowerCut, None) => drop(left.0.remove(id)),
             }
-            files.insert(id, copy);
         }
-        self.image = Some(files);
+        self.image = Some(left);
+    }
+
+    /// What a crash leaves of a file.
+    fn leave(&mut self, file: &Cached, crash: Crash, times: u64) -> Copy {
+        let mut copy = file.copy();
+        if crash == Crash::PowerCut {
+            for sector in std::mem::take(&mut copy.dirty) {
+                let bytes = sector * SECTOR..(sector + 1) * SECTOR;
+                if sector == 0 && self.dice.one_in(4) {
+                    let end = in_memory(self.dice.below(SECTOR as u64));
+                    copy.disk[..end].copy_from_slice(&copy.cache[..end]);
+                } else if self.dice.one_in(times) {
+                    copy.disk[bytes.clone()].copy_from_slice(&copy.cache[bytes]);
+                }
+            }
+            copy.cache.clone_from(&copy.disk);
+        }
+        copy
     }
 }
 
@@ -312,7 +361,10 @@ impl FileSource for LossySource {
     }
 
     fn scan(&self) -> Result<Vec<Found>, OpenError> {
-        let state = self.device.0.lock();
+        let mut state = self.device.0.lock();
+        if !state.unsynced.is_empty() {
+            state.step(|state| state.sync_folder(|_| true));
+        }
         Ok(state.files.iter().map(|(&id, file)| Found { file: id, memory: self.lend(file) }).collect())
     }
 
@@ -322,10 +374,7 @@ impl FileSource for LossySource {
         if state.files.contains_key(&file) {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists));
         }
-        let is_last = state.is_the_last();
-        if is_last && state.dice.one_in(2) {
-            state.take_image();
-        }
+        // What happens to the temporary file before it is whole nobody sees: the next scan deletes it.
         let cache = HeapMemory::new(self.size);
         cache.store(0, &[header])?;
         let mut bytes = vec![0; in_memory(self.size.get())];
@@ -333,23 +382,22 @@ impl FileSource for LossySource {
         let on_disk = Mutex::new(OnDisk { bytes, dirty: BTreeSet::new() });
         let cached = Arc::new(Cached { cache, on_disk });
         let memory = self.lend(&cached);
-        state.files.insert(file, cached);
-        if is_last && state.image.is_none() {
-            state.take_image();
-        }
+        state.step(|state| {
+            state.files.insert(file, cached);
+            state.unsynced.entry(file).or_insert(None);
+        });
+        state.step(|state| state.sync_folder(|other| self.are_together(file, other)));
         Ok(memory)
     }
 
     fn delete(&self, file: FileId) -> io::Result<()> {
         let mut state = self.device.0.lock();
-        let is_last = state.is_the_last();
-        if is_last && state.dice.one_in(2) {
-            state.take_image();
-        }
-        state.files.remove(&file);
-        if is_last && state.image.is_none() {
-            state.take_image();
-        }
+        state.step(|state| {
+            if let Some(cached) = state.files.remove(&file) {
+                state.unsynced.entry(file).or_insert(Some(cached));
+            }
+        });
+        state.step(|state| state.sync_folder(|other| self.are_together(file, other)));
         Ok(())
     }
 }
@@ -516,7 +564,8 @@ mod tests {
     #[test]
     fn the_crash_comes_in_the_middle_of_its_call() {
         let source = source(3);
-        source.set_plan(plan(Crash::PowerCut, 3));
+        // A creation takes two calls that change something.
+        source.set_plan(plan(Crash::PowerCut, 4));
         let memory = source.create(file(1), b"header").unwrap();
         memory.store(4096, &[b"x"]).unwrap();
         assert!(!source.has_crashed());
@@ -524,5 +573,32 @@ mod tests {
         assert!(source.has_crashed());
         source.delete(file(1)).unwrap();
         assert_eq!(source.crash().files.len(), 1);
+    }
+
+    #[test]
+    fn a_name_is_lost_or_kept_before_its_folder_is_synced_and_kept_after_that() {
+        let mut left = [0, 0];
+        for seed in 0..40 {
+            let source = source(seed);
+            source.create(file(1), b"header").unwrap();
+            // Between a name and the sync of its folder.
+            source.set_plan(plan(Crash::PowerCut, 2));
+            source.create(file(2), b"header").unwrap();
+            let image = source.crash();
+            assert!(image.files.contains_key(&file(1)) && image.unsynced.is_empty());
+            left[0] += u32::from(image.files.contains_key(&file(2)));
+
+            let source = self::source(seed);
+            source.create(file(1), b"header").unwrap();
+            source.set_plan(plan(Crash::Kill, 2));
+            source.delete(file(1)).unwrap();
+            let image = source.crash();
+            assert!(image.files.is_empty());
+            left[1] += u32::from(LossySource::open(&image, seed).crash().files.contains_key(&file(1)));
+            let source = LossySource::open(&image, seed);
+            assert_eq!(source.scan().unwrap().len(), 0);
+            assert!(source.crash().files.is_empty(), "the scan has synced the folder");
+        }
+        assert!(left.iter().all(|times| (5..35).contains(times)), "{left:?}");
     }
 }
