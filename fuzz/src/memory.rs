@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use scratchspace::{FileId, FileMemory, FileSize, FileSource, Found, OpenError, StoreId};
 
 use super::format::PAGE;
-use super::store::{Image, STORE, Setup};
+use super::store::{Image, Setup};
 
 #[repr(C, align(4096))]
 struct Page(UnsafeCell<[u8; PAGE]>);
@@ -113,6 +113,7 @@ unsafe impl FileMemory for Bytes {
 /// Folders in memory; clones share the files.
 #[derive(Clone, Debug)]
 pub struct Folders {
+    store: u128,
     size: FileSize,
     folders: u16,
     files_per_folder: u16,
@@ -125,13 +126,14 @@ impl Folders {
     pub fn new(image: &Image, setup: &Setup) -> Self {
         let listed = listed(image);
         let fallback = FileSize::new(setup.file_size as u64).expect("a size of the test");
-        let size = usual(&listed).unwrap_or(fallback);
-        let (files, refused) = match judged(&listed, image.folders()) {
+        let size = usual(&listed, image.store).unwrap_or(fallback);
+        let (files, refused) = match judged(&listed, image.store, image.folders()) {
             Ok(files) => (files, None),
             Err(error) => (BTreeMap::new(), Some(error)),
         };
         let folders = image.folders() as u16;
-        Self { size, folders, files_per_folder: setup.files_per_folder, files: Arc::new(Mutex::new(files)), refused }
+        let files = Arc::new(Mutex::new(files));
+        Self { store: image.store, size, folders, files_per_folder: setup.files_per_folder, files, refused }
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<FileId, Arc<Bytes>>> {
@@ -178,9 +180,9 @@ fn listed(image: &Image) -> Vec<Listed<'_>> {
 }
 
 /// The size of most of the files, the larger one of two that are as many.
-fn usual(listed: &[Listed<'_>]) -> Option<FileSize> {
+fn usual(listed: &[Listed<'_>], store: u128) -> Option<FileSize> {
     let mut sizes: BTreeMap<u64, usize> = BTreeMap::new();
-    for file in listed.iter().filter(|file| file.store == STORE && file.kind != "tmp") {
+    for file in listed.iter().filter(|file| file.store == store && file.kind != "tmp") {
         if let Some(size) = FileSize::new(file.bytes.len() as u64) {
             *sizes.entry(size.get()).or_default() += 1;
         }
@@ -189,14 +191,14 @@ fn usual(listed: &[Listed<'_>]) -> Option<FileSize> {
 }
 
 /// The files of the store, or why something there cannot be one.
-fn judged(listed: &[Listed<'_>], folders: usize) -> Result<BTreeMap<FileId, Arc<Bytes>>, OpenError> {
+fn judged(listed: &[Listed<'_>], store: u128, folders: usize) -> Result<BTreeMap<FileId, Arc<Bytes>>, OpenError> {
     let mut files = BTreeMap::new();
     for file in listed {
         let refuse = |reason: &str| {
             Err(OpenError::Foreign { path: file.path.clone(), reason: format!("in memory it is refused: {reason}") })
         };
         let Some(id) = FileId::new(file.number) else { return refuse("its number is none") };
-        if file.store != STORE {
+        if file.store != store {
             return refuse("it is of another store");
         }
         if (usize::from(file.number) - 1) % folders != file.folder {
@@ -217,7 +219,7 @@ fn judged(listed: &[Listed<'_>], folders: usize) -> Result<BTreeMap<FileId, Arc<
 
 impl FileSource for Folders {
     fn store_id(&self) -> StoreId {
-        StoreId::from_u128(STORE)
+        StoreId::from_u128(self.store)
     }
 
     fn file_size(&self) -> FileSize {
@@ -234,7 +236,7 @@ impl FileSource for Folders {
 
     fn describe(&self, file: FileId) -> Option<PathBuf> {
         let folder = file.index() % usize::from(self.folders);
-        Some(PathBuf::from(format!("{folder}/{}", Image::name(usize::from(file.get())))))
+        Some(PathBuf::from(format!("{folder}/{:032x}-{file:04}.scratch", self.store)))
     }
 
     fn scan(&self) -> Result<Vec<Found>, OpenError> {

@@ -127,6 +127,7 @@ fn rename(base: &mut Base) {
         }
         base.image.files.insert((folder, name.replace(&from, &to)), bytes);
     }
+    base.image.store = STORE + 1;
     base.same_store = false;
 }
 
@@ -137,11 +138,12 @@ pub fn all() -> BTreeMap<&'static str, BTreeMap<String, Vec<u8>>> {
         all.entry(target).or_default().insert(name, bytes);
     };
     for (number, base) in bases().iter().enumerate() {
-        // Without an edit, and with each kind of them.
-        let mut edits = vec![number as u8, 9, 0];
-        add("folder", format!("base-{number}"), edits.clone());
+        // Without an edit, in memory and on a disk, and with each kind of them; that of locks (8) on a disk.
+        let number = number as u8;
+        add("folder", format!("base-{number}"), vec![0, number, 9, 0]);
+        add("folder", format!("base-{number}-on-disk"), vec![63, number, 9, 0]);
         for kind in 0..16_u8 {
-            edits = vec![number as u8, 9, 3];
+            let mut edits = vec![if kind == 8 { 63 } else { kind }, number, 9, 3];
             edits.extend((0..90_u8).map(|at| if at % 11 == 0 { kind } else { at.wrapping_mul(37) ^ kind }));
             add("folder", format!("edits-{number}-{kind:02}"), edits);
         }

@@ -84,6 +84,8 @@ impl Known {
 pub struct Image {
     pub files: BTreeMap<(usize, String), Vec<u8>>,
     folders: usize,
+    /// Which store the folders are recorded as.
+    pub store: u128,
 }
 
 pub const LOCK: &str = "scratchspace.lock";
@@ -91,12 +93,13 @@ pub const LOCK: &str = "scratchspace.lock";
 impl Image {
     /// Folders that know their store, and nothing else.
     pub fn empty(setup: &Setup) -> Self {
-        let mut image = Self { files: BTreeMap::new(), folders: setup.folders };
-        for at in 0..setup.folders {
-            let text = format!("scratchspace 1\nstore {STORE:032x}\nfolder {} of {}\n", at + 1, setup.folders);
-            image.files.insert((at, LOCK.to_owned()), text.into_bytes());
-        }
-        image
+        Self::of_store(STORE, setup.folders)
+    }
+
+    fn of_store(store: u128, folders: usize) -> Self {
+        let text = |at| format!("scratchspace 1\nstore {store:032x}\nfolder {at} of {folders}\n").into_bytes();
+        let files = (0..folders).map(|at| ((at, LOCK.to_owned()), text(at + 1))).collect();
+        Self { files, folders, store }
     }
 
     pub fn folders(&self) -> usize {
@@ -105,7 +108,7 @@ impl Image {
 
     /// Whether its folders are recorded as those of the store.
     pub fn has_whole_locks(&self) -> bool {
-        let whole = Self::empty(&Setup { folders: self.folders, ..Setup::default() });
+        let whole = Self::of_store(self.store, self.folders);
         whole.files.iter().all(|(name, text)| self.files.get(name) == Some(text))
     }
 
