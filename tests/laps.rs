@@ -153,6 +153,8 @@ fn a_store_of_three_files_turns_twenty_times_with_flat_memory_and_descriptors() 
     assert!(late.descriptors <= early.descriptors + 4, "{early:?}, then {late:?}");
     assert!(late.maps <= early.maps + 64, "{early:?}, then {late:?}");
     let stats = scratch.stats();
-    assert_eq!((stats.corrupted, stats.failed, stats.evicted), (0, 0, 0), "{stats:?}");
-    scratch.flush().unwrap();
+    // On a busy machine the wheel goes once around before somebody has run a closure: it is given up, and counted.
+    let failed = stats.failed - stats.failed_abandoned;
+    assert_eq!((stats.corrupted, failed, stats.evicted), (0, 0, 0), "{stats:?}");
+    assert_eq!(scratch.flush().is_err(), stats.failed_abandoned > 0, "{stats:?}");
 }
