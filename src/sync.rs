@@ -9,7 +9,7 @@
 //! 2. All of a lock is its own bytes. A library that keeps a table of waiting threads (`parking_lot`) finds those of the
 //!    parent in it after a fork, and follows pointers to stacks that are gone.
 //! 3. Under `cfg(tsan)` a lock says once more, with an atomic of this crate, what it orders anyway, and nothing else:
-//!    The sanitizer of threads sees neither the slow paths of the standard library's locks nor the waits of its condition
+//!    the sanitizer of threads sees neither the slow paths of the standard library's locks nor the waits of its condition
 //!    variables, as that library comes without instrumentation.
 #![forbid(unsafe_code)]
 
