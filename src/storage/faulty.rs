@@ -38,7 +38,6 @@ impl Call {
 }
 
 /// What a disk answers that fails.
-#[cfg_attr(loom, expect(dead_code, reason = "models have one kind of failure"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(loom, expect(dead_code, reason = "models fail as a full disk does"))]
 pub(crate) enum Errno {
