@@ -407,9 +407,10 @@ fn sweep(gathers: bool) {
                         bad.lock().push(format!("SCRATCHSPACE_FAULT={k},{errno:?},{sticky},{gathers}"));
                         continue;
                     };
-                    // Whether a flush or the keeper syncs a file that was just sealed is chance: one call more or less.
+                    // Whether a flush or the keeper syncs a file that was just sealed is chance: a few calls more or
+                    // less, and on a slow machine more of them.
                     let is_met = ended.failed.contains(&true);
-                    assert!(is_met || k + 2 > calls, "{case:?}: there is no such call");
+                    assert!(is_met || k + calls / 16 > calls, "{case:?}: there is no such call");
                     for (failed, has_failed) in failed.iter().zip(ended.failed) {
                         failed.fetch_add(u64::from(has_failed), Ordering::Relaxed);
                     }
