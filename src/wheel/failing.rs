@@ -16,6 +16,7 @@ use crate::error::{FailedClosure, IoError, WriteError};
 use crate::sync::thread;
 use crate::wheel::FileWheel;
 use crate::wheel::event::{Event, WaitCause};
+use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::Deadline;
 use crate::wheel::turn::Turn;
@@ -128,6 +129,19 @@ impl FileWheel {
     pub(crate) fn tell_suspect(&self, file: FileId, error: &IoError) {
         self.counters.sync_failures.add(1);
         self.events.emit(|| Event::FileSuspect { file, error: error.clone() });
+    }
+
+    /// A part of a file could not be read: it is suspect from now on, and takes no more writes.
+    pub(crate) fn tell_unreadable(&self, file: &BlockFile, error: &IoError) {
+        use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+        // What the system lacks at the moment says nothing about the file.
+        if matches!(error.kind(), Interrupted | OutOfMemory | WouldBlock) {
+            return;
+        }
+        if file.set_suspect() {
+            self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
+        }
+        self.retire(file);
     }
 
     /// A block was promised and is not there.

@@ -5,24 +5,22 @@
 //! 1. Bytes are lent only of a slot whose record or checked entry names exactly the realm and key asked for.
 //! 2. *Busy* never costs the block: a file that is closing sends the reader back to the index, where a newer copy
 //!    is found, or none.
-//! 3. A block leaves the index here only if it was proven bad under its pin, and only by its own address. An error of
-//!    the disk proves nothing: the block stays, and its file becomes suspect.
-//! 4. Memory of a mapping is touched only for a block that will be lent from there and whose pages were asked for once
-//!    (WARM). Everything else is read through the file, where what cannot be read is an error and no signal.
+//! 3. Memory of a mapping is touched only for a block that will be lent from there and whose pages were asked for once
+//!    (WARM). Everything else is read through the file (`verify`, invariant 2).
+//! 4. What a file stores that is seen to be suspect is lent only as a copy that was verified for this read; so is all,
+//!    with `Verify::Always`.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::ops::Deref;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::block::{BlockAddress, BlockHash, BlockHasher, BlockKind, Entry, KeyHash, Realm, Slot};
+use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, KeyHash, Realm, Slot};
 use crate::error::{IoError, ReadError};
 use crate::index::Candidates;
 use crate::planted;
 use crate::sync::Arc;
 use crate::wheel::defer::Completion;
-use crate::wheel::event::Event;
-use crate::wheel::event::WaitCause;
 use crate::wheel::file::{BlockFile, FilePin};
 use crate::wheel::gather::GatherBuffer;
 use crate::wheel::lane::Known;
@@ -31,8 +29,8 @@ use crate::wheel::pin::PinError;
 use crate::wheel::slots::{self, State};
 use crate::wheel::{Copied, FileWheel, Verify};
 
-/// Verification reads pieces of this size, a block that is lent for the first time has as much of it mapped at once.
-const PIECE: u64 = 256 << 10;
+/// A block that is lent for the first time has as much of it mapped at once.
+const MAPPED_AT_ONCE: u64 = 256 << 10;
 
 /// A block that was found, and what keeps its bytes in place.
 pub(crate) enum Lent<'a> {
@@ -72,13 +70,17 @@ enum Candidate<'a> {
 }
 
 /// Begins to run at the first wait: a read that does not wait does not look at the clock.
-struct LazyDeadline<'a> {
+pub(crate) struct LazyDeadline<'a> {
     wheel: &'a FileWheel,
     deadline: Option<Deadline>,
 }
 
-impl LazyDeadline<'_> {
-    fn get(&mut self) -> &Deadline {
+impl<'a> LazyDeadline<'a> {
+    pub(crate) fn new(wheel: &'a FileWheel) -> Self {
+        Self { wheel, deadline: None }
+    }
+
+    pub(crate) fn get(&mut self) -> &Deadline {
         self.deadline.get_or_insert_with(|| self.wheel.deadline())
     }
 }
@@ -118,7 +120,7 @@ impl FileWheel {
     }
 
     fn find_block(&self, hash: KeyHash, realm: Realm, key: BlockHash, verify: Verify) -> Result<Lent<'_>, ReadError> {
-        let mut deadline = LazyDeadline { wheel: self, deadline: None };
+        let mut deadline = LazyDeadline::new(self);
         let mut looked_again = false;
         loop {
             let asked = self.index.candidates(hash);
@@ -198,7 +200,8 @@ impl FileWheel {
                         return Ok(Candidate::Other);
                     }
                     if verify == Verify::Always || file.is_suspect() {
-                        return self.copy_and_verify(hash, &pin, slot, &entry).map(Candidate::Found);
+                        let copy = self.copy_and_verify(hash, &pin, slot, &entry)?;
+                        return Ok(Candidate::Found(Lent::Copied(copy)));
                     }
                     self.warm(file, slot, &entry)?;
                     return Ok(Candidate::Found(Lent::Mapped { pin, slot, entry }));
@@ -209,7 +212,8 @@ impl FileWheel {
                         return Ok(Candidate::Other);
                     }
                     if verify == Verify::Always || file.is_suspect() {
-                        return self.copy_and_verify(hash, &pin, slot, &entry).map(Candidate::Found);
+                        let copy = self.copy_and_verify(hash, &pin, slot, &entry)?;
+                        return Ok(Candidate::Found(Lent::Copied(copy)));
                     }
                     // A block that is being verified is waited for, whatever the option: nobody spins meanwhile.
                     if verify != Verify::Never
@@ -259,47 +263,13 @@ impl FileWheel {
         let warmed = file.memory().and_then(|memory| {
             if let Some(range) = entry.payload(file.size(), slot).filter(|range| !range.is_empty()) {
                 memory.will_need(range.clone());
-                memory.populate(range.start..range.end.min(range.start + PIECE))?;
+                memory.populate(range.start..range.end.min(range.start + MAPPED_AT_ONCE))?;
             }
             memory.populate(at..at + Entry::SIZE as u64)
         });
         warmed.map_err(|error| self.read_failed(file, error))?;
         file.slots.mark(slot, slots::WARM);
         Ok(())
-    }
-
-    /// The entry of a stored slot, read through the file; `None` if the slot has moved on meanwhile.
-    fn load_entry(&self, hash: KeyHash, pin: &FilePin<'_>, slot: Slot) -> Result<Option<Entry>, ReadError> {
-        let file = pin.file();
-        let before = file.slots.get(slot);
-        match pin.load_entry(slot) {
-            Ok(Some(entry)) => Ok(Some(entry)),
-            Ok(None) if file.slots.get(slot) != before => Ok(None),
-            // It was stored and no longer checks: the directory itself is damaged.
-            Ok(None) => Err(self.entry_is_bad(hash, file.address(slot))),
-            Err(error) => Err(self.read_failed(file, error)),
-        }
-    }
-
-    /// What a reader is told whose file could not be read. It says nothing about the block, which stays; but of this file
-    /// no byte is believed any more without its hash, nor lent from the mapping, and it takes no more writes.
-    pub(crate) fn read_failed(&self, file: &BlockFile, error: io::Error) -> ReadError {
-        let error = self.io_error("reading a block", file.id(), error);
-        self.tell_unreadable(file, &error);
-        ReadError::Io(error)
-    }
-
-    /// Makes a file suspect of which a part could not be read.
-    pub(crate) fn tell_unreadable(&self, file: &BlockFile, error: &IoError) {
-        use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
-        // What the system lacks at the moment says nothing about the file.
-        if matches!(error.kind(), Interrupted | OutOfMemory | WouldBlock) {
-            return;
-        }
-        if file.set_suspect() {
-            self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
-        }
-        self.retire(file);
     }
 
     /// Asked once the bytes of a block were read: an error if they may have been zeros in place of what could not be
@@ -330,136 +300,6 @@ impl FileWheel {
             {
                 memory.will_need(range);
             }
-        }
-    }
-
-    /// An entry that was stored no longer checks: the directory itself is damaged.
-    pub(crate) fn entry_is_bad(&self, hash: KeyHash, address: BlockAddress) -> ReadError {
-        self.tell_corrupted(address);
-        let slots = &self.table.file(address.file()).slots;
-        // Its length is not known any more, but it was a live block, unless it was a tombstone: it must not keep its file
-        // from making room.
-        let live = (slots.get(address.slot()) != State::Tombstone).then_some(0);
-        self.unpublish(hash, address, live);
-        slots.set(address.slot(), State::Bad);
-        ReadError::Corrupted { address }
-    }
-
-    /// Compares the bytes of a recovered block with their hash, once; everybody else waits for that.
-    fn verify(
-        &self,
-        hash: KeyHash,
-        pin: &FilePin<'_>,
-        slot: Slot,
-        entry: &Entry,
-        deadline: &mut LazyDeadline<'_>,
-    ) -> Result<(), ReadError> {
-        let file = pin.file();
-        if file.slots.swap_from(slot, State::Unverified, State::Verifying).is_err() {
-            let began = Instant::now();
-            let result = Self::wait_for_verification(file, slot, deadline);
-            self.tell_wait(self.lane_of(hash), WaitCause::Block, began);
-            return result;
-        }
-        let checked = self.check_payload(pin, slot, entry);
-        let (state, result) = match checked {
-            Ok(true) => (State::Ready, Ok(())),
-            Ok(false) => {
-                self.tell_corrupted(file.address(slot));
-                // Out of the index before BAD: until then the entry tells whose word it is.
-                self.unpublish(hash, file.address(slot), Some(entry.len));
-                (State::Bad, Err(ReadError::Corrupted { address: file.address(slot) }))
-            }
-            // An error of the disk says nothing about the block: it stays, unverified.
-            Err(error) => (State::Unverified, Err(self.read_failed(file, error))),
-        };
-        file.slots.set(slot, state);
-        drop(file.pending.lock());
-        file.verified.notify_all();
-        result
-    }
-
-    fn wait_for_verification(file: &BlockFile, slot: Slot, deadline: &mut LazyDeadline<'_>) -> Result<(), ReadError> {
-        let mut pending = file.pending.lock();
-        while file.slots.get(slot) == State::Verifying {
-            let deadline = deadline.get();
-            if deadline.has_passed() {
-                return Err(ReadError::Busy { waited: deadline.waited() });
-            }
-            file.verified.wait_until(&mut pending, deadline.at);
-        }
-        if file.slots.get(slot) == State::Bad {
-            return Err(ReadError::Corrupted { address: file.address(slot) });
-        }
-        Ok(())
-    }
-
-    /// Whether the payload matches the hash of its entry, read through the file piece by piece.
-    fn check_payload(&self, pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> io::Result<bool> {
-        let file = pin.file();
-        let Some(range) = entry.payload(file.size(), slot) else { return Ok(false) };
-        let memory = file.memory()?;
-        memory.will_need(range.clone());
-        let mut piece = Copied::zeroed(usize::try_from(PIECE.min(range.end - range.start)).unwrap_or_default());
-        let mut hasher = BlockHasher::with_kind(self.hash_kind);
-        let mut at = range.start;
-        while at < range.end {
-            let len = usize::try_from(range.end - at).map_or(piece.len(), |left| left.min(piece.len()));
-            memory.load(at, &mut piece[..len])?;
-            hasher.update(&piece[..len]);
-            at += len as u64;
-        }
-        Ok(hasher.finish() == entry.hash)
-    }
-
-    /// A copy of the payload, read through the file and compared with its hash.
-    fn copy_and_verify(
-        &self,
-        hash: KeyHash,
-        pin: &FilePin<'_>,
-        slot: Slot,
-        entry: &Entry,
-    ) -> Result<Lent<'static>, ReadError> {
-        let file = pin.file();
-        let address = file.address(slot);
-        let range = entry.payload(file.size(), slot).unwrap_or(0..0);
-        let mut bytes = Copied::zeroed(entry.len as usize);
-        file.memory()
-            .and_then(|memory| memory.load(range.start, &mut bytes))
-            .map_err(|error| self.read_failed(file, error))?;
-        if self.hash_of(&bytes) == entry.hash {
-            // As good as verified; somebody who verifies it now says so himself.
-            let _ = file.slots.swap_from(slot, State::Unverified, State::Ready);
-            return Ok(Lent::Copied(bytes));
-        }
-        self.tell_corrupted(address);
-        // Out of the index before BAD: until then the entry tells whose word it is.
-        self.unpublish(hash, address, Some(entry.len));
-        for state in [State::Ready, State::Unverified] {
-            let _ = file.slots.swap_from(slot, state, State::Bad);
-        }
-        Err(ReadError::Corrupted { address })
-    }
-
-    /// Whether the block at an address still has the bytes of its hash; verifies it if nobody has before.
-    ///
-    /// `None` if it cannot be told now: its file is closing, or the disk does not answer.
-    pub(crate) fn is_sound(&self, hash: KeyHash, address: BlockAddress) -> Option<bool> {
-        let file = self.table.get(address.file())?;
-        let pin = file.pin().ok()?;
-        let slot = address.slot();
-        match file.slots.get(slot) {
-            State::Unverified | State::Verifying => {
-                let entry = self.load_entry(hash, &pin, slot).ok()??;
-                let mut deadline = LazyDeadline { wheel: self, deadline: None };
-                match self.verify(hash, &pin, slot, &entry, &mut deadline) {
-                    Ok(()) => Some(true),
-                    Err(ReadError::Corrupted { .. }) => Some(false),
-                    Err(_) => None,
-                }
-            }
-            State::Bad | State::Failed | State::Empty => Some(false),
-            _ => Some(true),
         }
     }
 

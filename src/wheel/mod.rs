@@ -8,6 +8,7 @@
 //! | `store`, `batch` | blocks that are stored on the caller's thread |
 //! | `defer` | closures: who runs them, and how they end |
 //! | `find` | from a key to bytes that are lent |
+//! | `verify` | whether stored bytes are those that were written, and what a reader is told if not |
 //! | `turn` | a lane's next file, and the wait for it |
 //! | `keeper`, `recycle` | the background life of files |
 //! | `flusher` | the background life of closures and gather buffers |
@@ -56,6 +57,7 @@ mod state;
 mod store;
 mod ticket;
 mod turn;
+mod verify;
 
 use std::fmt;
 use std::path::PathBuf;

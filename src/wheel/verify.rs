@@ -1,0 +1,178 @@
+//! Whether stored bytes are still those that were written, and what a reader is told if not.
+//!
+//! # Invariants
+//!
+//! 1. A block leaves the index here only if it was proven bad under its pin, and only by its own address. An error of
+//!    the disk proves nothing: the block stays, and its file becomes suspect.
+//! 2. Entries and payloads are read through the file, where what cannot be read is an error and no signal.
+//! 3. Its word is out of the index before a slot becomes BAD: until then the entry tells whose word it is.
+//! 4. One reader makes a slot VERIFYING and compares the bytes. Whatever comes of it, the slot gets another state, and
+//!    those who wait are told.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::time::Instant;
+
+use crate::block::{BlockAddress, BlockHasher, Entry, KeyHash, Slot};
+use crate::error::ReadError;
+use crate::wheel::event::WaitCause;
+use crate::wheel::file::{BlockFile, FilePin};
+use crate::wheel::find::LazyDeadline;
+use crate::wheel::slots::State;
+use crate::wheel::{Copied, FileWheel};
+
+/// Payloads are hashed in pieces of this size.
+const PIECE: u64 = 256 << 10;
+
+impl FileWheel {
+    /// The entry of a stored slot, read through the file; `None` if the slot has moved on meanwhile.
+    pub(crate) fn load_entry(&self, hash: KeyHash, pin: &FilePin<'_>, slot: Slot) -> Result<Option<Entry>, ReadError> {
+        let file = pin.file();
+        let before = file.slots.get(slot);
+        match pin.load_entry(slot) {
+            Ok(Some(entry)) => Ok(Some(entry)),
+            Ok(None) if file.slots.get(slot) != before => Ok(None),
+            // It was stored and no longer checks: the directory itself is damaged.
+            Ok(None) => Err(self.entry_is_bad(hash, file.address(slot))),
+            Err(error) => Err(self.read_failed(file, error)),
+        }
+    }
+
+    /// An entry that was stored no longer checks: the directory itself is damaged.
+    pub(crate) fn entry_is_bad(&self, hash: KeyHash, address: BlockAddress) -> ReadError {
+        self.tell_corrupted(address);
+        let slots = &self.table.file(address.file()).slots;
+        // Its length is not known any more, but it was a live block, unless it was a tombstone: it must not keep its file
+        // from making room.
+        let live = (slots.get(address.slot()) != State::Tombstone).then_some(0);
+        self.unpublish(hash, address, live);
+        slots.set(address.slot(), State::Bad);
+        ReadError::Corrupted { address }
+    }
+
+    /// What a reader is told whose file could not be read. It says nothing about the block, which stays; but of this file
+    /// no byte is believed any more without its hash, nor lent from the mapping, and it takes no more writes.
+    pub(crate) fn read_failed(&self, file: &BlockFile, error: io::Error) -> ReadError {
+        let error = self.io_error("reading a block", file.id(), error);
+        self.tell_unreadable(file, &error);
+        ReadError::Io(error)
+    }
+
+    /// Compares the bytes of a recovered block with their hash, once; everybody else waits for that.
+    pub(crate) fn verify(
+        &self,
+        hash: KeyHash,
+        pin: &FilePin<'_>,
+        slot: Slot,
+        entry: &Entry,
+        deadline: &mut LazyDeadline<'_>,
+    ) -> Result<(), ReadError> {
+        let file = pin.file();
+        if file.slots.swap_from(slot, State::Unverified, State::Verifying).is_err() {
+            let began = Instant::now();
+            let result = Self::wait_for_verification(file, slot, deadline);
+            self.tell_wait(self.lane_of(hash), WaitCause::Block, began);
+            return result;
+        }
+        let checked = self.check_payload(pin, slot, entry);
+        let (state, result) = match checked {
+            Ok(true) => (State::Ready, Ok(())),
+            Ok(false) => {
+                self.tell_corrupted(file.address(slot));
+                // Before it is BAD (invariant 3).
+                self.unpublish(hash, file.address(slot), Some(entry.len));
+                (State::Bad, Err(ReadError::Corrupted { address: file.address(slot) }))
+            }
+            // An error of the disk says nothing about the block: it stays, unverified.
+            Err(error) => (State::Unverified, Err(self.read_failed(file, error))),
+        };
+        file.slots.set(slot, state);
+        drop(file.pending.lock());
+        file.verified.notify_all();
+        result
+    }
+
+    fn wait_for_verification(file: &BlockFile, slot: Slot, deadline: &mut LazyDeadline<'_>) -> Result<(), ReadError> {
+        let mut pending = file.pending.lock();
+        while file.slots.get(slot) == State::Verifying {
+            let deadline = deadline.get();
+            if deadline.has_passed() {
+                return Err(ReadError::Busy { waited: deadline.waited() });
+            }
+            file.verified.wait_until(&mut pending, deadline.at);
+        }
+        if file.slots.get(slot) == State::Bad {
+            return Err(ReadError::Corrupted { address: file.address(slot) });
+        }
+        Ok(())
+    }
+
+    /// Whether the payload matches the hash of its entry, read through the file piece by piece.
+    fn check_payload(&self, pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> io::Result<bool> {
+        let file = pin.file();
+        let Some(range) = entry.payload(file.size(), slot) else { return Ok(false) };
+        let memory = file.memory()?;
+        memory.will_need(range.clone());
+        let mut piece = Copied::zeroed(usize::try_from(PIECE.min(range.end - range.start)).unwrap_or_default());
+        let mut hasher = BlockHasher::with_kind(self.hash_kind);
+        let mut at = range.start;
+        while at < range.end {
+            let len = usize::try_from(range.end - at).map_or(piece.len(), |left| left.min(piece.len()));
+            memory.load(at, &mut piece[..len])?;
+            hasher.update(&piece[..len]);
+            at += len as u64;
+        }
+        Ok(hasher.finish() == entry.hash)
+    }
+
+    /// A copy of the payload, read through the file and compared with its hash.
+    pub(crate) fn copy_and_verify(
+        &self,
+        hash: KeyHash,
+        pin: &FilePin<'_>,
+        slot: Slot,
+        entry: &Entry,
+    ) -> Result<Copied, ReadError> {
+        let file = pin.file();
+        let address = file.address(slot);
+        let range = entry.payload(file.size(), slot).unwrap_or(0..0);
+        let mut bytes = Copied::zeroed(entry.len as usize);
+        file.memory()
+            .and_then(|memory| memory.load(range.start, &mut bytes))
+            .map_err(|error| self.read_failed(file, error))?;
+        if self.hash_of(&bytes) == entry.hash {
+            // As good as verified; somebody who verifies it now says so himself.
+            let _ = file.slots.swap_from(slot, State::Unverified, State::Ready);
+            return Ok(bytes);
+        }
+        self.tell_corrupted(address);
+        // Before it is BAD (invariant 3).
+        self.unpublish(hash, address, Some(entry.len));
+        for state in [State::Ready, State::Unverified] {
+            let _ = file.slots.swap_from(slot, state, State::Bad);
+        }
+        Err(ReadError::Corrupted { address })
+    }
+
+    /// Whether the block at an address still has the bytes of its hash; verifies it if nobody has before.
+    ///
+    /// `None` if it cannot be told now: its file is closing, or the disk does not answer.
+    pub(crate) fn is_sound(&self, hash: KeyHash, address: BlockAddress) -> Option<bool> {
+        let file = self.table.get(address.file())?;
+        let pin = file.pin().ok()?;
+        let slot = address.slot();
+        match file.slots.get(slot) {
+            State::Unverified | State::Verifying => {
+                let entry = self.load_entry(hash, &pin, slot).ok()??;
+                let mut deadline = LazyDeadline::new(self);
+                match self.verify(hash, &pin, slot, &entry, &mut deadline) {
+                    Ok(()) => Some(true),
+                    Err(ReadError::Corrupted { .. }) => Some(false),
+                    Err(_) => None,
+                }
+            }
+            State::Bad | State::Failed | State::Empty => Some(false),
+            _ => Some(true),
+        }
+    }
+}
