@@ -15,7 +15,7 @@ use crate::storage::{FileSource, Found};
 use crate::sync::Arc;
 use crate::wheel::failing::Failing;
 use crate::wheel::lane::Lane;
-use crate::wheel::open::{Judged, Plan, check_order, judge, without_suspect_empties};
+use crate::wheel::plan::{Judged, Plan, check_order, judge, without_suspect_empties};
 use crate::wheel::recovery;
 use crate::wheel::{FileWheel, WheelOptions};
 

@@ -12,7 +12,7 @@
 //! | `turn` | a lane's next file, and the wait for it |
 //! | `keeper`, `recycle` | the background life of files |
 //! | `flusher` | the background life of closures and gather buffers |
-//! | `open`, `attach`, `recovery` | files of an earlier run, and folders that come late |
+//! | `plan`, `open`, `attach`, `recovery` | files of an earlier run, and folders that come late |
 //! | `settle` | flush and close |
 //! | `hook`, `failing`, `health` | what users see of failures: events, broken lanes, the state of all |
 //!
@@ -45,6 +45,7 @@ mod loom_wheel;
 mod open;
 mod pending;
 mod pin;
+mod plan;
 mod publish;
 mod recovery;
 mod recycle;
@@ -81,7 +82,7 @@ pub(crate) use self::publish::BlockView;
 pub use self::recovery::{Recovery, RecoveryReport, Skipped};
 pub use self::settle::CloseReport;
 
-pub(crate) use self::open::{LEAST_FILES_A_LANE, derive_file_size};
+pub(crate) use self::plan::{LEAST_FILES_A_LANE, derive_file_size};
 pub(crate) use self::recovery::RecoveryState;
 pub(crate) use self::settle::Refused;
 pub(crate) use self::store::NewBlock;

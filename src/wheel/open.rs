@@ -1,62 +1,33 @@
-//! Opening the wheel: files of an earlier run are judged by their headers, lanes are laid out, threads start.
+//! Opening the wheel: it is made of a [`Plan`], its lanes are laid out, and its threads start.
 //!
-//! Only headers are read here, so that opening costs the same however much the files hold.
+//! # Invariants
+//!
+//! 1. A file is in its place, and in the list of its lane, before that lane is written to or searched.
+//! 2. What a disk refuses from here on makes a lane fail, and not the opening, unless the store is new.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
-
-use crate::block::{FileHeader, FileId, FileSize, HashKind, HeaderError, PAGE_LEN, PAGE_SIZE};
-use crate::error::{ConfigError, IoError, Layout, OpenError};
+use crate::block::FileId;
+use crate::error::{ConfigError, IoError, OpenError};
 use crate::index::BlockIndex;
 use crate::os;
-use crate::planted;
-use crate::storage::{FileMemory, FileSource, Found};
+use crate::storage::FileSource;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::attach::Search;
 use crate::wheel::hook::Events;
 use crate::wheel::lane::Lane;
 use crate::wheel::pin::Pinner;
+use crate::wheel::plan::{Judged, Plan, check_order, erase, only_leftovers, without_suspect_empties};
 use crate::wheel::recovery::{self, RecoveryState};
 use crate::wheel::staging::Staging;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
 use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOptions, flusher, keeper};
 
-/// Fewest files of a lane: one is filled, one is ready, one holds data.
-pub(crate) const LEAST_FILES_A_LANE: u16 = 3;
 /// Bytes of disk a block is assumed to take when nothing else is said.
 const ASSUMED_BLOCK: u64 = 16 * 1024;
-/// The largest generation that is believed of a file of an earlier run: half of those that can be written.
-const HIGHEST_FOUND: u64 = 1 << 41;
 /// Descriptors that the process needs besides the files of the store.
 const OTHER_DESCRIPTORS: u64 = 64;
-
-/// A file of an earlier run.
-pub(crate) struct Judged {
-    pub(crate) id: FileId,
-    memory: Arc<dyn FileMemory>,
-    /// `None`: torn while it was recycled, so it is empty.
-    pub(crate) header: Option<FileHeader>,
-}
-
-/// Which files belong to which lane.
-pub(crate) struct Plan {
-    lanes: u16,
-    hash_kind: HashKind,
-    files_per_lane: u16,
-    /// For each lane, files with a header, the newest first.
-    pub(crate) found: Vec<Vec<Judged>>,
-    /// For each lane, files without one.
-    pub(crate) empty: Vec<Vec<Judged>>,
-    /// What a smaller layout drops, the oldest first.
-    pub(crate) surplus: Vec<FileId>,
-    pub(crate) next_generation: u64,
-    /// For each folder, why it is not there.
-    missing: Vec<Option<IoError>>,
-}
 
 impl FileWheel {
     /// Opens the wheel over the files of `source`; see the module's words.
@@ -286,199 +257,6 @@ impl FileWheel {
     }
 }
 
-impl Plan {
-    pub(crate) fn new(source: &dyn FileSource, judged: Vec<Judged>, options: &WheelOptions) -> Result<Self, OpenError> {
-        let folders = source.folders();
-        let recorded = judged.iter().find_map(|judged| judged.header.as_ref());
-        let asked = options.lanes_per_folder.map(|lanes| lanes.saturating_mul(folders));
-        let lanes = asked.or(recorded.map(|header| header.lanes)).unwrap_or(folders);
-        let hash_kind = options.hash_kind.or(recorded.map(|header| header.hash_kind)).unwrap_or_default();
-        let is = Layout { lanes, file_size: source.file_size().get(), hash_kind };
-        for header in judged.iter().filter_map(|judged| judged.header.as_ref()) {
-            let was = Layout { lanes: header.lanes, file_size: header.file_size.get(), hash_kind: header.hash_kind };
-            if was != is {
-                return Err(OpenError::LayoutChanged { was, is });
-            }
-        }
-        let files_per_lane = source.files_per_folder() / (lanes / folders).max(1);
-        if files_per_lane < LEAST_FILES_A_LANE {
-            let value = format!("{} with {} lanes a folder", source.files_per_folder(), lanes / folders);
-            let range = format!("at least {LEAST_FILES_A_LANE} for each lane of a folder");
-            return Err(ConfigError::new("files_per_folder", value, range).into());
-        }
-        let newest = judged.iter().filter_map(|judged| judged.header.as_ref()).map(|header| header.generation).max();
-        let mut plan = Self {
-            lanes,
-            hash_kind,
-            files_per_lane,
-            found: (0..lanes).map(|_| Vec::new()).collect(),
-            empty: (0..lanes).map(|_| Vec::new()).collect(),
-            surplus: Vec::new(),
-            next_generation: newest.map_or(1, |newest| newest + 1),
-            missing: vec![None; usize::from(folders)],
-        };
-        plan.distribute(judged, folders);
-        plan.shrink();
-        Ok(plan)
-    }
-
-    fn distribute(&mut self, judged: Vec<Judged>, folders: u16) {
-        let (with_header, without): (Vec<_>, Vec<_>) = judged.into_iter().partition(|judged| judged.header.is_some());
-        for judged in with_header {
-            let lane = judged.header.as_ref().map_or(0, |header| usize::from(header.lane));
-            self.found[lane].push(judged);
-        }
-        // Hazard 6: nobody knows where the wheel stood; the files count as filled in the order of their numbers.
-        let age = |header: &FileHeader| if planted::is(6) { header.file.get().into() } else { header.generation };
-        for of_lane in &mut self.found {
-            of_lane.sort_by_key(|judged| std::cmp::Reverse(judged.header.as_ref().map(age)));
-        }
-        for judged in without {
-            let folder = (judged.id.get() - 1) % folders;
-            let lane = (folder..self.lanes)
-                .step_by(usize::from(folders))
-                .map(usize::from)
-                .min_by_key(|lane| self.found[*lane].len() + self.empty[*lane].len());
-            if let Some(lane) = lane {
-                self.empty[lane].push(judged);
-            }
-        }
-    }
-
-    /// Fewer files than before: empty ones go first, then the oldest.
-    fn shrink(&mut self) {
-        let most = usize::from(self.files_per_lane);
-        for (found, empty) in self.found.iter_mut().zip(&mut self.empty) {
-            while found.len() + empty.len() > most {
-                if let Some(judged) = empty.pop().or_else(|| found.pop()) {
-                    self.surplus.push(judged.id);
-                }
-            }
-        }
-    }
-
-    /// Deletes what a smaller layout has no room for.
-    pub(crate) fn drop_surplus(&self, source: &dyn FileSource) -> Result<(), OpenError> {
-        if !self.surplus.is_empty() {
-            self.sync_found(source)?;
-        }
-        for id in &self.surplus {
-            source.delete(*id).map_err(|error| io_failed(source, "removing a file of the store", *id, error))?;
-        }
-        Ok(())
-    }
-
-    /// Makes durable what a killed run may have left in the page cache, before a file dies (`recovery`, invariant 4).
-    fn sync_found(&self, source: &dyn FileSource) -> Result<(), OpenError> {
-        for Judged { id, memory, .. } in self.all_found() {
-            memory.sync().map_err(|error| io_failed(source, "syncing a file of an earlier run", *id, error))?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn all_found(&self) -> impl Iterator<Item = &Judged> {
-        self.found.iter().flatten().chain(self.empty.iter().flatten())
-    }
-}
-
-/// Reads the header of a file and compares it with its place.
-pub(crate) fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, OpenError> {
-    let Found { file: id, memory } = found;
-    let path = source.describe(id).unwrap_or_else(|| PathBuf::from(format!("file {id}")));
-    let mut page = vec![0; PAGE_LEN];
-    memory.load(0, &mut page).map_err(|error| io_failed(source, "reading a header", id, error))?;
-    let foreign = |reason: String| OpenError::Foreign { path: path.clone(), reason };
-    let header = match FileHeader::decode(&page) {
-        Ok(header) => header,
-        Err(HeaderError::Version { found }) => return Err(OpenError::Version { path, found }),
-        // Nor was this one torn: its file may hold blocks.
-        Err(HeaderError::HashKind { found }) => return Err(OpenError::HashKind { path, found }),
-        // Ours by its name, in a folder that we have locked: it can only have been torn while it was recycled.
-        Err(_) if memory.size() == source.file_size() => return Ok(Judged { id, memory, header: None }),
-        Err(error) => return Err(foreign(format!("it has another size and no header ({error})"))),
-    };
-    if header.store != source.store_id() {
-        return Err(foreign(format!("its header names store {}", header.store)));
-    }
-    if header.file != id {
-        return Err(foreign(format!("its header names file {}", header.file)));
-    }
-    if header.file_size != memory.size() {
-        return Err(foreign(format!("its header names {} bytes", header.file_size.get())));
-    }
-    if header.lane % source.folders() != (id.get() - 1) % source.folders() {
-        return Err(foreign(format!("its header names lane {}, which lies in another folder", header.lane)));
-    }
-    if header.lanes % source.folders() != 0 {
-        return Err(foreign(format!("its header names {} lanes, for {} folders", header.lanes, source.folders())));
-    }
-    // The next ones must have room: a generation too large to be read back would take what is written with it.
-    if !(1..=HIGHEST_FOUND).contains(&header.generation) {
-        return Err(foreign(format!("its header names generation {}, which no store reaches", header.generation)));
-    }
-    Ok(Judged { id, memory, header: Some(header) })
-}
-
-/// The order of the files of a lane, and of what they hold, is that of their generations: no two of them have the same.
-///
-/// Two lanes may: one has taken generations while the folder of the other was not there.
-pub(crate) fn check_order(source: &dyn FileSource, judged: &[Judged]) -> Result<(), OpenError> {
-    let mut seen = BTreeMap::new();
-    for Judged { id, header, .. } in judged {
-        let Some(header) = header else { continue };
-        if let Some(other) = seen.insert((header.lane, header.generation), *id) {
-            let path = source.describe(*id).unwrap_or_else(|| PathBuf::from(format!("file {id}")));
-            let reason = format!("its header names generation {}, as that of file {other} does", header.generation);
-            return Err(OpenError::Foreign { path, reason });
-        }
-    }
-    Ok(())
-}
-
-/// What `reset` asks for. The oldest goes first, as always: if a crash comes in between, what was removed stays so.
-fn erase(source: &dyn FileSource, found: Vec<Found>) -> Result<Vec<Found>, OpenError> {
-    let generation = |found: &Found| {
-        let mut page = vec![0; PAGE_LEN];
-        found.memory.load(0, &mut page).ok()?;
-        FileHeader::decode(&page).ok().map(|header| header.generation)
-    };
-    let mut found = found;
-    found.sort_by_cached_key(generation);
-    for Found { file, memory } in found {
-        drop(memory);
-        source.delete(file).map_err(|error| io_failed(source, "removing a file of the store", file, error))?;
-    }
-    Ok(Vec::new())
-}
-
-/// A suspect file without a header holds nothing, and must not be used again.
-pub(crate) fn without_suspect_empties(source: &dyn FileSource, judged: Vec<Judged>) -> Result<Vec<Judged>, OpenError> {
-    let is_of_use = |judged: &Judged| judged.header.is_some() || !judged.memory.is_suspect();
-    let (of_use, others): (Vec<_>, Vec<_>) = judged.into_iter().partition(is_of_use);
-    for Judged { id, memory, .. } in others {
-        drop(memory);
-        source.delete(id).map_err(|error| io_failed(source, "removing a file of the store", id, error))?;
-    }
-    Ok(of_use)
-}
-
-/// A temporary store takes over nothing but files that were never written, left by a process that was killed.
-fn only_leftovers(source: &dyn FileSource, judged: Vec<Judged>) -> Result<Vec<Judged>, OpenError> {
-    for Judged { id, memory, header } in judged {
-        let mut last = vec![0; PAGE_LEN];
-        memory
-            .load(memory.size().get() - PAGE_SIZE, &mut last)
-            .map_err(|error| io_failed(source, "reading a directory", id, error))?;
-        if header.is_some() && last.iter().any(|byte| *byte != 0) {
-            let value = "on, over a store that holds blocks";
-            return Err(ConfigError::new("temporary", value, "used with an empty folder or with `reset`").into());
-        }
-        drop(memory);
-        source.delete(id).map_err(|error| io_failed(source, "removing a left-over file", id, error))?;
-    }
-    Ok(Vec::new())
-}
-
 /// Every file keeps one descriptor open.
 fn check_descriptors(source: &dyn FileSource) -> Result<(), OpenError> {
     let needed = u64::from(source.folders()) * u64::from(source.files_per_folder()) + OTHER_DESCRIPTORS;
@@ -489,52 +267,5 @@ fn check_descriptors(source: &dyn FileSource) -> Result<(), OpenError> {
             Err(ConfigError::new("files_per_folder", value, range).into())
         }
         _ => Ok(()),
-    }
-}
-
-fn io_failed(source: &dyn FileSource, what: &'static str, file: FileId, error: io::Error) -> OpenError {
-    OpenError::Io(IoError::new(what, source.describe(file).as_deref(), error))
-}
-
-/// The size of new files for `bytes_per_folder` in each of `folders`; `None` if that is too little for any.
-pub(crate) fn derive_file_size(bytes_per_folder: u64, folders: u16) -> Option<FileSize> {
-    // About sixteen files a lane: recycling forgets little at once, and a file is still large enough to turn rarely.
-    let wanted = (bytes_per_folder / 16).clamp(1 << 20, 1 << 30);
-    // Larger ones where there would be more files than a store can have.
-    let wanted = wanted.max(bytes_per_folder.div_ceil(u64::from((FileId::MAX / folders.max(1)).max(1))));
-    let wanted = wanted.next_multiple_of(PAGE_SIZE).min(FileSize::MAX.get());
-    let most = bytes_per_folder / u64::from(LEAST_FILES_A_LANE) / PAGE_SIZE * PAGE_SIZE;
-    FileSize::new(wanted.min(most))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GIB: u64 = 1 << 30;
-
-    /// A capacity above 1023 GiB was refused: files stopped at 1 GiB, and a store has at most 1023 of them.
-    #[test]
-    fn large_capacities_get_files_large_enough_for_1023_of_them() {
-        for (bytes, folders, expected) in [
-            (1023 * GIB, 1, GIB),
-            (1024 * GIB, 1, (1024 * GIB).div_ceil(1023).next_multiple_of(PAGE_SIZE)),
-            (600 * GIB, 2, (600 * GIB).div_ceil(511).next_multiple_of(PAGE_SIZE)),
-            (16 * 1023 * GIB, 1, 16 * GIB),
-        ] {
-            let size = derive_file_size(bytes, folders).unwrap();
-            assert_eq!(size.get(), expected, "{bytes} in {folders} folders");
-            assert!(bytes / size.get() <= u64::from(FileId::MAX / folders));
-        }
-    }
-
-    #[test]
-    fn small_capacities_are_three_files_and_usual_ones_sixteen() {
-        let size = |bytes| derive_file_size(bytes, 1).map(FileSize::get);
-        assert_eq!(size(3 * 12 * 1024 - 1), None);
-        assert_eq!(size(3 * 12 * 1024), Some(12 * 1024));
-        assert_eq!(size(3 << 20), Some(1 << 20));
-        assert_eq!(size(64 << 20), Some(4 << 20));
-        assert_eq!(size(32 * GIB), Some(GIB));
     }
 }
