@@ -8,10 +8,9 @@ use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::Deadline;
 use crate::wheel::publish::Outcome;
-use crate::wheel::reserve::Reservation;
+use crate::wheel::reserve::{Purpose, Reservation};
 use crate::wheel::slots::{self, State};
 use crate::wheel::store::NewBlock;
-use crate::wheel::turn::Purpose;
 
 /// Most blocks, and most bytes, that one run takes.
 const RUN_BLOCKS: usize = 256;

@@ -21,12 +21,11 @@ use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::{Closure, Deadline, Deferred, Record};
 use crate::wheel::publish::Outcome;
-use crate::wheel::reserve::Reservation;
+use crate::wheel::reserve::{Purpose, Reservation};
 use crate::wheel::slots::State;
 use crate::wheel::staging::StagingBuffer;
 use crate::wheel::store::NewBlock;
 use crate::wheel::ticket::Ticket;
-use crate::wheel::turn::Purpose;
 
 /// What a waiting closure is charged beside the length of its block.
 const RECORD_BYTES: u64 = 256;

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use crate::block::{FileId, PAGE_SIZE};
 use crate::planted;
 use crate::sync::Arc;
+use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::state::FileState;
-use crate::wheel::turn::{Turn, WRITE_BACK};
+use crate::wheel::turn::Turn;
 use crate::wheel::{FileWheel, OnFull};
 
 /// Longest sleep between two looks when there is nothing to do.
@@ -20,6 +21,8 @@ const REST: Duration = Duration::from_millis(100);
 const WATCH: Duration = Duration::from_millis(1);
 /// How long a draining file is given before the next oldest dies for a writer that waits.
 const GRACE: Duration = Duration::from_millis(10);
+/// Stored bytes are sent to the device in pieces of this size.
+const WRITE_BACK: u64 = 8 << 20;
 
 /// What a keeper does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +144,20 @@ impl FileWheel {
         turn.state(file).is_dying() || self.table.file(file).generation() != generation
     }
 
+    pub(crate) fn wake_keepers(&self) {
+        self.keep.notify_all();
+    }
+
+    /// Wakes the keepers when a reservation crosses three quarters of its file, or a piece to be written back.
+    pub(crate) fn wake_at_marks(&self, file: &BlockFile, page: u32, pages: u32) {
+        let mark = file.size().pages() / 4 * 3;
+        let end = page + pages;
+        let piece = |page: u32| u64::from(page) * PAGE_SIZE / WRITE_BACK;
+        if (page < mark && end >= mark) || piece(page) != piece(end) {
+            self.wake_keepers();
+        }
+    }
+
     /// How the lane gets its next file, if it needs one.
     fn spare_job(&self, turn: &Turn, lane: &Lane, now: Instant) -> Option<Job> {
         let of_lane = &turn.lanes[lane.index()];
@@ -154,6 +171,11 @@ impl FileWheel {
         let may_turn = |file: &&FileId| !planted::is(48) || self.table.file(**file).pins.held() == 0;
         let oldest = of_lane.order.iter().find(may_turn).copied()?;
         self.may_die(turn, lane, oldest, now).then_some(Job::Recycle(oldest))
+    }
+
+    /// How many free files a lane likes to have: with `Refuse` one of them is for tombstones.
+    fn wanted_spares(&self) -> usize {
+        if self.options.on_full == OnFull::Refuse { 2 } else { 1 }
     }
 
     /// Whether the lane will soon need its next file.

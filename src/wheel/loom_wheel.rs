@@ -10,8 +10,8 @@ use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
 use crate::sync::{Arc, thread};
 use crate::wheel::defer::Completion;
 use crate::wheel::pending::Deferred;
+use crate::wheel::reserve::Purpose;
 use crate::wheel::slots::State;
-use crate::wheel::turn::Purpose;
 use crate::wheel::{FileWheel, NewBlock, WheelOptions};
 
 const REALM: Realm = Realm::DEFAULT;

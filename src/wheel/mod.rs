@@ -9,7 +9,8 @@
 //! | `defer` | closures: who runs them, and how they end |
 //! | `find` | from a key to bytes that are lent |
 //! | `verify` | whether stored bytes are those that were written, and what a reader is told if not |
-//! | `turn` | a lane's next file, and the wait for it |
+//! | `turn` | what each lane has: files that are filled, handed out, sealed, or die next |
+//! | `room` | room for a writer: in the active file, or in the next one, which it waits for |
 //! | `keeper`, `recycle` | the background life of files |
 //! | `flusher` | the background life of closures and gather buffers |
 //! | `plan`, `open`, `attach`, `recovery` | files of an earlier run, and folders that come late |
@@ -51,6 +52,7 @@ mod recovery;
 mod recycle;
 mod remove;
 mod reserve;
+mod room;
 mod settle;
 mod slots;
 mod staging;

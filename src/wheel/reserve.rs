@@ -11,6 +11,13 @@ use crate::wheel::file::BlockFile;
 use crate::wheel::slots::State;
 use crate::wheel::ticket::Ticket;
 
+/// What a reservation is for: the last free file of a full lane takes tombstones only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Data,
+    Tombstone,
+}
+
 /// A place in a file that nobody else stores to.
 #[derive(Debug)]
 #[must_use = "a reservation that is dropped makes its slot FAILED"]

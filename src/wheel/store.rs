@@ -13,9 +13,8 @@ use crate::wheel::gather::Gather;
 use crate::wheel::lane::{GatherSlot, Lane, Outstanding};
 use crate::wheel::pending::{Deadline, Gathered, Hides, Record};
 use crate::wheel::publish::Outcome;
-use crate::wheel::reserve::Reservation;
+use crate::wheel::reserve::{Purpose, Reservation};
 use crate::wheel::slots::{self, State};
-use crate::wheel::turn::Purpose;
 use crate::wheel::{BlockView, FileWheel};
 
 /// A block on its way into the store.

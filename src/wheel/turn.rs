@@ -1,4 +1,4 @@
-//! A lane's next file: who seals, who waits, and what a waiter is told.
+//! What each lane has: which of its files is filled, which come next, which are sealed, and which dies first.
 //!
 //! # Invariants
 //!
@@ -7,38 +7,20 @@
 //! 3. `order` holds the SEALING and SEALED files of a lane, the oldest generation first; files leave it at the
 //!    front only, so they die in the order of their age.
 //! 4. Of the files of a lane one always stays readable: while others drain, the last that does not never makes room.
-//! 5. No wait ends later than its deadline, and it ends with the cause.
+//! 5. With `Refuse`, once a lane has all its files, the last free one takes tombstones only, until another is free.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::block::{FileId, PAGE_SIZE, pages_of};
-use crate::error::{IoError, WriteError};
-use crate::planted;
-use crate::sync::MutexGuard;
-use crate::wheel::cursor::NoRoom;
-use crate::wheel::event::{Event, WaitCause};
+use crate::block::FileId;
+use crate::wheel::event::Event;
 use crate::wheel::failing::Failing;
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
-use crate::wheel::pending::Deadline;
-use crate::wheel::reserve::Reservation;
+use crate::wheel::reserve::Purpose;
 use crate::wheel::state::FileState;
 use crate::wheel::{FileWheel, OnFull};
-
-/// Longest sleep of a waiter or a keeper between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// Stored bytes are sent to the device in pieces of this size.
-pub(crate) const WRITE_BACK: u64 = 8 << 20;
-
-/// What a reservation is for: the last free file of a full lane takes tombstones only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    Data,
-    Tombstone,
-}
 
 /// The states of all files, and what each lane has.
 #[derive(Debug)]
@@ -72,18 +54,6 @@ pub(crate) struct LaneTurn {
     pub(crate) failing: Option<Failing>,
     /// Its folder was not there at open and has not been taken back: it has no file at all.
     pub(crate) detached: bool,
-}
-
-/// What a writer of a full lane may hope for.
-enum Outlook {
-    /// A file will be there, after a while.
-    Wait,
-    /// Nothing may give way.
-    Refused { live: u64 },
-    /// Every file that could make room is still being read.
-    AllPinned { oldest: FileId },
-    /// The keeper failed, and tries again; `now` if it has failed too often to be waited for.
-    Failing { error: IoError, now: bool },
 }
 
 impl Turn {
@@ -144,63 +114,6 @@ impl LaneTurn {
 }
 
 impl FileWheel {
-    /// Reserves room in the lane, waiting for its next file if it must.
-    pub(crate) fn reserve<'a>(
-        &'a self,
-        lane: &'a Lane,
-        pages: u32,
-        purpose: Purpose,
-        deadline: &Deadline,
-    ) -> Result<Reservation<'a>, WriteError> {
-        loop {
-            // Under the lane's lock runs of neighbours in its gather buffer are broken least.
-            let reserved = {
-                let _neighbours = lane.gather_now();
-                self.try_reserve(lane, pages, purpose)
-            };
-            match reserved {
-                Ok(reservation) => return Ok(reservation),
-                Err(full) => self.turn_from(lane, full, pages, purpose, deadline)?,
-            }
-        }
-    }
-
-    /// Reserves room in the active file; the file that has none is the error.
-    pub(crate) fn try_reserve<'a>(
-        &'a self,
-        lane: &Lane,
-        pages: u32,
-        purpose: Purpose,
-    ) -> Result<Reservation<'a>, Option<FileId>> {
-        let file = self.writable_file(lane, purpose)?;
-        match file.cursor.reserve(pages) {
-            Ok((page, slot)) => {
-                self.wake_at_marks(file, page, pages);
-                Ok(Reservation::new(file, slot, page))
-            }
-            Err(NoRoom::Sealed | NoRoom::Full) => Err(Some(file.id())),
-        }
-    }
-
-    /// The file that a writer may reserve in now.
-    pub(crate) fn writable_file(&self, lane: &Lane, purpose: Purpose) -> Result<&BlockFile, Option<FileId>> {
-        let active = lane.active().ok_or(None)?;
-        if purpose == Purpose::Data && lane.takes_tombstones_only() {
-            return Err(None);
-        }
-        Ok(self.table.file(active))
-    }
-
-    /// Wakes the keepers when a reservation crosses three quarters of its file, or a piece to be written back.
-    pub(crate) fn wake_at_marks(&self, file: &BlockFile, page: u32, pages: u32) {
-        let mark = file.size().pages() / 4 * 3;
-        let end = page + pages;
-        let piece = |page: u32| u64::from(page) * PAGE_SIZE / WRITE_BACK;
-        if (page < mark && end >= mark) || piece(page) != piece(end) {
-            self.wake_keepers();
-        }
-    }
-
     /// Seals a file whose store or sync failed, so that nothing more is lost with it.
     pub(crate) fn seal_early(&self, lane: &Lane, file: &BlockFile) {
         self.counters.strays.add(1);
@@ -278,11 +191,6 @@ impl FileWheel {
         self.options.on_full == OnFull::Refuse && of_lane.absent.is_empty() && free == 1
     }
 
-    /// How many free files a lane likes to have: with `Refuse` one of them is for tombstones.
-    pub(crate) fn wanted_spares(&self) -> usize {
-        if self.options.on_full == OnFull::Refuse { 2 } else { 1 }
-    }
-
     /// Names the file that dies next, once every file of the lane exists.
     pub(crate) fn choose_victim(&self, turn: &Turn, lane: &Lane) {
         let of_lane = &turn.lanes[lane.index()];
@@ -292,86 +200,8 @@ impl FileWheel {
         }
     }
 
-    /// Waits until the lane has another file than the one that was `full`.
-    pub(crate) fn turn_from(
-        &self,
-        lane: &Lane,
-        full: Option<FileId>,
-        pages: u32,
-        purpose: Purpose,
-        deadline: &Deadline,
-    ) -> Result<(), WriteError> {
-        // Sealed only if it is full still: the file may have begun another lap since.
-        if full.is_some_and(|full| self.table.file(full).cursor.seal_if_full(pages).is_none()) {
-            return Ok(());
-        }
-        // Hazard 25: that no file holds as much is noticed once a file was sealed for it.
-        if planted::is(25) && pages > pages_of(self.size.largest_block()) {
-            return Err(self.too_large(u64::from(pages) * PAGE_SIZE));
-        }
-        let began = Instant::now();
-        let mut turn = self.turn.lock();
-        turn.lanes[lane.index()].waiting += 1;
-        let (mut turn, result) = self.wait_for_a_file(turn, lane, full, pages, purpose, deadline);
-        // Under the lock under which the file was handed out: nobody sees a writer that waits for one more.
-        turn.lanes[lane.index()].waiting -= 1;
-        drop(turn);
-        self.tell_wait(lane, WaitCause::Space, began);
-        result
-    }
-
-    fn wait_for_a_file<'a>(
-        &'a self,
-        mut turn: MutexGuard<'a, Turn>,
-        lane: &Lane,
-        full: Option<FileId>,
-        pages: u32,
-        purpose: Purpose,
-        deadline: &Deadline,
-    ) -> (MutexGuard<'a, Turn>, Result<(), WriteError>) {
-        let mut counted = false;
-        if let Some(full) = full {
-            self.demote(&mut turn, lane, full);
-        }
-        loop {
-            if self.is_closed() || turn.stop {
-                return (turn, Err(WriteError::Closed));
-            }
-            if self.hand_out(&mut turn, lane, purpose) {
-                return (turn, Ok(()));
-            }
-            let outlook = self.outlook(&turn, lane);
-            if let Outlook::Refused { live } = outlook {
-                return (turn, Err(WriteError::Full { needed: u64::from(pages) * PAGE_SIZE, live }));
-            }
-            if let Outlook::Failing { error, now: true } = outlook {
-                return (turn, Err(WriteError::Io(error)));
-            }
-            if deadline.has_passed() {
-                let timed_out = self.timed_out(deadline);
-                let error = match outlook {
-                    Outlook::AllPinned { oldest } => WriteError::AllPinned { oldest, waited: deadline.waited() },
-                    Outlook::Failing { error, .. } => WriteError::Io(error),
-                    Outlook::Wait | Outlook::Refused { .. } => timed_out,
-                };
-                return (turn, Err(error));
-            }
-            if !counted {
-                self.counters.waits.add(1);
-                counted = true;
-            }
-            self.wake_keepers();
-            drop(turn);
-            let ran = self.run_one_queued(lane, deadline);
-            turn = self.turn.lock();
-            if !ran && !self.hand_out(&mut turn, lane, purpose) {
-                self.turned.wait_until(&mut turn, deadline.at.min(Instant::now() + LOOK_AGAIN));
-            }
-        }
-    }
-
     /// Whether the lane has a file for this purpose, after it was handed the next one if it had none.
-    fn hand_out(&self, turn: &mut Turn, lane: &Lane, purpose: Purpose) -> bool {
+    pub(crate) fn hand_out(&self, turn: &mut Turn, lane: &Lane, purpose: Purpose) -> bool {
         let of_lane = &turn.lanes[lane.index()];
         if !of_lane.writable {
             return false;
@@ -390,38 +220,10 @@ impl FileWheel {
         only
     }
 
-    fn outlook(&self, turn: &Turn, lane: &Lane) -> Outlook {
-        let of_lane = &turn.lanes[lane.index()];
-        if let Some(failing) = &of_lane.failing {
-            return Outlook::Failing { error: failing.error.clone(), now: failing.is_broken() };
-        }
-        if !of_lane.writable || !of_lane.absent.is_empty() {
-            return Outlook::Wait;
-        }
-        let oldest_held = of_lane.draining.iter().min_by_key(|(_, since)| *since).map(|(file, _)| *file);
-        let oldest = of_lane.order.front().map(|oldest| self.table.file(*oldest));
-        let refuses = self.options.on_full == OnFull::Refuse
-            && of_lane.discovered
-            && oldest.is_some_and(|oldest| !self.is_spent(of_lane, oldest));
-        match oldest_held {
-            Some(oldest) if refuses || !of_lane.has_another_to_give() => Outlook::AllPinned { oldest },
-            // Writers of it that are not over yet may still fail, and leave nothing in the file.
-            None if refuses && oldest.is_some_and(|oldest| oldest.live_blocks() > 0) => {
-                let live = of_lane.order.iter().map(|file| self.table.file(*file).live_bytes()).sum();
-                Outlook::Refused { live }
-            }
-            _ => Outlook::Wait,
-        }
-    }
-
     /// Whether a file of the lane was chosen to die whose death is not durable yet.
     pub(crate) fn is_closing_a_file(&self, lane: &Lane) -> bool {
         let turn = self.turn.lock();
         turn.lanes[lane.index()].draining.iter().any(|(file, _)| turn.state(*file) == FileState::Closing)
-    }
-
-    pub(crate) fn wake_keepers(&self) {
-        self.keep.notify_all();
     }
 
     /// Whether the blocks of a full file are dead: none is live, and none comes back if a closure fails.
@@ -469,8 +271,11 @@ impl FileWheel {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::block::{BlockHash, BlockKind, Realm};
+    use crate::block::{BlockHash, BlockKind, PAGE_SIZE, Realm};
+    use crate::error::WriteError;
     use crate::storage::MemoryFileSource;
     use crate::sync::Arc;
     use crate::wheel::{NewBlock, WheelOptions};
