@@ -6,7 +6,7 @@
 //! 2. Advice is given only about pages of the mapping.
 //! 3. The lock of the folders is held for as long as any of their files is mapped.
 //! 4. A forked child has no mapping, stores nothing and unmaps nothing: by then something else may lie there.
-//! 5. A mapping is watched for as long as it is mapped (`os/sigbus.rs`).
+//! 5. A mapping is watched for as long as it is mapped (`os/sigbus`).
 
 use std::fs::File;
 use std::io;

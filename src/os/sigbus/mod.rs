@@ -11,45 +11,22 @@
 //!    `sigaction` and `raise`.
 //! 2. A range is registered from before its first access until after its last one, and is unregistered before it is
 //!    unmapped: what the registry holds is never somebody else's memory.
-//! 3. Places of the registry are never freed: the handler may walk them at any time.
-//! 4. Marks are set before the page is replaced: whoever reads a replaced byte and asks afterwards finds the mark.
-//! 5. The handler is installed once in a process and stays.
+//! 3. Marks are set before the page is replaced: whoever reads a replaced byte and asks afterwards finds the mark.
+//! 4. The handler is installed once in a process and stays.
+
+mod registry;
 
 use std::io;
 use std::ptr::{self, NonNull};
 
 use crate::sync::OnceLock;
-use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
-/// Places in one piece of the registry.
-const PLACES: usize = 64;
+use self::registry::Place;
 
 /// So many pages are replaced one by one; then all of the mapping is. Each is a mapping of its own to the kernel, which
 /// has a limit for their number, and a file that lost so many pages is lost.
 const SINGLE_PAGES: u32 = 64;
-
-/// One registered mapping, or a free place.
-#[derive(Debug)]
-struct Place {
-    taken: AtomicBool,
-    /// Odd while `start` and `len` are being changed.
-    version: AtomicUsize,
-    /// Where the mapping begins; 0 if none is registered.
-    start: AtomicUsize,
-    len: AtomicUsize,
-    /// Whose mapping it is: a forked child does not get it, and may have something else there.
-    process: AtomicU32,
-    poisoned: AtomicBool,
-    replaced: AtomicU32,
-}
-
-/// A piece of the registry, in a list that only grows.
-struct Piece {
-    places: [Place; PLACES],
-    next: AtomicPtr<Piece>,
-}
-
-static FIRST: Piece = Piece::new();
 
 /// How many pages were replaced in this process.
 static FAULTS: AtomicU64 = AtomicU64::new(0);
@@ -60,7 +37,7 @@ static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 /// How many pages were replaced in this process: as long as that is the same nothing new is poisoned.
 #[inline]
 pub(crate) fn faults() -> u64 {
-    // Pairs with the order in `replace` (invariant 4): bytes that were read before this call, and were replaced ones,
+    // Pairs with the order in `replace` (invariant 3): bytes that were read before this call, and were replaced ones,
     // make it see their fault.
     fence(Ordering::Acquire);
     FAULTS.load(Ordering::Relaxed)
@@ -78,96 +55,34 @@ impl Watched {
     /// - whoever reads from it asks [`is_poisoned`](Self::is_poisoned) before believing what it read.
     pub(crate) unsafe fn new(start: NonNull<u8>, len: usize) -> io::Result<Self> {
         install()?;
-        let place = Place::take();
-        // Relaxed: marks of the last mapping here, which nobody asks for any more.
-        place.poisoned.store(false, Ordering::Relaxed);
-        place.replaced.store(0, Ordering::Relaxed);
-        place.process.store(std::process::id(), Ordering::Relaxed);
-        place.set(start.as_ptr().addr(), len);
-        Ok(Self(place))
+        // SAFETY: by the contract above, and forgotten when this is dropped.
+        Ok(Self(unsafe { Place::register(start.as_ptr().addr(), len) }))
     }
 
     /// Whether a page of the mapping was replaced by zeros.
     pub(crate) fn is_poisoned(&self) -> bool {
-        // Acquire pairs with the Release in `replace`.
-        self.0.poisoned.load(Ordering::Acquire)
+        self.0.is_poisoned()
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.0.set(0, 0);
-        // Release pairs with the Acquire in `take`.
-        self.0.taken.store(false, Ordering::Release);
+        self.0.forget();
     }
 }
 
-impl Place {
-    const fn new() -> Self {
-        Self {
-            taken: AtomicBool::new(false),
-            version: AtomicUsize::new(0),
-            start: AtomicUsize::new(0),
-            len: AtomicUsize::new(0),
-            process: AtomicU32::new(0),
-            poisoned: AtomicBool::new(false),
-            replaced: AtomicU32::new(0),
-        }
-    }
-
-    /// A free place, in a new piece if there is none.
-    fn take() -> &'static Self {
-        let mut piece: &'static Piece = &FIRST;
-        loop {
-            for place in &piece.places {
-                // Acquire pairs with the Release in `drop`.
-                if place.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                    return place;
-                }
-            }
-            piece = piece.next_or_new();
-        }
-    }
-
-    /// Changes the range. The caller has taken the place, so nobody else does.
-    fn set(&self, start: usize, len: usize) {
-        // Relaxed and a fence: as in a sequence lock, the odd version is seen before the range changes.
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::Release);
-        self.start.store(start, Ordering::Relaxed);
-        self.len.store(len, Ordering::Relaxed);
-        // Release pairs with the Acquire in `holds`.
-        self.version.store(version.wrapping_add(2), Ordering::Release);
-    }
-
-    /// The range, if `address` lies in it. A range that changes right now is not the one that is being read from
-    /// (invariant 2), so one look is enough.
-    fn holding(&self, address: usize) -> Option<(usize, usize)> {
-        // Acquire pairs with the Release in `set`; the fence keeps the second look behind the range.
-        let version = self.version.load(Ordering::Acquire);
-        let (start, len) = (self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed));
-        fence(Ordering::Acquire);
-        let is_whole = version & 1 == 0 && self.version.load(Ordering::Relaxed) == version;
-        let is_within = is_whole && start != 0 && address.wrapping_sub(start) < len;
-        // Relaxed: set before the range of this process was.
-        (is_within && self.process.load(Ordering::Relaxed) == std::process::id()).then_some((start, len))
-    }
-
-    /// Puts zeros in place of the page at `address`; whether that was possible.
-    fn replace(&self, address: usize, (start, len): (usize, usize)) -> bool {
-        // Before the page is replaced (invariant 4); Release pairs with the Acquire in `is_poisoned` and `faults`.
-        self.poisoned.store(true, Ordering::Release);
-        FAULTS.fetch_add(1, Ordering::Release);
-        // Relaxed: only a count.
-        let replaced = self.replaced.fetch_add(1, Ordering::Relaxed);
-        let page = super::page_size();
-        let first = address & !page.wrapping_sub(1);
-        // SAFETY: this page lies in a registered mapping of whole pages, which is only read from.
-        let single = replaced < SINGLE_PAGES && unsafe { map_zeros(first, page) };
-        // SAFETY: as above; all of the mapping is registered.
-        single || unsafe { map_zeros(start, len) }
-    }
+/// Puts zeros in place of the page at `address`, if it is in a registered mapping; whether that was possible.
+fn replace(address: usize) -> bool {
+    let Some((place, (start, len))) = Place::find(address) else { return false };
+    // Before the page is replaced (invariant 3); Release pairs with the Acquire in `faults`.
+    let replaced = place.poison();
+    FAULTS.fetch_add(1, Ordering::Release);
+    let page = super::page_size();
+    let first = address & !page.wrapping_sub(1);
+    // SAFETY: this page lies in a registered mapping of whole pages, which is only read from.
+    let single = replaced < SINGLE_PAGES && unsafe { map_zeros(first, page) };
+    // SAFETY: as above; all of the mapping is registered.
+    single || unsafe { map_zeros(start, len) }
 }
 
 /// Maps zeros over `start .. start + len`.
@@ -181,38 +96,7 @@ unsafe fn map_zeros(start: usize, len: usize) -> bool {
     unsafe { libc::mmap(start, len, libc::PROT_READ, flags, -1, 0) != libc::MAP_FAILED }
 }
 
-impl Piece {
-    const fn new() -> Self {
-        Self { places: [const { Place::new() }; PLACES], next: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    fn next(&self) -> Option<&'static Self> {
-        // Acquire pairs with the Release in `next_or_new`.
-        let next = self.next.load(Ordering::Acquire);
-        // SAFETY: null, or a leaked piece (invariant 3).
-        unsafe { next.as_ref() }
-    }
-
-    fn next_or_new(&self) -> &'static Self {
-        self.next().unwrap_or_else(|| {
-            let new = Box::into_raw(Box::new(Self::new()));
-            // Release pairs with the Acquire in `next`, Acquire on failure with this Release.
-            let there = self.next.compare_exchange(ptr::null_mut(), new, Ordering::Release, Ordering::Acquire);
-            let next = match there {
-                Ok(_) => new,
-                Err(other) => {
-                    // SAFETY: nobody but this thread has seen the new one.
-                    drop(unsafe { Box::from_raw(new) });
-                    other
-                }
-            };
-            // SAFETY: not null, and leaked (invariant 3).
-            unsafe { &*next }
-        })
-    }
-}
-
-/// Installs the handler, once (invariant 5).
+/// Installs the handler, once (invariant 4).
 fn install() -> io::Result<()> {
     static INSTALLED: OnceLock<Option<i32>> = OnceLock::new();
     let failure = *INSTALLED.get_or_init(|| {
@@ -282,16 +166,7 @@ fn replace_page(info: *mut libc::siginfo_t) -> bool {
     let info = unsafe { &*info };
     // SAFETY: for these codes the kernel says which address was touched.
     let address = unsafe { info.si_addr() }.addr();
-    let mut piece = Some(&FIRST);
-    while let Some(here) = piece {
-        for place in &here.places {
-            if let Some(range) = place.holding(address) {
-                return place.replace(address, range);
-            }
-        }
-        piece = here.next();
-    }
-    false
+    replace(address)
 }
 
 /// Hands the signal to whoever had it before.
@@ -406,7 +281,7 @@ mod tests {
             assert_eq!(byte(&map, page * 4096), 0);
         }
         assert!(watched.is_poisoned());
-        assert_eq!(watched.0.replaced.load(Ordering::Relaxed), SINGLE_PAGES + 1);
+        assert_eq!(watched.0.replaced(), SINGLE_PAGES + 1);
     }
 
     /// What handled the signal before ours, in a process of its own.
@@ -469,22 +344,5 @@ mod tests {
                 .unwrap();
             assert_eq!((output.status.signal(), output.status.code()), ends, "{before}: {output:?}");
         }
-    }
-
-    #[test]
-    fn a_forgotten_mapping_is_not_found_and_its_place_is_used_again() {
-        let (_file, map) = mapped();
-        let at = map.as_ptr().addr() + 5;
-        let watched = watch(&map);
-        assert!(watched.0.holding(at).is_some());
-        let place: &'static Place = watched.0;
-        drop(watched);
-        assert!(place.holding(at).is_none());
-        // More than one piece of the registry, and each place once.
-        let many: Vec<_> = (0..=2 * PLACES).map(|_| watch(&map)).collect();
-        let mut places: Vec<_> = many.iter().map(|watched| ptr::from_ref(watched.0).addr()).collect();
-        places.sort_unstable();
-        places.dedup();
-        assert_eq!(places.len(), many.len());
     }
 }
