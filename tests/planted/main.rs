@@ -5,6 +5,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The hazards whose rules must be broken once each to see a test fail. Neither the list nor the code alone says which:
+/// a bug that is dropped from both is missed here.
+const MUST_BE_PLANTED: [u8; 25] =
+    [1, 3, 4, 6, 7, 14, 16, 19, 20, 21, 22, 25, 29, 30, 31, 34, 42, 48, 50, 51, 52, 53, 54, 55, 56];
+
 /// Number, target, test, and what it does.
 fn listed() -> Vec<(u8, String, String)> {
     let bugs = include_str!("bugs.txt").lines().filter(|line| !line.starts_with('#'));
@@ -52,6 +57,7 @@ fn each_bug_that_is_planted_is_listed_once_and_each_listed_one_is_planted() {
     }
     let numbers: Vec<u8> = listed().into_iter().map(|(number, ..)| number).collect();
     assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+    assert_eq!(numbers, MUST_BE_PLANTED, "what is planted was decided once; a bug more goes into that list, too");
     assert_eq!(numbers, planted.into_iter().collect::<Vec<_>>());
 }
 

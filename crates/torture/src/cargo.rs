@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use crate::process;
 use crate::report::Failure;
 
 /// The root of the repository: this crate is `crates/torture` of it.
@@ -54,20 +56,34 @@ fn text_after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     line.split(key).nth(1)?.split('"').next()
 }
 
-/// Runs a test; gives all that it said if it fails, or if there is no such test.
-pub(crate) fn run_test(command: &mut Command) -> Result<(), String> {
-    let output = command.current_dir(root()).output().map_err(|error| format!("starting {command:?}: {error}"))?;
-    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    if !output.status.success() {
-        return Err(format!("{}\n{said}", output.status));
+/// Runs a test; gives all that it said if it fails, hangs for `patience`, or if there is no such test.
+pub(crate) fn run_test(command: &mut Command, patience: Duration) -> Result<(), String> {
+    let ended = process::run(command.current_dir(root()), patience);
+    let ended = ended.map_err(|error| format!("running {command:?}: {error}"))?;
+    if ended.status.is_none() {
+        return Err(format!("killed, for it was not over after {patience:?}\n{}", ended.said));
+    }
+    if !ended.is_success() {
+        return Err(format!("{}\n{}", ended.how(), ended.said));
     }
     // A name that matches nothing succeeds.
-    if said.contains("running 0 tests") { Err(format!("there is no such test: {command:?}")) } else { Ok(()) }
+    if ended.said.contains("running 0 tests") { Err(format!("there is no such test: {command:?}")) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_test_that_hangs_or_is_not_there_fails() {
+        let shell = |script: &str, patience| run_test(Command::new("sh").args(["-c", script]), patience);
+        let long = Duration::from_mins(2);
+        assert_eq!(shell("echo running 1 test", long), Ok(()));
+        assert!(shell("echo running 0 tests", long).unwrap_err().contains("no such test"));
+        assert!(shell("echo it breaks; exit 101", long).unwrap_err().contains("it breaks"));
+        let hung = shell("echo seed 5; sleep 1000", Duration::from_millis(500)).unwrap_err();
+        assert!(hung.contains("not over after") && hung.contains("seed 5"), "{hung}");
+    }
 
     #[test]
     fn the_root_is_the_root() {

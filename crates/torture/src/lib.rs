@@ -8,7 +8,7 @@
 //! | `memory` | a set many times larger than the memory of its process, in a memory cgroup |
 //! | `power` | simulated power cuts over ever new seeds: the library's own model, in its test executable |
 //! | `fuzz` | every fuzz target for an equal share of the time |
-//! | `planted` | plants one bug after the other, each of which a test must catch |
+//! | `planted` | plants one bug after the other, each of which the suite must catch, or its own test |
 //!
 //! What a store must hold stands in an oracle that outlives the process (`oracle`). Every failure is printed with its
 //! seed and the command that repeats it. `docs/reliability.md` tells which promise is tested by what.
@@ -26,6 +26,7 @@ mod options;
 mod oracle;
 mod planted;
 mod power;
+mod process;
 mod report;
 mod site;
 mod soak;
@@ -60,7 +61,7 @@ enum Command {
     Power(power::PowerArguments),
     /// Runs every fuzz target for an equal share of the time
     Fuzz(fuzz::FuzzArguments),
-    /// Plants one bug after the other, each of which a test must catch
+    /// Plants one bug after the other, each of which the suite must catch, or its own test
     Planted(planted::PlantedArguments),
     /// The process that `kill` kills
     #[command(hide = true)]
@@ -69,15 +70,23 @@ enum Command {
 
 fn run(command: &Command) -> Result<String, Failure> {
     match command {
-        Command::Kill(arguments) => kill::run(arguments),
-        Command::Soak(arguments) => soak::run(arguments),
-        Command::Memory(arguments) => memory::run(arguments),
+        Command::Kill(arguments) => on_disk(|| kill::run(arguments)),
+        Command::Soak(arguments) => on_disk(|| soak::run(arguments)),
+        Command::Memory(arguments) => on_disk(|| memory::run(arguments)),
         Command::MemoryChild(arguments) => memory::run_child(arguments),
         Command::Power(arguments) => power::run(arguments),
         Command::Fuzz(arguments) => fuzz::run(arguments),
         Command::Planted(arguments) => planted::run(arguments),
         Command::Child(arguments) => kill::run_child(arguments).map(|()| String::new()),
     }
+}
+
+/// A torture of real files tells on which file system they were.
+fn on_disk(torture: impl FnOnce() -> Result<String, Failure>) -> Result<String, Failure> {
+    let place = report::place();
+    eprintln!("works {place}");
+    let summary = torture()?;
+    Ok(if summary.starts_with("skipped") { summary } else { format!("{summary}; {place}") })
 }
 
 /// Does what the command line says.

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -19,6 +20,8 @@ const TEST: &str = "scratch::power::what_was_flushed_survives_every_crash_and_wh
 const CHUNK: u64 = 250;
 /// Crashes of a seed.
 const CUTS: u64 = 4;
+/// Longest time for the seeds of one process: a run that hangs does not name its seed itself.
+const PATIENCE: Duration = Duration::from_mins(20);
 
 #[derive(Debug, Args)]
 pub(crate) struct PowerArguments {
@@ -50,21 +53,21 @@ pub(crate) fn run(arguments: &PowerArguments) -> Result<String, Failure> {
                     if limit.is_reached(begun) || failure.lock().expect("nobody panics").is_some() {
                         return;
                     }
-                    let count = limit.rest(begun).min(CHUNK);
+                    let (first, count) = (arguments.seed + begun, limit.rest(begun).min(CHUNK));
                     let mut command = Command::new(&tests);
                     command
                         .args(["--exact", TEST])
-                        .env("SCRATCHSPACE_POWER_FIRST", (arguments.seed + begun).to_string())
+                        .env("SCRATCHSPACE_POWER_FIRST", first.to_string())
                         .env("SCRATCHSPACE_POWER_THREADS", "16")
                         .env("SCRATCHSPACE_POWER_SEEDS", count.to_string())
                         .env_remove("SCRATCHSPACE_POWER_SEED");
-                    match cargo::run_test(&mut command) {
+                    match cargo::run_test(&mut command, PATIENCE) {
                         Ok(()) => {
                             done.fetch_add(count, Ordering::Relaxed);
                             bar.inc(count);
                         }
                         Err(said) => {
-                            failure.lock().expect("nobody panics").get_or_insert(said);
+                            failure.lock().expect("nobody panics").get_or_insert_with(|| failed(&said, first, count));
                         }
                     }
                 }
@@ -72,8 +75,8 @@ pub(crate) fn run(arguments: &PowerArguments) -> Result<String, Failure> {
         }
     });
     bar.finish_and_clear();
-    if let Some(said) = failure.into_inner().expect("nobody panics") {
-        return Err(failed(&said));
+    if let Some(failure) = failure.into_inner().expect("nobody panics") {
+        return Err(failure);
     }
     let seeds = done.into_inner();
     Ok(format!(
@@ -83,17 +86,17 @@ pub(crate) fn run(arguments: &PowerArguments) -> Result<String, Failure> {
     ))
 }
 
-/// The model names its seed.
-fn failed(said: &str) -> Failure {
+/// The model names its seed, unless it hangs or dies: then it is one of those that the process had.
+fn failed(said: &str, first: u64, count: u64) -> Failure {
     let seed = said.split("SCRATCHSPACE_POWER_SEED=").nth(1);
     let seed: String = seed.into_iter().flat_map(str::chars).take_while(char::is_ascii_digit).collect();
     let failure = Failure::new(said);
-    if seed.is_empty() {
-        return failure;
-    }
-    failure.replayed_with(format!(
-        "SCRATCHSPACE_POWER_SEED={seed} SCRATCHSPACE_POWER_SEEDS=100 cargo test --release --lib -- --exact {TEST}"
-    ))
+    let seeds = if seed.is_empty() {
+        format!("SCRATCHSPACE_POWER_FIRST={first} SCRATCHSPACE_POWER_SEEDS={count}")
+    } else {
+        format!("SCRATCHSPACE_POWER_SEED={seed} SCRATCHSPACE_POWER_SEEDS=100")
+    };
+    failure.replayed_with(format!("{seeds} cargo test --release --lib -- --exact {TEST}"))
 }
 
 #[cfg(test)]
@@ -102,8 +105,15 @@ mod tests {
 
     #[test]
     fn a_failed_seed_is_repeated_by_its_number() {
-        let text = failed("a removed block is back\nseed 77: repeat with SCRATCHSPACE_POWER_SEED=77\n").to_string();
+        let said = "a removed block is back\nseed 77: repeat with SCRATCHSPACE_POWER_SEED=77\n";
+        let text = failed(said, 0, 250).to_string();
         assert!(text.contains("repeat with: SCRATCHSPACE_POWER_SEED=77 "), "{text}");
-        assert!(!failed("it would not start").to_string().contains("repeat with"));
+    }
+
+    /// A process that hung had no end and named no seed.
+    #[test]
+    fn a_process_that_hangs_is_repeated_with_all_of_its_seeds() {
+        let text = failed("killed, for it was not over after 1200s", 500, 250).to_string();
+        assert!(text.contains("SCRATCHSPACE_POWER_FIRST=500 SCRATCHSPACE_POWER_SEEDS=250 "), "{text}");
     }
 }

@@ -14,12 +14,12 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use scratchspace::{DiskFileSource, OnFull, Scratch};
+use scratchspace::{DiskFileSource, OnFull, ReadError, Scratch};
 
 use crate::blocks::{Blocks, KeyKind};
 use crate::laps::Laps;
 use crate::memory::cgroup::Cgroup;
-use crate::oracle::{Kind, Oracle};
+use crate::oracle::{Kind, Oracle, Read, Verdict};
 use crate::report::{self, Failure};
 use crate::site::{FirstWrong, REALM};
 
@@ -103,8 +103,11 @@ fn child(arguments: &MemoryChildArguments) -> Result<String, String> {
     let folder = arguments.folder.join("disk");
     let keys = (arguments.size * MIB / (MOST as u64 / 2)).next_multiple_of(WRITERS);
     let blocks = Blocks::even(arguments.seed, MOST);
-    let oracle = Oracle::open(&arguments.folder.join("oracle"), keys, blocks);
-    let oracle = oracle.map_err(|error| format!("the oracle: {error}"))?;
+    let oracle = || {
+        let oracle = Oracle::open(&arguments.folder.join("oracle"), keys, blocks);
+        oracle.map_err(|error| format!("the oracle: {error}"))
+    };
+    let expected = oracle()?;
     let budget = arguments.memory * MIB / 16;
     let open = || {
         let source = DiskFileSource::builder().folder(&folder).capacity(arguments.size * MIB / 4 * 5);
@@ -114,21 +117,21 @@ fn child(arguments: &MemoryChildArguments) -> Result<String, String> {
         builder.and_then(scratchspace::ScratchBuilder::open).map_err(|error| format!("opening failed: {error}"))
     };
     let scratch = open()?;
-    each_key(keys, |key| write(&oracle, &scratch, key))?;
+    each_key(keys, |key| write(&expected, &scratch, key))?;
     scratch.flush().map_err(|error| format!("the flush: {error}"))?;
     let laps = Laps::of(std::slice::from_ref(&folder)).map_err(|error| format!("the lock file: {error}"))?;
     for key in 0..keys {
         let info =
             scratch.info(REALM, blocks.hash(key, KeyKind::Named)).map_err(|error| format!("key {key}: {error}"))?;
         let place = laps.place(info.file, info.generation).map_err(|error| format!("a header: {error}"))?;
-        oracle.key(key).raise(1, place);
+        expected.key(key).raise(1, place);
     }
     let bytes = AtomicU64::new(0);
-    each_key(keys, |key| read(&oracle, &scratch, key, &bytes))?;
-    drop(scratch);
-    let scratch = open()?;
+    each_key(keys, |key| read(&expected, &scratch, key, &bytes))?;
+    drop((scratch, expected));
+    let (scratch, expected) = (open()?, oracle()?);
     scratch.wait_recovered(PATIENCE).map_err(|error| format!("recovery does not end: {error}"))?;
-    each_key(keys, |key| read(&oracle, &scratch, key, &bytes))?;
+    each_key(keys, |key| read(&expected, &scratch, key, &bytes))?;
     Ok(format!("{keys} blocks of {} MiB written, read, and read again after a restart", bytes.into_inner() / 2 / MIB))
 }
 
@@ -174,10 +177,43 @@ fn read(oracle: &Oracle, scratch: &Scratch, key: u64, bytes: &AtomicU64) -> Resu
         bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
         oracle.blocks.version_of(key, block)
     });
-    match version {
-        Ok(Ok(1)) => Ok(()),
-        Ok(Ok(version)) => Err(format!("version {version} was never written")),
-        Ok(Err(what)) => Err(format!("wrong bytes: {what}")),
-        Err(error) => Err(error.to_string()),
+    let read = match version {
+        Ok(Ok(version)) => Read::Version(version),
+        Ok(Err(what)) => return Err(format!("wrong bytes: {what}")),
+        Err(ReadError::Missing { .. }) => Read::Missing,
+        Err(error) => return Err(error.to_string()),
+    };
+    judge(oracle, key, read)
+}
+
+/// A full store refuses, and forgets nothing: no miss is excused by a file that has turned.
+fn judge(oracle: &Oracle, key: u64, read: Read) -> Result<(), String> {
+    let record = oracle.key(key);
+    match record.judge(read, record.floor(), record.place())? {
+        Verdict::There => Ok(()),
+        miss => Err(format!("a block is missing, and nothing may be forgotten: {miss:?}; {record}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The oracle was written, and no check ever asked it.
+    #[test]
+    fn the_oracle_decides_what_may_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let oracle = Oracle::open(&folder.path().join("oracle"), 1, Blocks::even(1, MOST)).unwrap();
+        judge(&oracle, 0, Read::Version(1)).unwrap_err();
+        judge(&oracle, 0, Read::Missing).unwrap_err();
+        oracle.key(0).begin(Kind::Put, 100);
+        judge(&oracle, 0, Read::Version(1)).unwrap();
+        judge(&oracle, 0, Read::Missing).unwrap_err();
+        oracle.key(0).begin(Kind::Put, 100);
+        oracle.key(0).raise(2, None);
+        judge(&oracle, 0, Read::Version(2)).unwrap();
+        for wrong in [Read::Version(1), Read::Version(3), Read::Missing] {
+            judge(&oracle, 0, wrong).unwrap_err();
+        }
     }
 }

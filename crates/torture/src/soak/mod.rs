@@ -43,6 +43,17 @@ pub(crate) struct SoakArguments {
     laps: Option<u64>,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Number of the first opening: a later one begins, on a new store, as it did in a longer run of this seed
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+}
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reached {
+    laps: u64,
+    /// All dice of an opening follow from the seed and this number.
+    opening: u64,
 }
 
 pub(crate) fn run(arguments: &SoakArguments) -> Result<String, Failure> {
@@ -51,13 +62,23 @@ pub(crate) fn run(arguments: &SoakArguments) -> Result<String, Failure> {
     }
     crate::worker::hide_planned_panics();
     let folder = report::folder("soak").map_err(|error| Failure::new(format!("a folder to work in: {error}")))?;
-    soak(arguments, folder.path()).map_err(|what| {
-        let laps = arguments.laps.map_or(String::new(), |laps| format!(" --laps {laps}"));
-        Failure::new(what).replayed_by(&format!("soak --seed {}{laps}", arguments.seed)).kept(folder)
-    })
+    let mut reached = Reached { opening: arguments.first, ..Reached::default() };
+    let done = soak(arguments, folder.path(), &mut reached);
+    done.map_err(|what| failed(&what, arguments.seed, arguments.first, reached).kept(folder))
 }
 
-fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
+/// As many laps again as the run had made, and those of the opening that failed: with the same dice in each opening.
+fn failed(what: &str, seed: u64, first: u64, reached: Reached) -> Failure {
+    let Reached { laps, opening } = reached;
+    let from = if first == 0 { String::new() } else { format!(" --first {first}") };
+    let what = format!(
+        "{what}\nafter {laps} laps, in opening {opening}, which begins on a new store with: soak --seed {seed} --first \
+         {opening} --laps {LAPS}"
+    );
+    Failure::new(what).replayed_by(&format!("soak --seed {seed}{from} --laps {}", laps + LAPS))
+}
+
+fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Result<String, String> {
     let layout = Layout { folders: vec![folder.join("disk")], lanes_per_folder: 1, file_size: FILE_SIZE };
     let options = Options::modest(FILES);
     let blocks = Blocks::new(arguments.seed, layout.longest_block());
@@ -67,16 +88,16 @@ fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
     let bar = report::bar("laps", &until);
     let tell = |error: std::io::Error| format!("/proc/self: {error}");
     let before = Held::now().map_err(tell)?;
-    let (mut laps, mut rounds, mut first, mut most) = (0, 0, None, before);
-    while !until.is_reached(laps) {
-        let mut dice = Dice::of(arguments.seed, &[laps]);
+    let (mut rounds, mut first, mut most) = (0, None, before);
+    while !until.is_reached(reached.laps) {
+        let mut dice = Dice::of(arguments.seed, &[reached.opening]);
         let scratch = options.builder(&layout).and_then(ScratchBuilder::open);
         let scratch = scratch.map_err(|error| format!("opening failed: {error}"))?;
         scratch.wait_recovered(PATIENCE).map_err(|error| format!("recovery does not end: {error}"))?;
         let found = Laps::of(&layout.folders).map_err(|error| format!("the lock file: {error}"))?;
         let site = Site { oracle: &oracle, laps: &found, options: &options, forgets: true, holds: false };
         check_all(&site, &scratch)?;
-        let turns = LAPS.min(until.rest(laps)) * u64::from(FILES);
+        let turns = LAPS.min(until.rest(reached.laps)) * u64::from(FILES);
         let (mut workers, met) = turn(&site, &scratch, turns, &mut dice, &|| until.is_over())?;
         rounds += met;
         scratch.flush().map_err(|error| format!("the flush at the end of a lap: {error}")).or_else(only_closures)?;
@@ -89,8 +110,8 @@ fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
             maps: most.maps.max(held.maps),
             store_maps: most.store_maps.max(held.store_maps),
         };
-        laps += scratch.stats().turns.div_ceil(FILES.into());
-        bar.set_position(laps);
+        reached.laps += scratch.stats().turns.div_ceil(FILES.into());
+        bar.set_position(reached.laps);
         for worker in &mut workers {
             worker.give_back()?;
         }
@@ -108,12 +129,15 @@ fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
         if after.descriptors > before.descriptors || after.store_maps > 0 {
             return Err(format!("a store that is gone has left something: before it {before}, after it {after}"));
         }
+        reached.opening += 1;
     }
     bar.finish_and_clear();
     let first = first.unwrap_or(before);
     Ok(format!(
-        "soak: {laps} laps of {FILES} files of {} MiB, {} openings, {rounds} rounds of users in the way: 0 wrong \
+        "soak: seed {}, {} laps of {FILES} files of {} MiB, {} openings, {rounds} rounds of users in the way: 0 wrong \
          bytes, 0 blocks lost, {} blocks compared; before {before}; after {LAPS} laps {first}; at most {most}",
+        arguments.seed,
+        reached.laps,
         FILE_SIZE >> 20,
         oracle.count(Count::Checks),
         oracle.count(Count::Compared),
@@ -186,4 +210,19 @@ fn judge(held: &Held, before: &Held, index: u64, options: &Options) -> Result<()
     // A thread has a stack, its guard, and up to two pieces of an arena.
     let maps = before.maps + u64::from(FILES) + 4 * (WRITERS + 8) + 32;
     if held.maps > maps { Err(format!("{held} is more than {maps} maps")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A failure in lap 900 was repeated by a run of twenty laps.
+    #[test]
+    fn a_failure_is_repeated_by_as_many_laps_with_the_same_dice() {
+        let text = failed("a block is back", 7, 0, Reached { laps: 893, opening: 81 }).to_string();
+        assert!(text.ends_with("soak --seed 7 --laps 903"), "{text}");
+        assert!(text.contains("soak --seed 7 --first 81 --laps 10\n"), "{text}");
+        let again = failed("a block is back", 7, 81, Reached { laps: 5, opening: 82 }).to_string();
+        assert!(again.ends_with("soak --seed 7 --first 81 --laps 15"), "{again}");
+    }
 }
