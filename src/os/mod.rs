@@ -10,6 +10,7 @@
 
 #[cfg(any(not(target_os = "linux"), test))]
 mod fallback;
+mod faults;
 #[cfg(target_os = "linux")]
 mod linux;
 mod process;
@@ -21,6 +22,7 @@ use self::fallback as system;
 #[cfg(target_os = "linux")]
 use self::linux as system;
 
+pub(crate) use self::faults::Unharmed;
 pub(crate) use self::process::Process;
 pub(crate) use self::system::{advise, preallocate, start_write_back, unnamed_file, write_all_at};
 

@@ -18,7 +18,7 @@ use std::ptr;
 use std::slice;
 
 use crate::block::{BlockAddress, Entry, FileId, FileSize, Slot};
-use crate::os::{self, Process};
+use crate::os::{self, Process, Unharmed};
 use crate::planted;
 use crate::storage::{FileMemory, FileSource};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -94,8 +94,8 @@ pub(crate) struct BlockFile {
     live_bytes: AtomicU64,
     suspect: AtomicBool,
     sync_failed: AtomicBool,
-    /// The number of faults in this process when this file was last seen not to have met one.
-    faults: AtomicU64,
+    /// What tells that a page of the mapping was replaced by zeros.
+    unharmed: Unharmed,
     /// Deleted because it died: nobody needs what is stored here still.
     deleted: AtomicBool,
     stores: AtomicU64,
@@ -131,7 +131,7 @@ impl BlockFile {
             live_bytes: AtomicU64::new(0),
             suspect: AtomicBool::new(false),
             sync_failed: AtomicBool::new(false),
-            faults: AtomicU64::new(0),
+            unharmed: Unharmed::default(),
             deleted: AtomicBool::new(false),
             stores: AtomicU64::new(0),
             synced: Mutex::new(0),
@@ -296,21 +296,13 @@ impl BlockFile {
 
     #[inline]
     fn has_met_a_fault(&self) -> bool {
-        let faults = os::faults();
-        // Relaxed: whoever finds an older number looks closer.
-        faults != self.faults.load(Ordering::Relaxed) && self.look_for_faults(faults)
-    }
-
-    #[cold]
-    fn look_for_faults(&self, faults: u64) -> bool {
-        let is_poisoned = self.memory().is_ok_and(|memory| memory.is_suspect());
-        if is_poisoned {
-            self.set_suspect();
-        } else {
-            // Relaxed: `faults` was counted before the mark of this file was read.
-            self.faults.store(faults, Ordering::Relaxed);
-        }
-        is_poisoned
+        self.unharmed.has_met_a_fault(os::faults(), || {
+            let is_poisoned = self.memory().is_ok_and(|memory| memory.is_suspect());
+            if is_poisoned {
+                self.set_suspect();
+            }
+            is_poisoned
+        })
     }
 
     /// Stores `parts` at `offset` through the file.

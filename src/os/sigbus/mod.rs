@@ -11,7 +11,7 @@
 //!    `sigaction` and `raise`.
 //! 2. A range is registered from before its first access until after its last one, and is unregistered before it is
 //!    unmapped: what the registry holds is never somebody else's memory.
-//! 3. Marks are set before the page is replaced: whoever reads a replaced byte and asks afterwards finds the mark.
+//! 3. A fault is told (`faults`) before its page is replaced: whoever reads a replaced byte and asks afterwards knows.
 //! 4. The handler is installed once in a process and stays.
 
 mod registry;
@@ -19,8 +19,9 @@ mod registry;
 use std::io;
 use std::ptr::{self, NonNull};
 
+use super::faults::Faults;
 use crate::sync::OnceLock;
-use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
+use crate::sync::atomic::{AtomicPtr, Ordering};
 
 use self::registry::Place;
 
@@ -29,7 +30,7 @@ use self::registry::Place;
 const SINGLE_PAGES: u32 = 64;
 
 /// How many pages were replaced in this process.
-static FAULTS: AtomicU64 = AtomicU64::new(0);
+static FAULTS: Faults = Faults::new();
 
 /// Who handled the signal before; null for the system's default.
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
@@ -37,10 +38,7 @@ static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 /// How many pages were replaced in this process: as long as that is the same nothing new is poisoned.
 #[inline]
 pub(crate) fn faults() -> u64 {
-    // Pairs with the order in `replace` (invariant 3): bytes that were read before this call, and were replaced ones,
-    // make it see their fault.
-    fence(Ordering::Acquire);
-    FAULTS.load(Ordering::Relaxed)
+    FAULTS.count()
 }
 
 /// A mapping that the handler knows; forgotten when this is dropped.
@@ -74,9 +72,8 @@ impl Drop for Watched {
 /// Puts zeros in place of the page at `address`, if it is in a registered mapping; whether that was possible.
 fn replace(address: usize) -> bool {
     let Some((place, (start, len))) = Place::find(address) else { return false };
-    // Before the page is replaced (invariant 3); Release pairs with the Acquire in `faults`.
-    let replaced = place.poison();
-    FAULTS.fetch_add(1, Ordering::Release);
+    // Before the page is replaced (invariant 3).
+    let replaced = place.poison(&FAULTS);
     let page = super::page_size();
     let first = address & !page.wrapping_sub(1);
     // SAFETY: this page lies in a registered mapping of whole pages, which is only read from.

@@ -8,6 +8,7 @@
 
 use std::ptr;
 
+use crate::os::faults::{Faults, Mark};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 
 /// Places in one piece of the registry.
@@ -24,7 +25,7 @@ pub(super) struct Place {
     len: AtomicUsize,
     /// Whose mapping it is: a forked child does not get it, and may have something else there.
     process: AtomicU32,
-    poisoned: AtomicBool,
+    poisoned: Mark,
     replaced: AtomicU32,
 }
 
@@ -44,7 +45,7 @@ impl Place {
             start: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
             process: AtomicU32::new(0),
-            poisoned: AtomicBool::new(false),
+            poisoned: Mark::new(),
             replaced: AtomicU32::new(0),
         }
     }
@@ -57,7 +58,7 @@ impl Place {
     pub(super) unsafe fn register(start: usize, len: usize) -> &'static Self {
         let place = Self::take();
         // Relaxed: marks of the last mapping here, which nobody asks for any more.
-        place.poisoned.store(false, Ordering::Relaxed);
+        place.poisoned.clear();
         place.replaced.store(0, Ordering::Relaxed);
         place.process.store(std::process::id(), Ordering::Relaxed);
         place.set(start, len);
@@ -85,18 +86,16 @@ impl Place {
         None
     }
 
-    /// Marks the mapping, of which one more page will be replaced; how many were before.
-    pub(super) fn poison(&self) -> u32 {
-        // Release pairs with the Acquire in `is_poisoned`.
-        self.poisoned.store(true, Ordering::Release);
+    /// Marks the mapping, of which one more page will be replaced, and counts that; how many of its pages were before.
+    pub(super) fn poison(&self, faults: &Faults) -> u32 {
+        faults.raise(&self.poisoned);
         // Relaxed: only a count.
         self.replaced.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether a page of the mapping was replaced.
     pub(super) fn is_poisoned(&self) -> bool {
-        // Acquire pairs with the Release in `poison`.
-        self.poisoned.load(Ordering::Acquire)
+        self.poisoned.is_set()
     }
 
     /// How many pages of the mapping were replaced.
