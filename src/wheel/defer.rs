@@ -5,6 +5,8 @@
 //! 1. A closure runs at most once, outside every lock, on exactly the block's length of zeroed bytes.
 //! 2. Whoever takes a closure settles its block: stored or gathered, or FAILED and restored.
 //! 3. A closure that calls back into its own store gets `Reentrant`; so does whoever it calls.
+//! 4. A closure is charged to the budget before its block is reserved, and no longer once it was taken. Who waits for
+//!    room in a file is charged nothing: a lane that has none does not hold up the writers of the others.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -15,8 +17,8 @@ use crate::block::{BlockHash, BlockKind, Realm, pages_of};
 use crate::error::{FailedClosure, WriteError};
 use crate::planted;
 use crate::sync::Arc;
-use crate::sync::atomic::Ordering;
 use crate::wheel::FileWheel;
+use crate::wheel::budget::Charge;
 use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::{Closure, Deadline, Deferred, Record};
@@ -27,8 +29,6 @@ use crate::wheel::staging::StagingBuffer;
 use crate::wheel::store::NewBlock;
 use crate::wheel::ticket::Ticket;
 
-/// What a waiting closure is charged beside the length of its block.
-const RECORD_BYTES: u64 = 256;
 /// How long a waiter for budget sleeps between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -67,11 +67,11 @@ impl FileWheel {
     ) -> Result<(), WriteError> {
         let hash = self.key_hash(realm, key);
         let lane = self.lane_of(hash);
-        self.wait_for_pending_budget(lane, u64::from(len), deadline)?;
-        let reservation = self.reserve(lane, pages_of(len), Purpose::Data, deadline)?;
+        let (charge, reservation) = self.charge_and_reserve(lane, len, deadline)?;
         let (file, slot, address) = (reservation.file(), reservation.slot(), reservation.address());
         let deferred = Arc::new(Deferred::new(realm, key, kind, len, closure, reservation.into_ticket()));
-        self.pending_bytes.fetch_add(charge(len), Ordering::Relaxed);
+        // Whoever takes the closure gives it back.
+        charge.keep();
         {
             // PENDING first: a flush may find the record at once, and leave the slot READY.
             let mut pending = file.pending.lock();
@@ -100,26 +100,41 @@ impl FileWheel {
         Ok(())
     }
 
-    /// Waits until the closures that wait leave room for one more, running them here meanwhile.
-    fn wait_for_pending_budget(&self, lane: &Lane, len: u64, deadline: &Deadline) -> Result<(), WriteError> {
-        let pending = self.pending_bytes();
-        if pending == 0 || pending + len + RECORD_BYTES <= self.options.max_pending_bytes {
-            return Ok(());
+    /// Charges a closure and reserves room for its block, waiting for both if it must (invariant 4).
+    fn charge_and_reserve<'a>(
+        &'a self,
+        lane: &'a Lane,
+        len: u32,
+        deadline: &Deadline,
+    ) -> Result<(Charge<'a>, Reservation<'a>), WriteError> {
+        loop {
+            let charge = self.charge(lane, len, deadline)?;
+            match self.reserve_now(lane, pages_of(len), Purpose::Data) {
+                Ok(reservation) => return Ok((charge, reservation)),
+                Err(full) => {
+                    drop(charge);
+                    self.turn_from(lane, full, pages_of(len), Purpose::Data, deadline)?;
+                }
+            }
+        }
+    }
+
+    /// Charges a closure, once those that wait leave room for it; they are run here meanwhile.
+    fn charge(&self, lane: &Lane, len: u32, deadline: &Deadline) -> Result<Charge<'_>, WriteError> {
+        if let Some(charge) = self.pending_budget.try_charge(len) {
+            return Ok(charge);
         }
         let began = Instant::now();
-        let result = self.make_pending_budget(lane, len, deadline);
+        let result = self.wait_for_budget(lane, len, deadline);
         self.tell_wait(lane, WaitCause::Budget, began);
         result
     }
 
-    fn make_pending_budget(&self, lane: &Lane, len: u64, deadline: &Deadline) -> Result<(), WriteError> {
-        let max = self.options.max_pending_bytes;
+    fn wait_for_budget(&self, lane: &Lane, len: u32, deadline: &Deadline) -> Result<Charge<'_>, WriteError> {
         let mut counted = false;
         loop {
-            let pending = self.pending_bytes();
-            // A block larger than the budget waits alone.
-            if pending == 0 || pending + len + RECORD_BYTES <= max {
-                return Ok(());
+            if let Some(charge) = self.pending_budget.try_charge(len) {
+                return Ok(charge);
             }
             if !counted {
                 self.counters.waits.add(1);
@@ -194,7 +209,7 @@ impl FileWheel {
 
     fn run(&self, deferred: &Arc<Deferred>, closure: Closure, ticket: &Ticket, bytes: &mut [u8]) -> Completion {
         // From here its memory is bounded by staging: a closure that hangs keeps nobody from the budget.
-        self.pending_bytes.fetch_sub(charge(deferred.len), Ordering::Relaxed);
+        self.pending_budget.give_back(deferred.len);
         let file = self.table.file(deferred.address.file());
         file.slots.set(deferred.address.slot(), State::Running);
         let reservation = Reservation::resume(file, ticket);
@@ -305,7 +320,7 @@ impl FileWheel {
     /// What the closure captured is user code when it is dropped: the caller decides who does that.
     pub(crate) fn give_up(&self, deferred: &Arc<Deferred>, reason: Option<FailedClosure>) -> Option<Closure> {
         let (closure, ticket) = deferred.take()?;
-        self.pending_bytes.fetch_sub(charge(deferred.len), Ordering::Relaxed);
+        self.pending_budget.give_back(deferred.len);
         let reservation = Reservation::resume(self.table.file(deferred.address.file()), &ticket);
         match reason {
             Some(reason) => self.fail_deferred(deferred, reservation, reason),
@@ -331,6 +346,110 @@ impl FileWheel {
     }
 }
 
-fn charge(len: u32) -> u64 {
-    u64::from(len) + RECORD_BYTES
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryFileSource;
+    use crate::sync::atomic::{AtomicUsize, Ordering};
+    use crate::sync::{Condvar, Mutex, thread};
+    use crate::wheel::WheelOptions;
+
+    /// Bound of everything that a test waits for: only a defect reaches it.
+    const HANGS: Duration = Duration::from_mins(1);
+    const LEN: u32 = 100_000;
+
+    fn wheel(max_pending_bytes: u64, wait_timeout: Duration) -> Arc<FileWheel> {
+        let source = MemoryFileSource::builder().files_per_folder(3).file_size(4 << 20).build().unwrap();
+        let options = WheelOptions { wait_timeout, max_pending_bytes, ..WheelOptions::default() };
+        FileWheel::open(Arc::new(source), options).unwrap()
+    }
+
+    /// From now on writers wait for room, or no longer.
+    fn make_wait(wheel: &FileWheel, wait: bool) {
+        wheel.turn.lock().lanes[0].writable = !wait;
+        wheel.turned.notify_all();
+    }
+
+    fn defer(
+        wheel: &FileWheel,
+        number: u64,
+        closure: impl FnOnce(&mut [u8]) + Send + 'static,
+    ) -> Result<(), WriteError> {
+        let key = (Realm::DEFAULT, BlockHash::from_u128(number.into()));
+        wheel.defer_block(key, BlockKind::Named, LEN, Box::new(closure), &wheel.deadline())
+    }
+
+    fn eventually(what: &str, is_so: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < HANGS, "{what}: not within {HANGS:?}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Each of many writers found the budget unused, waited for room in a file, and was charged only then: what waited
+    /// was as many times the budget as there were writers.
+    #[test]
+    fn writers_that_come_together_stay_within_the_budget_together() {
+        const WRITERS: usize = 16;
+        let max = 2 * (u64::from(LEN) + 1000);
+        let wheel = wheel(max, HANGS);
+        make_wait(&wheel, true);
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        // Writers that are back, or inside of a closure that does not end.
+        let settled = Arc::new(AtomicUsize::new(0));
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|number| {
+                let (wheel, gate, settled) = (Arc::clone(&wheel), Arc::clone(&gate), Arc::clone(&settled));
+                thread::spawn(move || {
+                    let inside = Arc::clone(&settled);
+                    let closure = move |_: &mut [u8]| {
+                        if !thread::current().name().is_some_and(|name| name.starts_with("scratch-flush")) {
+                            inside.fetch_add(1, Ordering::Relaxed);
+                        }
+                        let mut is_open = gate.0.lock();
+                        while !*is_open {
+                            assert!(!gate.1.wait_until(&mut is_open, Instant::now() + HANGS).timed_out());
+                        }
+                    };
+                    defer(&wheel, number as u64, closure).unwrap();
+                    settled.fetch_add(1, Ordering::Relaxed);
+                })
+            })
+            .collect();
+        eventually("all wait", || wheel.turn.lock().lanes[0].waiting as usize == WRITERS);
+        assert_eq!(wheel.pending_bytes(), 0, "who waits for room holds nothing of the budget");
+        make_wait(&wheel, false);
+        let highest = AtomicUsize::new(0);
+        eventually("each is back, or runs a closure", || {
+            highest.fetch_max(usize::try_from(wheel.pending_bytes()).unwrap(), Ordering::Relaxed);
+            settled.load(Ordering::Relaxed) == WRITERS
+        });
+        *gate.0.lock() = true;
+        gate.1.notify_all();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        let highest = highest.into_inner() as u64;
+        assert!(highest > 0 && highest <= max, "{highest} bytes waited, of {max}");
+        wheel.flush().unwrap();
+        assert_eq!(wheel.pending_bytes(), 0);
+        wheel.close(HANGS);
+    }
+
+    #[test]
+    fn a_write_that_comes_to_nothing_gives_its_budget_back() {
+        let wheel = wheel(0, Duration::from_millis(20));
+        make_wait(&wheel, true);
+        for number in 0..3 {
+            let error = defer(&wheel, number, |_| ()).unwrap_err();
+            assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
+            assert_eq!(wheel.pending_bytes(), 0);
+        }
+        make_wait(&wheel, false);
+        defer(&wheel, 3, |_| ()).unwrap();
+        wheel.flush().unwrap();
+        assert_eq!(wheel.pending_bytes(), 0);
+        wheel.close(HANGS);
+    }
 }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `publish` | what the index names, and how much of a file is live |
 //! | `store`, `batch` | blocks that are stored on the caller's thread |
-//! | `defer` | closures: who runs them, and how they end |
+//! | `defer`, `budget` | closures: who runs them, and how they end; how much memory those keep that wait |
 //! | `find` | from a key to bytes that are lent |
 //! | `verify` | whether stored bytes are those that were written, and what a reader is told if not |
 //! | `turn` | what each lane has: files that are filled, handed out, sealed, or die next |
@@ -25,6 +25,7 @@
 
 mod attach;
 mod batch;
+mod budget;
 mod copied;
 mod counters;
 mod cursor;
@@ -69,7 +70,7 @@ use std::time::Duration;
 use crate::block::{BlockHash, FileId, FileSize, HashKind, KeyHash, Realm};
 use crate::error::IoError;
 use crate::index::BlockIndex;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, thread};
 
 pub(crate) use self::copied::Copied;
@@ -89,6 +90,7 @@ pub(crate) use self::recovery::RecoveryState;
 pub(crate) use self::settle::Refused;
 pub(crate) use self::store::NewBlock;
 
+use self::budget::PendingBudget;
 use self::hook::Events;
 use self::lane::Lane;
 use self::pin::Pinner;
@@ -190,7 +192,7 @@ pub(crate) struct FileWheel {
     /// The lap that each dying file begins next, as its header says already.
     laps: Mutex<Box<[Option<Lap>]>>,
     staging: Staging,
-    pending_bytes: AtomicU64,
+    pending_budget: PendingBudget,
     /// Writers hold a pin here for the length of their call, so that `close` can wait for them.
     calls: Pinner,
     closed: AtomicBool,
@@ -246,7 +248,7 @@ impl FileWheel {
 
     /// Bytes of closures that have not run yet.
     pub(crate) fn pending_bytes(&self) -> u64 {
-        self.pending_bytes.load(Ordering::Relaxed)
+        self.pending_budget.charged()
     }
 
     /// A failed call on a file of the store, with the file's path.

@@ -11,9 +11,10 @@ use crate::error::{ConfigError, IoError, OpenError};
 use crate::index::BlockIndex;
 use crate::os;
 use crate::storage::FileSource;
-use crate::sync::atomic::{AtomicBool, AtomicU64};
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::attach::Search;
+use crate::wheel::budget::PendingBudget;
 use crate::wheel::hook::Events;
 use crate::wheel::lane::Lane;
 use crate::wheel::pin::Pinner;
@@ -105,7 +106,7 @@ impl FileWheel {
             keep: Condvar::new(),
             laps: Mutex::new(vec![None; usize::from(count)].into()),
             staging: Staging::new(options.max_staging_bytes),
-            pending_bytes: AtomicU64::new(0),
+            pending_budget: PendingBudget::new(options.max_pending_bytes),
             calls: Pinner::new(Pinner::words_for_this_machine()),
             closed: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),

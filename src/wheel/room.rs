@@ -47,16 +47,23 @@ impl FileWheel {
         deadline: &Deadline,
     ) -> Result<Reservation<'a>, WriteError> {
         loop {
-            // Under the lane's lock runs of neighbours in its gather buffer are broken least.
-            let reserved = {
-                let _neighbours = lane.gather_now();
-                self.try_reserve(lane, pages, purpose)
-            };
-            match reserved {
+            match self.reserve_now(lane, pages, purpose) {
                 Ok(reservation) => return Ok(reservation),
                 Err(full) => self.turn_from(lane, full, pages, purpose, deadline)?,
             }
         }
+    }
+
+    /// As `try_reserve`, for a block that is not gathered.
+    pub(crate) fn reserve_now<'a>(
+        &'a self,
+        lane: &Lane,
+        pages: u32,
+        purpose: Purpose,
+    ) -> Result<Reservation<'a>, Option<FileId>> {
+        // Under the lane's lock runs of neighbours in its gather buffer are broken least.
+        let _neighbours = lane.gather_now();
+        self.try_reserve(lane, pages, purpose)
     }
 
     /// Reserves room in the active file; the file that has none is the error.
