@@ -25,10 +25,11 @@ pub enum ReadError {
         /// The key that was asked for.
         hash: BlockHash,
     },
-    /// A wait ended at its deadline. Nothing was lost: try again.
+    /// A wait ended at its deadline, or more blocks of the file are held than can be counted. Nothing was lost: try
+    /// again.
     #[error("the block was still busy after {waited:?}; nothing is lost, try again")]
     Busy {
-        /// How long the call waited.
+        /// How long the call waited; zero if it did not, as too many blocks are held.
         waited: Duration,
     },
     /// The bytes no longer match their hash. The block has left the index.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::block::{BlockHash, FileId, Realm};
+use crate::block::{BlockHash, FileId, Realm, Slot};
 use crate::error::{FailedClosure, OpenError, ReadError, WriteError};
 use crate::scratch::{HealthState, Scratch, ScratchBuilder};
 use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
@@ -143,6 +143,40 @@ fn a_lane_that_gets_no_file_fails_its_writes_at_once_reads_on_and_heals() {
         scratch.put_named(REALM, key_in(&scratch, 1, seed), &[1; 9000]).unwrap();
     }
     assert!(scratch.stats().file_failures >= 3);
+}
+
+/// The disk refuses the file, and not for long enough that the lane counts as broken: what the write is told is the
+/// disk's error, and it was counted as a timeout.
+#[test]
+fn a_write_that_ends_with_the_error_of_the_disk_is_no_timeout() {
+    let (scratch, _events, faults) = open(memory(1, 3, 64 << 10), |builder| builder.wait_timeout(50 * MILLISECOND));
+    faults.set(Fault::at(1).sticky().only(&[Call::Create]));
+    let error = (0..40).find_map(|number| scratch.put(REALM, &block(number, 4096)).err());
+    assert!(matches!(error, Some(WriteError::Io(_))), "{error:?}");
+    assert_eq!(scratch.stats().timeouts, 0);
+}
+
+/// Two readers that compared their copies at the same time both counted the block.
+#[test]
+fn a_block_that_two_readers_prove_bad_is_counted_and_told_once() {
+    let (scratch, events, _) = open(memory(1, 3, 1 << 20), |builder| builder.verify(Verify::Always));
+    let hash = scratch.put(REALM, &block(1, 5000)).unwrap();
+    let wheel = scratch.wheel();
+    let file = wheel.table.iter().next().unwrap();
+    file.memory().unwrap().store(4096 + 4999, &[&[0xff]]).unwrap();
+    {
+        let (pin, slot, key) = (file.pin().unwrap(), Slot::new(0).unwrap(), wheel.key_hash(REALM, hash));
+        let entry = pin.load_entry(slot).unwrap().unwrap();
+        for _ in 0..2 {
+            let read = wheel.copy_and_verify(key, &pin, slot, &entry).map(|copy| copy.len());
+            assert_eq!(read, Err(ReadError::Corrupted { address: file.address(slot) }));
+        }
+        // The entry as well.
+        let _ = wheel.entry_is_bad(key, file.address(slot));
+    }
+    assert_eq!((scratch.stats().corrupted, scratch.len()), (1, 0));
+    scratch.close(HANGS);
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::BlockCorrupted { .. })).count(), 1);
 }
 
 /// One failure is no broken lane: what waits goes on once the keeper has tried again.
@@ -461,6 +495,22 @@ fn a_folder_that_is_not_there_at_open_fails_its_keys_and_is_taken_back() {
             assert!(matches!(scratch.put_named(REALM, *key, b"new"), Err(WriteError::Io(_))));
             assert!(matches!(scratch.write_named(REALM, *key, 8, |_| ()), Err(WriteError::Io(_))));
         }
+        let mut found = Vec::new();
+        let keys = [&here[..], &gone].concat();
+        scratch.get_many(REALM, &keys, |at, block| found.push((at, block.map(<[u8]>::len)))).unwrap();
+        assert!(found.len() == 10 && found[..5].iter().all(|(_, len)| *len == Ok(3000)), "{found:?}");
+        assert!(found[5..].iter().all(|(_, error)| matches!(error, Err(ReadError::Io(_)))), "{found:?}");
+        // A list of what is there would be one too, without that.
+        let mut visited = Vec::new();
+        let listed = scratch.for_each(REALM, |block| visited.push(block.hash));
+        visited.sort();
+        let mut there = here.clone();
+        there.sort();
+        assert_eq!((visited, scratch.len()), (there, 5));
+        let Err(ReadError::Io(error)) = listed else { panic!("{listed:?}") };
+        assert_eq!(error, scratch.health().broken().next().unwrap().2.error);
+        // What is there was searched: nobody waits for the rest.
+        assert!(scratch.recovery().complete && scratch.recovery().files_total == scratch.recovery().report.files);
         // Of many blocks those of the other lane are stored.
         let many: Vec<Vec<u8>> = (100..110).map(|number| block(number, 100)).collect();
         let slices: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
@@ -490,6 +540,9 @@ fn a_folder_that_is_not_there_at_open_fails_its_keys_and_is_taken_back() {
         }
         assert!(scratch.get(REALM, removed).unwrap_err().is_missing());
         assert_eq!(scratch.recovery().files_total, scratch.recovery().report.files);
+        let mut visited = 0;
+        scratch.for_each(REALM, |_| visited += 1).unwrap();
+        assert!(visited >= 9 && visited == scratch.len(), "{visited}");
     }
 }
 

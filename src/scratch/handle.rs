@@ -186,7 +186,7 @@ impl Scratch {
         &self.shared.explanation
     }
 
-    /// Makes every write durable that returned before the call, deferred ones too.
+    /// Makes every write durable that returned before the call, deferred ones too, but for those whose failure was told.
     ///
     /// Runs the closures that wait, or waits for whoever runs them (up to the wait timeout), stores what was gathered,
     /// and syncs every file that was stored to since its last sync. Blocks for as long as the disks take.
@@ -194,7 +194,9 @@ impl Scratch {
     /// # Errors
     ///
     /// [`FlushError`] says how many closures and gathered blocks failed since the last flush that said so, why the
-    /// first one did, and whether a disk lost writes. A closure that has not ended by the wait timeout is
+    /// first one did, and whether a disk lost writes. Each failure is told by those flushes that began before it was
+    /// first told, and by no later one: whoever flushes from several threads collects the errors of all of them. A
+    /// closure that has not ended by the wait timeout is
     /// [`FailedClosure::Busy`](crate::FailedClosure::Busy): its block is not durable, all others are. On a closed
     /// store, and inside a closure of the store, `io` says so.
     ///
@@ -261,13 +263,14 @@ impl Scratch {
 
     /// How many blocks the store holds now, in all realms, deferred ones included. Touches no disk.
     ///
-    /// While blocks of an earlier run are looked for, those that were found so far. Zero in a forked child.
+    /// While blocks of an earlier run are looked for, those that were found so far, and none of a folder that is not
+    /// there ([`for_each`](Self::for_each) fails then, [`health`](Self::health) tells which). Zero in a forked child.
     #[must_use]
     pub fn len(&self) -> u64 {
         if self.wheel().is_forked() { 0 } else { self.wheel().live_blocks() }
     }
 
-    /// Whether the store holds no block.
+    /// Whether the store holds no block, as far as [`len`](Self::len) counts them.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -316,7 +319,8 @@ impl Scratch {
 
     /// How far the search for blocks of an earlier run has come.
     ///
-    /// Until it is [`complete`](Recovery::complete) a block that was not found yet reads as missing. Never waits. Not
+    /// Until it is [`complete`](Recovery::complete) a block that was not found yet reads as missing. A folder that is not
+    /// there is not waited for: its keys read as `Io` meanwhile, and are searched once it is back. Never waits. Not
     /// complete, and empty, in a forked child.
     ///
     /// # Examples
@@ -338,7 +342,7 @@ impl Scratch {
         self.wheel().recovery.snapshot()
     }
 
-    /// Waits until every directory of an earlier run was read; at once for a new store.
+    /// Waits until the search for blocks of an earlier run is [`complete`](Recovery::complete); at once for a new store.
     ///
     /// # Errors
     ///

@@ -52,11 +52,11 @@ impl Scratch {
     /// # Errors
     ///
     /// [`ReadError::Missing`] if the block was never written, was removed, has been recycled since, or was not found
-    /// yet after a restart; [`ReadError::Busy`] if a wait ended at its deadline, or if more blocks of the file are held than
-    /// can be counted; [`ReadError::Corrupted`] if the bytes
-    /// do not match their hash any more, once: afterwards it is missing; [`ReadError::Failed`] if its closure failed,
-    /// for those who waited for it; [`ReadError::Io`] if the disk could not read it, with the feature `sigbus-guard` also
-    /// after `read` has seen zeros in its place; [`ReadError::Closed`];
+    /// yet after a restart; [`ReadError::Busy`] if a wait ended at its deadline, or if more blocks of the file are held
+    /// than can be counted; [`ReadError::Corrupted`] if the bytes do not match their hash any more, once: afterwards it
+    /// is missing; [`ReadError::Failed`] if its closure failed, for those who waited for it; [`ReadError::Io`] if the
+    /// disk could not read it (with the feature `sigbus-guard` also after `read` has seen zeros in its place), or if
+    /// nothing was found and the folder of the key was not there at open and is not back; [`ReadError::Closed`];
     /// [`ReadError::Reentrant`] inside a closure of the same store; [`ReadError::Forked`] in a forked child.
     ///
     /// # Examples
@@ -183,7 +183,8 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Closed`], [`ReadError::Reentrant`] or [`ReadError::Forked`] for the whole call; what concerns one block goes to `read`.
+    /// [`ReadError::Closed`], [`ReadError::Reentrant`] or [`ReadError::Forked`] for the whole call; what concerns one block
+    /// goes to `read`, as [`read`](Self::read) says it.
     ///
     /// # Examples
     ///
@@ -244,8 +245,9 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Io`] if the disk could not read its entry; [`ReadError::Corrupted`] if its entry is damaged, once;
-    /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
+    /// [`ReadError::Io`] if the disk could not read its entry, or its folder is not there, as for [`read`](Self::read);
+    /// [`ReadError::Corrupted`] if its entry is damaged, once; [`ReadError::Busy`] if more blocks of its file are held
+    /// than can be counted; [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
     ///
     /// # Examples
     ///
@@ -274,9 +276,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Missing`] if it is not there; [`ReadError::Io`] if the disk could not read its entry;
-    /// [`ReadError::Corrupted`] if its entry is damaged, once; [`ReadError::Closed`], [`ReadError::Reentrant`] and
-    /// [`ReadError::Forked`].
+    /// [`ReadError::Missing`] if it is not there; the others as [`contains`](Self::contains).
     ///
     /// # Examples
     ///
@@ -317,11 +317,14 @@ impl Scratch {
     /// Visits every block of a realm, in no order, without touching the bytes. Walks the index of all realms.
     ///
     /// Blocks that are written, replaced, removed or recycled meanwhile may or may not be visited; all others are,
-    /// once. `visit` may call the store.
+    /// once. While blocks of an earlier run are looked for, those that were found so far:
+    /// [`wait_recovered`](Self::wait_recovered) first if all of them are wanted. `visit` may call the store.
     ///
     /// # Errors
     ///
-    /// [`ReadError::Io`] if the disk could not read the entry of some block, after all others were visited;
+    /// After everything else was visited: [`ReadError::Io`] if the disk could not read the entry of some block, or, with
+    /// the folder, if that was not there at open and is not back and searched, so that nobody knows what it holds;
+    /// [`ReadError::Busy`] if more blocks of a file are held than can be counted. Before anything is visited:
     /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
     ///
     /// # Examples
@@ -340,6 +343,8 @@ impl Scratch {
     pub fn for_each(&self, realm: Realm, mut visit: impl FnMut(&BlockInfo)) -> Result<(), ReadError> {
         let wheel = self.wheel();
         wheel.check_open()?;
+        // Asked before the index: what is found meanwhile need not be visited.
+        let known = wheel.all_known();
         let mut unreadable = Ok(());
         wheel.index.for_each(|address| {
             // `visit` may have forked, and this be the child.
@@ -355,7 +360,11 @@ impl Scratch {
                 Err(error) => unreadable = Err(error),
             }
         });
-        wheel.count_failed_read(unreadable.as_ref().err());
-        if wheel.is_forked() { Err(ReadError::Forked) } else { unreadable }
+        if wheel.is_forked() {
+            return Err(ReadError::Forked);
+        }
+        let all = known.map_err(ReadError::Io).and(unreadable);
+        wheel.count_failed_read(all.as_ref().err());
+        all
     }
 }

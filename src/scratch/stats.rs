@@ -51,13 +51,15 @@ pub struct Stats {
     pub file_failures: u64,
     /// Reads that ended with [`ReadError::Io`](crate::ReadError::Io), of bytes or of what is known of a block.
     pub read_errors: u64,
-    /// Reads and writes that ended at their deadline: `Busy`, `Timeout` or `AllPinned`.
+    /// Reads and writes that were told to try again: at their deadline `Busy`, `Timeout` or `AllPinned`, and `Busy` at
+    /// once if more blocks of a file are held than can be counted. A write that waited for a disk which refuses its file
+    /// ends as `Io` and does not count.
     pub timeouts: u64,
     /// Files that made room: each time one did.
     pub turns: u64,
     /// Blocks that were live in them.
     pub recycled_blocks: u64,
-    /// Blocks whose bytes did not match their hash any more.
+    /// Blocks whose bytes, or whose entry, did not match any more, each once.
     pub corrupted: u64,
     /// Blocks that left the index because both of their buckets were full.
     pub evicted: u64,

@@ -24,7 +24,7 @@ counters! {
     turns,
     /// Blocks that were live in a file when it was recycled.
     blocks_recycled,
-    /// Blocks whose bytes no longer matched their hash.
+    /// Blocks that were proven bad, each once.
     corrupted,
     /// Closures that failed, and gathered blocks whose store failed.
     failed,
@@ -38,7 +38,7 @@ counters! {
     failed_abandoned,
     /// Reads that the disk refused, or of keys whose lane is broken.
     read_errors,
-    /// Calls that ended at their deadline.
+    /// Calls that may succeed when they are repeated.
     timeouts,
     /// Syncs of files that failed.
     sync_failures,

@@ -24,7 +24,7 @@ pub enum Event {
         /// The age of its first lap.
         generation: u64,
     },
-    /// A file takes no more blocks: it is full, or a store in it failed.
+    /// A file takes no more blocks: it is full, or a store in it, a sync or a read of it failed.
     FileSealed {
         /// The file.
         file: FileId,

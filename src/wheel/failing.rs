@@ -19,6 +19,7 @@ use crate::wheel::event::{Event, WaitCause};
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::Deadline;
+use crate::wheel::slots;
 use crate::wheel::turn::Turn;
 
 /// After a first failure, the same is tried again this much later, then after twice as long each time.
@@ -159,9 +160,19 @@ impl FileWheel {
         self.events.emit(|| Event::BlockFailed { realm, hash, reason });
     }
 
-    /// A block was proven bad.
+    /// A block was proven bad; told once, however many readers prove it at the same time.
     pub(crate) fn tell_corrupted(&self, address: BlockAddress) {
-        self.counters.corrupted.add(1);
+        let (file, slot) = (self.table.file(address.file()), address.slot());
+        {
+            // Counted before this is left: the other one may take the word out next, and whoever removes the key then
+            // asks the counter whether the disk may hold an older version.
+            let _pending = file.pending.lock();
+            if file.slots.flags(slot) & slots::CONDEMNED != 0 {
+                return;
+            }
+            file.slots.mark(slot, slots::CONDEMNED);
+            self.counters.corrupted.add(1);
+        }
         self.events.emit(|| Event::BlockCorrupted { address });
     }
 

@@ -156,6 +156,13 @@ impl FileWheel {
         }
     }
 
+    /// Whether the index holds all that every lane does, if it is asked before the index; the error names a folder that is
+    /// not there.
+    pub(crate) fn all_known(&self) -> Result<(), IoError> {
+        let unknown = self.lanes.iter().find(|lane| lane.known() == Known::NotYet);
+        unknown.map_or(Ok(()), |lane| Err(self.unknown_error(lane)))
+    }
+
     /// Whether the index names other blocks of the key's tag by now, after none of those in `asked` was the key's.
     ///
     /// A file that was met closing, or in a later lap with another key's block in the slot, proves nothing unless its

@@ -38,7 +38,7 @@ const OFFERS: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecoveryReport {
-    /// Files whose directory was read.
+    /// Files whose directory was searched.
     pub files: u64,
     /// Blocks that are in the store again.
     pub blocks: u64,
@@ -84,11 +84,15 @@ impl fmt::Display for Skipped {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovery {
-    /// Whether every directory was read: from now on a miss is a miss.
+    /// Whether the directory of every file that is there was searched. From then on a miss is a miss, but for blocks
+    /// that only a piece could name which the disk did not read ([`Skipped::unreadable`]).
+    ///
+    /// A folder that was not there at open does not count: what is not found of its keys is an error and no miss. Once
+    /// it is back this is `false` again until it was searched.
     pub complete: bool,
-    /// Files whose directory is to be read; [`RecoveryReport::files`] of them were.
+    /// Files whose directory is to be searched; [`RecoveryReport::files`] of them were.
     pub files_total: u64,
-    /// What was found so far; final once `complete`.
+    /// What was found so far; final once `complete`, unless a folder comes back.
     pub report: RecoveryReport,
 }
 

@@ -148,11 +148,13 @@ impl FileWheel {
                 return (turn, Err(WriteError::Io(error)));
             }
             if deadline.has_passed() {
-                let timed_out = self.timed_out(deadline);
                 let error = match outlook {
-                    Outlook::AllPinned { oldest } => WriteError::AllPinned { oldest, waited: deadline.waited() },
+                    Outlook::AllPinned { oldest } => {
+                        self.counters.timeouts.add(1);
+                        WriteError::AllPinned { oldest, waited: deadline.waited() }
+                    }
                     Outlook::Failing { error, .. } => WriteError::Io(error),
-                    Outlook::Wait | Outlook::Refused { .. } => timed_out,
+                    Outlook::Wait | Outlook::Refused { .. } => self.timed_out(deadline),
                 };
                 return (turn, Err(error));
             }

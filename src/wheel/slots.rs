@@ -21,6 +21,9 @@ const CHUNK: usize = if cfg!(loom) { 2 } else { 4096 };
 
 const STATE_BITS: u8 = 0x0f;
 
+/// Set once the block was proven bad and that was counted: under the lock of the file's pending table.
+pub(crate) const CONDEMNED: u8 = 0x10;
+
 /// Set once the writer of a gathered block has published it: if it fails, whoever sees both FAILED and this one does
 /// the rest. Unlike a hint it is set and read beside fences.
 pub(crate) const NAMED: u8 = 0x20;
