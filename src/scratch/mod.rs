@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod block_ref;
+#[cfg(all(test, not(loom)))]
+mod closing;
 mod config;
 #[cfg(all(test, not(loom)))]
 mod damaged;

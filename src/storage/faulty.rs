@@ -138,10 +138,17 @@ pub(crate) struct Faults {
     fault: Mutex<Option<Fault>>,
     counts: [AtomicU64; Call::ALL.len()],
     failed: [AtomicU64; Call::ALL.len()],
-    /// Whether syncs wait, and how many do.
     #[cfg(not(loom))]
+    syncs: Hold,
+    #[cfg(not(loom))]
+    stores: Hold,
+}
+
+/// Whether calls of one kind wait, and how many do.
+#[cfg(not(loom))]
+#[derive(Debug, Default)]
+struct Hold {
     held: Mutex<(bool, u64)>,
-    #[cfg(not(loom))]
     released: Condvar,
 }
 
@@ -185,29 +192,26 @@ impl Faults {
     /// From now on syncs wait before they begin, until this is called with `false`.
     #[cfg(not(loom))]
     pub(crate) fn hold_syncs(&self, held: bool) {
-        self.held.lock().0 = held;
-        self.released.notify_all();
+        self.syncs.hold(held);
     }
 
     /// How many syncs wait.
     #[cfg(not(loom))]
     pub(crate) fn held_syncs(&self) -> u64 {
-        self.held.lock().1
+        self.syncs.waiting()
     }
 
+    /// From now on stores wait before they begin, until this is called with `false`.
     #[cfg(not(loom))]
-    fn wait_while_held(&self) {
-        let deadline = Instant::now() + HELD;
-        let mut held = self.held.lock();
-        held.1 += 1;
-        while held.0 && Instant::now() < deadline {
-            self.released.wait_until(&mut held, deadline);
-        }
-        held.1 -= 1;
+    pub(crate) fn hold_stores(&self, held: bool) {
+        self.stores.hold(held);
     }
 
-    #[cfg(loom)]
-    fn wait_while_held(&self) {}
+    /// How many stores wait.
+    #[cfg(not(loom))]
+    pub(crate) fn held_stores(&self) -> u64 {
+        self.stores.waiting()
+    }
 
     /// Counts a call in a folder, or in all; an error if it is one that fails.
     fn meet(&self, call: Call, folder: Option<u16>) -> io::Result<()> {
@@ -229,6 +233,28 @@ impl Faults {
             Answer::Errno(errno) => errno.error(),
             Answer::Kind(kind) => io::Error::new(kind, Injected(call)),
         })
+    }
+}
+
+#[cfg(not(loom))]
+impl Hold {
+    fn hold(&self, held: bool) {
+        self.held.lock().0 = held;
+        self.released.notify_all();
+    }
+
+    fn waiting(&self) -> u64 {
+        self.held.lock().1
+    }
+
+    fn wait_while_held(&self) {
+        let deadline = Instant::now() + HELD;
+        let mut held = self.held.lock();
+        held.1 += 1;
+        while held.0 && Instant::now() < deadline {
+            self.released.wait_until(&mut held, deadline);
+        }
+        held.1 -= 1;
     }
 }
 
@@ -356,6 +382,8 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+        #[cfg(not(loom))]
+        self.faults.stores.wait_while_held();
         self.faults.meet(Call::Store, self.folder)?;
         self.inner.store(offset, parts)
     }
@@ -374,7 +402,8 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.faults.wait_while_held();
+        #[cfg(not(loom))]
+        self.faults.syncs.wait_while_held();
         self.faults.meet(Call::Sync, self.folder)?;
         self.inner.sync()
     }

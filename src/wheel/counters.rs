@@ -89,7 +89,8 @@ struct Seen {
     /// As much of `total` as some flush has reported.
     reported: Tally,
     first_closure: Option<FailedClosure>,
-    first_io: Option<IoError>,
+    first_sync: Option<IoError>,
+    first_refusal: Option<IoError>,
 }
 
 /// How many failures of each kind.
@@ -97,6 +98,8 @@ struct Seen {
 pub(crate) struct Tally {
     blocks: u64,
     syncs: u64,
+    /// Syncs, and those of `blocks` that the disk would not store.
+    refusals: u64,
 }
 
 /// What a flush has to tell.
@@ -104,12 +107,27 @@ pub(crate) struct Tally {
 pub(crate) struct Report {
     pub(crate) failed: u64,
     pub(crate) first: Option<FailedClosure>,
+    /// Of a sync.
     pub(crate) io: Option<IoError>,
+    /// Of a sync, or of the store of a block.
+    pub(crate) refusal: Option<IoError>,
+}
+
+impl Seen {
+    fn refused(&mut self, error: &IoError) {
+        if self.total.refusals == self.reported.refusals {
+            self.first_refusal = Some(error.clone());
+        }
+        self.total.refusals += 1;
+    }
 }
 
 impl Failures {
     pub(crate) fn block_failed(&self, reason: FailedClosure) {
         let mut seen = self.seen.lock();
+        if let FailedClosure::Io(error) = &reason {
+            seen.refused(error);
+        }
         if seen.total.blocks == seen.reported.blocks {
             seen.first_closure = Some(reason);
         }
@@ -118,8 +136,9 @@ impl Failures {
 
     pub(crate) fn sync_failed(&self, error: IoError) {
         let mut seen = self.seen.lock();
+        seen.refused(&error);
         if seen.total.syncs == seen.reported.syncs {
-            seen.first_io = Some(error);
+            seen.first_sync = Some(error);
         }
         seen.total.syncs += 1;
     }
@@ -138,7 +157,8 @@ impl Failures {
         let report = Report {
             failed: seen.total.blocks - base.blocks,
             first: seen.first_closure.clone().filter(|_| seen.total.blocks > base.blocks),
-            io: seen.first_io.clone().filter(|_| seen.total.syncs > base.syncs),
+            io: seen.first_sync.clone().filter(|_| seen.total.syncs > base.syncs),
+            refusal: seen.first_refusal.clone().filter(|_| seen.total.refusals > base.refusals),
         };
         seen.reported = seen.total;
         Some(report)

@@ -73,6 +73,11 @@ impl PendingTable {
         hides.collect()
     }
 
+    /// How many blocks wait for their gather buffer to be stored.
+    pub(crate) fn gathered(&self) -> usize {
+        self.records.values().filter(|record| matches!(record, Record::Gathered(_))).count()
+    }
+
     /// Every closure that has not been settled yet.
     pub(crate) fn deferred(&self) -> Vec<Arc<Deferred>> {
         let deferred = self.records.values().filter_map(|record| match record {

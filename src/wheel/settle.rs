@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::{FailedClosure, FlushError};
+use crate::error::{FailedClosure, FlushError, IoError};
 use crate::planted;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, has_ended};
@@ -17,17 +17,45 @@ use crate::wheel::{FileWheel, OwnedPin};
 /// Sleep between two looks at what `close` waits for.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// How a close ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How a close ended: what is lost, and what it does not know to be stored.
+///
+/// A second close, or one in a forked child, finds nothing to do and says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// Closures that waited and were run by the close.
+    /// Closures that waited and were run by the close, and whose blocks it stored.
     pub ran: u64,
     /// Closures that waited and were dropped, as the time was over: their blocks are lost.
     pub dropped: u64,
+    /// Closures that failed and gathered blocks that the disk refused, other than `dropped`, since the last flush that
+    /// said so: their blocks are lost. [`on_event`](crate::ScratchBuilder::on_event) tells which and why.
+    pub failed: u64,
+    /// Closures that somebody ran still when the time was over, a hung one for instance: their blocks are lost, or stored
+    /// later and not synced.
+    pub unfinished: u64,
+    /// Gathered blocks, and removals, whose store had not ended when the time was over: they are lost, or stored later
+    /// and not synced.
+    pub unstored: u64,
+    /// The first error of a disk since the last flush that said so: of a sync, so that what was written since the last
+    /// one is not durable, or of the store of a block that is among `failed`.
+    pub io: Option<IoError>,
+    /// The close was called inside a closure of the store, or by its hook. It told the threads of the store to end and
+    /// waited for nothing: `unfinished` and `unstored` are what is left to them, and nothing was synced.
+    pub detached: bool,
     /// Blocks that are still lent or being read. They stay readable; the folders stay locked until the last of them is
     /// dropped.
     pub lent: u64,
+}
+
+impl CloseReport {
+    /// Whether the close has made all durable that was written, but for what an earlier flush has told to be lost.
+    ///
+    /// Blocks that are still [`lent`](Self::lent) do no harm.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let lost = self.dropped + self.failed + self.unfinished + self.unstored;
+        lost == 0 && self.io.is_none() && !self.detached
+    }
 }
 
 /// Why a call was refused before it began.
@@ -125,6 +153,11 @@ impl FileWheel {
         waiting
     }
 
+    /// Blocks in gather buffers that are not stored.
+    fn unstored(&self) -> u64 {
+        self.table.iter().map(|file| file.pending.lock().gathered() as u64).sum()
+    }
+
     fn sync_dirty_files(&self) {
         for file in self.table.iter().filter(|file| file.is_dirty()) {
             self.sync_file(file);
@@ -156,6 +189,7 @@ impl FileWheel {
         if self.is_forked() {
             return report;
         }
+        let told = self.failures.reported();
         self.calls.close();
         // Reads end at once; writers that wait for room are told so, the others finish what they began.
         self.closed.store(true, Ordering::Relaxed);
@@ -164,7 +198,10 @@ impl FileWheel {
             // A closure owned the last handle: the threads are told to end, and run what still waits.
             self.signal_threads();
             self.events.stop();
+            report.unfinished = self.waiting_closures().len() as u64;
+            report.unstored = self.unstored();
             report.lent = self.lent();
+            report.detached = true;
             return report;
         }
         while !self.calls.is_drained() && !deadline.has_passed() {
@@ -180,9 +217,17 @@ impl FileWheel {
                 report.dropped += 1;
             }
         }
+        // Counted before the syncs: what ends after them is in a file, and no more than that.
+        report.unfinished = self.waiting_closures().len() as u64;
         self.store_gathers(&deadline);
+        report.unstored = self.unstored();
         self.sync_dirty_files();
         self.stop_threads_until(&deadline);
+        if let Some(failures) = self.failures.report(told) {
+            // What was dropped has failed as well, and is counted by itself.
+            report.failed = failures.failed.saturating_sub(report.dropped);
+            report.io = failures.refusal;
+        }
         report.lent = self.lent();
         // Hazard 34: nothing is mapped any more, whoever still reads.
         if planted::is(34) {
