@@ -22,6 +22,8 @@ mod history;
 #[cfg(all(test, not(loom)))]
 mod power;
 mod read;
+#[cfg(all(test, not(loom)))]
+mod sequences;
 mod stats;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -183,7 +183,7 @@ struct OwnedMemory {
 impl MemoryFileSource {
     /// Options for a source.
     pub fn builder() -> MemoryFileSourceBuilder {
-        MemoryFileSourceBuilder { folders: 1, files_per_folder: 4, file_size: 1 << 20 }
+        MemoryFileSourceBuilder { folders: 1, files_per_folder: 4, file_size: 1 << 20, store: None }
     }
 
     /// Runs `act` on the files if they are ours or nobody's; they are ours then.
@@ -300,6 +300,7 @@ pub struct MemoryFileSourceBuilder {
     folders: u16,
     files_per_folder: u16,
     file_size: u64,
+    store: Option<StoreId>,
 }
 
 impl MemoryFileSourceBuilder {
@@ -323,6 +324,13 @@ impl MemoryFileSourceBuilder {
         self
     }
 
+    /// The identity of the store, by which keys have their lanes: the same in every run of a test.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn store_id(mut self, store: StoreId) -> Self {
+        self.store = Some(store);
+        self
+    }
+
     /// A source without files, of a new store.
     ///
     /// # Errors
@@ -332,7 +340,8 @@ impl MemoryFileSourceBuilder {
         let folders = check_folders(self.folders.into())?;
         let files_per_folder = check_files_per_folder(self.files_per_folder, folders)?;
         let size = check_file_size("file_size", self.file_size)?;
-        let store = StoreId::random().map_err(|error| IoError::new("choosing an identity", None, error))?;
+        let store = self.store.map_or_else(StoreId::random, Ok);
+        let store = store.map_err(|error| IoError::new("choosing an identity", None, error))?;
         let shared = Shared { store, size, folders, files_per_folder, state: Mutex::new(State::default()) };
         Ok(MemoryFileSource { shared: Arc::new(shared), owner: Arc::new(Owner) })
     }

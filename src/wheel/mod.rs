@@ -44,6 +44,8 @@ mod lane;
 mod loom_models;
 #[cfg(all(test, loom))]
 mod loom_wheel;
+#[cfg(all(test, not(loom)))]
+mod observe;
 mod open;
 mod pending;
 mod pin;
@@ -106,7 +108,9 @@ pub enum OnFull {
     #[default]
     Recycle,
     /// The oldest file makes room only once it holds no live block (all of them were removed or replaced): until then
-    /// writes fail with [`WriteError::Full`](crate::WriteError::Full), while removing goes on to work.
+    /// writes fail with [`WriteError::Full`](crate::WriteError::Full), while removing goes on to work: one file of the
+    /// lane is kept for it. If the disk fails in that file, removing from a full lane fails too, until the store is
+    /// opened with more files or with `Recycle`.
     Refuse,
 }
 
