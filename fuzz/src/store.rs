@@ -187,7 +187,11 @@ fn serves(open: impl Fn() -> Result<Scratch, OpenError>, setup: &Setup, known: &
     let late = writes_are_taken(&scratch, setup);
     assert_eq!(scratch.close(PATIENCE).dropped, 0, "all was flushed");
     drop(scratch);
-    let scratch = open().expect("what was opened and closed opens again");
+    let scratch = match open() {
+        // A forged header may name the last generation that is believed; what was written then has later ones.
+        Err(OpenError::Foreign { reason, .. }) if reason.ends_with("which no store reaches") => return Ok(()),
+        scratch => scratch.expect("what was opened and closed opens again"),
+    };
     for (realm, hash, bytes) in late {
         let read = scratch.read(realm, hash, <[u8]>::to_vec).expect("it was flushed last");
         assert_eq!(read, bytes);
