@@ -75,6 +75,13 @@ fn assert_works_without(scratch: &Scratch, gone: &Path, hashes: &[BlockHash]) {
         }
     }
     assert!(read > 0 && refused > 0, "{read} read, {refused} refused");
+    // A list of all that is there says whose folder is missing in it.
+    let mut listed = 0;
+    match scratch.for_each(REALM, |_| listed += 1) {
+        Err(ReadError::Io(error)) => assert!(error.path().is_some_and(|path| path.starts_with(gone)), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(listed, read);
     let health = scratch.health();
     assert!(health.folders.iter().any(|folder| folder.path.as_deref() == Some(gone)), "{health}");
 }
