@@ -80,7 +80,7 @@ pub use crate::block::{
 };
 pub use crate::error::{
     BlittableError, BlittableErrorKind, CommitError, ConfigError, FailedClosure, FlushError, IoError, Layout,
-    MissingOk, OpenError, ReadError, ReadWithError, WriteError,
+    MissingOk, OpenError, ReadError, ReadWithError, ThreadPanicked, WriteError,
 };
 pub use crate::scratch::{
     BlockInfo, BlockRef, Broken, Explanation, FolderHealth, Health, HealthState, LaneHealth, OldestPin, Scratch,

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{OpenError, WriteError};
+use super::{BrokenPromise, OpenError, ThreadPanicked, WriteError};
 
 /// What was tried, on which file or folder, and what the operating system answered.
 ///
@@ -66,6 +66,16 @@ impl IoError {
         self.source.raw_os_error()
     }
 
+    /// The panic behind it, if that is what failed: of a thread of the store, or of its file source.
+    #[must_use]
+    pub fn panicked(&self) -> Option<&ThreadPanicked> {
+        self.source.get_ref()?.downcast_ref()
+    }
+
+    fn is_a_broken_promise(&self) -> bool {
+        self.source.get_ref().and_then(|source| source.downcast_ref::<BrokenPromise>()).is_some()
+    }
+
     fn advice(&self) -> &'static str {
         match self.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free space on that disk, or give it fewer files",
@@ -78,6 +88,8 @@ impl IoError {
             _ if self.source.get_ref().is_some_and(|source| source.is::<WriteError>() || source.is::<OpenError>()) => {
                 ""
             }
+            _ if self.panicked().is_some() => "; look at the output of that thread, and report it",
+            _ if self.is_a_broken_promise() => "; mend the file source",
             _ => "; check the disk and the system's log",
         }
     }

@@ -11,14 +11,20 @@
 mod blittable;
 mod io;
 mod open;
+mod panicked;
 mod read;
 mod write;
 
 pub use self::blittable::{BlittableError, BlittableErrorKind, CommitError};
 pub use self::io::IoError;
 pub use self::open::{ConfigError, Layout, OpenError};
+pub use self::panicked::ThreadPanicked;
 pub use self::read::{FailedClosure, MissingOk, ReadError, ReadWithError};
 pub use self::write::{FlushError, WriteError};
+
+pub(crate) use self::panicked::BrokenPromise;
+#[cfg(all(test, not(loom)))]
+pub(crate) use self::panicked::PLANNED as PLANNED_PANIC;
 
 #[cfg(test)]
 mod tests {
@@ -36,6 +42,7 @@ mod tests {
         assert_travels::<OpenError>();
         assert_travels::<ConfigError>();
         assert_travels::<IoError>();
+        assert_travels::<ThreadPanicked>();
         assert_travels::<CommitError>();
         assert_travels::<BlittableError>();
     }

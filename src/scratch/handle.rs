@@ -347,7 +347,8 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`ReadError::Busy`] if that takes longer than `timeout`: it goes on. [`ReadError::Forked`] in a forked child.
+    /// [`ReadError::Busy`] if that takes longer than `timeout`: it goes on. [`ReadError::Io`] if a thread that searched has
+    /// panicked: open the store again. [`ReadError::Forked`] in a forked child.
     ///
     /// # Examples
     ///
@@ -370,7 +371,8 @@ impl Scratch {
         if self.wheel().is_forked() {
             return Err(ReadError::Forked);
         }
-        self.wheel().recovery.wait(timeout).ok_or(ReadError::Busy { waited: timeout })
+        let found = self.wheel().recovery.wait(timeout);
+        found.map_err(|failed| failed.map_or(ReadError::Busy { waited: timeout }, ReadError::Io))
     }
 }
 

@@ -65,7 +65,8 @@ pub struct LaneHealth {
     pub readable: bool,
 }
 
-/// Since when a lane is broken, and why. It is tried again by itself, at least every 5 s.
+/// Since when a lane is broken, and why. It is tried again by itself, at least every 5 s; not so after a panic of a thread
+/// of the lane ("running a thread of the store"): then it takes no write until the store is opened again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Broken {

@@ -20,6 +20,8 @@ mod health;
 #[cfg(all(test, not(loom)))]
 mod history;
 #[cfg(all(test, not(loom)))]
+mod lanes;
+#[cfg(all(test, not(loom)))]
 mod power;
 mod read;
 #[cfg(all(test, not(loom)))]

@@ -71,6 +71,8 @@ pub struct Stats {
     pub events_dropped: u64,
     /// Calls of the hook that panicked.
     pub hook_panics: u64,
+    /// Panics of the store's threads, and of its file source, that were caught.
+    pub panics: u64,
     /// Bytes of memory that the index may take; it is touched as it fills.
     pub index_bytes: u64,
 }
@@ -113,6 +115,7 @@ impl Stats {
             long_waits: counters.long_waits.get(),
             events_dropped: wheel.events.dropped(),
             hook_panics: wheel.events.panics(),
+            panics: wheel.panics.get(),
             index_bytes: wheel.index.memory_bytes(),
         }
     }

@@ -81,6 +81,8 @@ impl Errno {
 enum Answer {
     Errno(Errno),
     Kind(io::ErrorKind),
+    #[cfg(not(loom))]
+    Panic,
 }
 
 /// When calls fail, and how.
@@ -114,6 +116,12 @@ impl Fault {
     /// Fails with this kind of error, whatever number it has.
     pub(crate) fn kind(self, kind: io::ErrorKind) -> Self {
         Self { answer: Answer::Kind(kind), ..self }
+    }
+
+    /// Panics instead.
+    #[cfg(not(loom))]
+    pub(crate) fn panicking(self) -> Self {
+        Self { answer: Answer::Panic, ..self }
     }
 
     /// Only these calls count and fail.
@@ -229,9 +237,12 @@ impl Faults {
         if !fault.sticky {
             *slot = None;
         }
+        drop(slot);
         Err(match answer {
             Answer::Errno(errno) => errno.error(),
             Answer::Kind(kind) => io::Error::new(kind, Injected(call)),
+            #[cfg(not(loom))]
+            Answer::Panic => panic!("{call:?}, {}", crate::error::PLANNED_PANIC),
         })
     }
 }

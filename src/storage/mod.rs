@@ -10,6 +10,7 @@
 //! 2. A file has all its space from its creation to its death, so that reading it never needs more.
 //! 3. A source touches only what carries its store's id in its name, and only while it owns all of its folders.
 
+mod contained;
 mod disk;
 mod disk_builder;
 mod folders;
@@ -31,6 +32,7 @@ pub use self::disk::DiskFileSource;
 pub use self::disk_builder::DiskFileSourceBuilder;
 pub use self::memory::{MemoryFileSource, MemoryFileSourceBuilder};
 
+pub(crate) use self::contained::{Contained, Panics};
 pub(crate) use self::memory::HeapMemory;
 
 use std::fmt::Debug;
@@ -46,7 +48,8 @@ use crate::sync::Arc;
 /// How many files each folder of a store holds at least: one being filled, one spare, one with data.
 const MIN_FILES_PER_FOLDER: u16 = 3;
 
-/// Where the files of a store live. All methods may be called from many threads at once.
+/// Where the files of a store live. All methods may be called from many threads at once. A panic of one is caught, and
+/// counts as an error of the call.
 ///
 /// A source has an owner: while it, or any memory that it handed out, is alive, a second source over the same files is
 /// refused, either when it is built or by [`FileSource::scan`].

@@ -17,6 +17,7 @@ use crate::wheel::failing::Failing;
 use crate::wheel::lane::Lane;
 use crate::wheel::plan::{Judged, Plan, check_order, judge, without_suspect_empties};
 use crate::wheel::recovery;
+use crate::wheel::threads::Role;
 use crate::wheel::{FileWheel, WheelOptions};
 
 /// What is found at open, folder by folder.
@@ -91,7 +92,7 @@ impl FileWheel {
         let mut turn = self.turn.lock();
         let of_lane = &mut turn.lanes[lane.index()];
         of_lane.detached = true;
-        of_lane.failing = Some(Failing::detached(error.clone()));
+        of_lane.failing = Some(Failing::broken(error.clone()));
         self.tell_broken(lane, error.clone());
     }
 
@@ -135,7 +136,7 @@ impl FileWheel {
                 continue;
             }
             let (id, own) = (lane.id(), files.clone());
-            let spawned = self.spawn(format!("scratch-find-{id}"), move |wheel| recovery::run(wheel, id, &own));
+            let spawned = self.spawn(Role::Search, id, move |wheel| recovery::run(wheel, id, &own));
             if spawned.is_err() {
                 recovery::run(self, id, &files);
             }

@@ -61,7 +61,9 @@ pub enum Event {
         error: IoError,
     },
     /// A lane gets no file, several tries in a row: until it heals, writes of its keys that need a file fail with
-    /// `error`. What it holds is read. If its folder was not there at open, reads of its keys fail as well.
+    /// `error`. What it holds is read. If its folder was not there at open, reads of its keys fail as well. If it is a
+    /// thread of the lane that has [panicked](IoError::panicked), every write fails until the store is opened again, and
+    /// each flush tells.
     LaneBroken {
         /// The lane.
         lane: u16,

@@ -2,8 +2,9 @@
 //!
 //! # Invariants
 //!
-//! 1. A lane whose keeper fails is BROKEN from its third failure in a row on, or at once if its folder is not there:
-//!    before that writers wait, from then on they get the error without a wait. It heals by one success.
+//! 1. A lane whose keeper fails is BROKEN from its third failure in a row on, or at once if its folder is not there
+//!    or its source panics: before that writers wait, from then on they get the error without a wait. It heals by one
+//!    success, but for a lane of which a thread has panicked (`threads`).
 //! 2. What is told here is put into the queue of events only: no user code runs.
 #![forbid(unsafe_code)]
 
@@ -43,8 +44,8 @@ pub(crate) struct Failing {
 }
 
 impl Failing {
-    /// The folder of a lane is not there: nothing has to be tried to know it.
-    pub(crate) fn detached(error: IoError) -> Self {
+    /// Nothing has to be tried again to know it.
+    pub(crate) fn broken(error: IoError) -> Self {
         let mut failing = Self::first(error);
         failing.is_broken = true;
         failing
@@ -57,11 +58,11 @@ impl Failing {
     }
 
     /// One more failure; whether the lane has become BROKEN by it.
-    fn fails_again(&mut self, error: IoError) -> bool {
+    fn fails_again(&mut self, error: IoError, at_once: bool) -> bool {
         self.error = error;
         self.attempts = self.attempts.saturating_add(1);
         self.again = Instant::now() + (BACK_OFF * (1 << self.attempts.min(10)) / 2).min(LONGEST_BACK_OFF);
-        let breaks = !self.is_broken && self.attempts >= BROKEN_AFTER;
+        let breaks = !self.is_broken && (at_once || self.attempts >= BROKEN_AFTER);
         self.is_broken |= breaks;
         breaks
     }
@@ -82,14 +83,16 @@ impl FileWheel {
     pub(crate) fn lane_fails(&self, turn: &mut Turn, lane: &Lane, file: Option<FileId>, error: IoError) {
         self.counters.file_failures.add(1);
         let failing = &mut turn.lanes[lane.index()].failing;
+        // Nobody panics for a moment, as a disk may be full for one.
+        let at_once = error.panicked().is_some();
         let breaks = if let Some(failing) = failing {
-            failing.fails_again(error.clone())
+            failing.fails_again(error.clone(), at_once)
         } else {
             if let Some(file) = file {
                 self.events.emit(|| Event::FileBroken { file, lane: lane.id(), error: error.clone() });
             }
-            *failing = Some(Failing::first(error.clone()));
-            false
+            *failing = Some(Failing { is_broken: at_once, ..Failing::first(error.clone()) });
+            at_once
         };
         if breaks {
             self.tell_broken(lane, error);
@@ -104,7 +107,10 @@ impl FileWheel {
 
     /// What the keeper of a lane tried has worked.
     pub(crate) fn lane_works(&self, turn: &mut Turn, lane: &Lane) {
-        if let Some(failing) = turn.lanes[lane.index()].failing.take().filter(Failing::is_broken) {
+        let of_lane = &mut turn.lanes[lane.index()];
+        if let Some(failing) = of_lane.failing.take().filter(Failing::is_broken)
+            && of_lane.fallen.is_none()
+        {
             let folder = self.folder_of(lane.id());
             self.events.emit(|| Event::LaneHealed { lane: lane.id(), folder, after: failing.began.elapsed() });
         }
@@ -112,7 +118,7 @@ impl FileWheel {
 
     /// Why nobody knows what a lane holds.
     pub(crate) fn unknown_error(&self, lane: &Lane) -> IoError {
-        let failing = self.turn.lock().lanes[lane.index()].failing.as_ref().map(|failing| failing.error.clone());
+        let failing = self.turn.lock().lanes[lane.index()].why_no_file().map(|failing| failing.error.clone());
         failing.unwrap_or_else(|| {
             let error = io::Error::other("the folder is back, and its blocks are being looked for");
             IoError::new("finding a block", self.folder_of(lane.id()).as_deref(), error)
@@ -207,10 +213,10 @@ mod tests {
     fn a_lane_breaks_at_its_third_failure_once_and_is_tried_less_and_less_often() {
         let mut failing = Failing::first(error(5));
         assert!(!failing.is_broken() && failing.holds_back(Instant::now()));
-        assert!(!failing.fails_again(error(5)) && !failing.is_broken());
-        assert!(failing.fails_again(error(28)) && failing.is_broken());
+        assert!(!failing.fails_again(error(5), false) && !failing.is_broken());
+        assert!(failing.fails_again(error(28), false) && failing.is_broken());
         for _ in 0..100 {
-            assert!(!failing.fails_again(error(28)), "said once");
+            assert!(!failing.fails_again(error(28), false), "said once");
             assert!(!failing.holds_back(Instant::now() + LONGEST_BACK_OFF));
         }
         assert_eq!((failing.error, failing.attempts), (error(28), 103));
@@ -218,8 +224,8 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_breaks_its_lane_at_once() {
-        let mut failing = Failing::detached(error(2));
+        let mut failing = Failing::broken(error(2));
         assert!(failing.is_broken() && failing.holds_back(Instant::now()));
-        assert!(!failing.fails_again(error(2)) && failing.is_broken());
+        assert!(!failing.fails_again(error(2), false) && failing.is_broken());
     }
 }

@@ -39,7 +39,7 @@ impl FileWheel {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let folders = self.table.source().folders();
         let turn = self.turn.lock();
-        let failing = turn.lanes.iter().map(|lane| lane.failing.clone().filter(Failing::is_broken));
+        let failing = turn.lanes.iter().map(|lane| lane.why_no_file().filter(|failing| failing.is_broken()).cloned());
         let broken: Vec<Option<Failing>> = failing.collect();
         let serves = |file: FileId| !matches!(turn.state(file), FileState::Absent | FileState::Free);
         let all = self.table.iter().filter(|file| file.is_suspect()).map(BlockFile::id);

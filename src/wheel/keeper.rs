@@ -161,6 +161,10 @@ impl FileWheel {
     /// How the lane gets its next file, if it needs one.
     fn spare_job(&self, turn: &Turn, lane: &Lane, now: Instant) -> Option<Job> {
         let of_lane = &turn.lanes[lane.index()];
+        // Nothing is written any more, so nothing need make room.
+        if of_lane.fallen.is_some() {
+            return None;
+        }
         if of_lane.spares.len() >= self.wanted_spares() || !self.wants_a_spare(turn, lane) {
             return None;
         }

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::block::FileId;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
@@ -21,6 +21,9 @@ use crate::wheel::pending::{Closure, Deadline, Deferred};
 
 /// Most gather buffers of a lane that are being stored at once; one more is being filled.
 pub(crate) const MAX_OUTSTANDING: usize = 3;
+
+/// How long buffers of a lane are waited for of which a thread has panicked.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether a miss in a lane proves anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub(crate) struct Lane {
     doubted: AtomicU64,
     tombstones_only: AtomicBool,
     known: AtomicU8,
+    /// A thread of the lane has panicked.
+    fallen: AtomicBool,
     gather: Mutex<GatherSlot>,
     stored: Condvar,
     queue: Mutex<Queue>,
@@ -124,6 +129,7 @@ impl Lane {
             doubted: AtomicU64::new(0),
             tombstones_only: AtomicBool::new(false),
             known: AtomicU8::new(KNOWN),
+            fallen: AtomicBool::new(false),
             gather: Mutex::new(GatherSlot::default()),
             stored: Condvar::new(),
             queue: Mutex::new(Queue::default()),
@@ -206,11 +212,27 @@ impl Lane {
         self.known.store(KNOWN_SINCE, Ordering::Release);
     }
 
-    /// The gather buffer, once fewer than [`MAX_OUTSTANDING`] are being stored; `None` at the deadline.
+    /// Whether a thread of the lane has panicked, so that it takes no write any more.
+    #[inline]
+    pub(crate) fn has_fallen(&self) -> bool {
+        // Relaxed: a write that misses it by a moment is one that came a moment earlier.
+        self.fallen.load(Ordering::Relaxed)
+    }
+
+    /// A thread of the lane has panicked: the buffers that it had may never come back.
+    pub(crate) fn set_fallen(&self) {
+        let slot = self.gather.lock();
+        self.fallen.store(true, Ordering::Relaxed);
+        drop(slot);
+        self.stored.notify_all();
+    }
+
+    /// The gather buffer, once fewer than [`MAX_OUTSTANDING`] are being stored; `None` at the deadline, or
+    /// if a thread of the lane has panicked.
     pub(crate) fn gather(&self, deadline: &Deadline) -> Option<MutexGuard<'_, GatherSlot>> {
         let mut slot = self.gather.lock();
         while slot.outstanding.len() >= MAX_OUTSTANDING {
-            if deadline.has_passed() {
+            if deadline.has_passed() || self.has_fallen() {
                 return None;
             }
             self.stored.wait_until(&mut slot, deadline.at);
@@ -243,10 +265,12 @@ impl Lane {
         let mut slot = self.gather.lock();
         let until = slot.next_ticket;
         while slot.outstanding.first().is_some_and(|first| *first < until) {
-            if deadline.has_passed() {
+            // The buffers of others come back soon, those of a thread that has panicked never.
+            let end = if self.has_fallen() { deadline.at.min(deadline.began + PATIENCE) } else { deadline.at };
+            if Instant::now() >= end {
                 return false;
             }
-            self.stored.wait_until(&mut slot, deadline.at);
+            self.stored.wait_until(&mut slot, end);
         }
         true
     }
@@ -346,8 +370,6 @@ mod loom_models {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::time::Duration;
-
     use proptest::collection::vec;
     use proptest::prelude::*;
 

@@ -15,6 +15,7 @@
 //! | `flusher` | the background life of closures and gather buffers |
 //! | `plan`, `open`, `attach`, `recovery` | files of an earlier run, and folders that come late |
 //! | `settle` | flush and close |
+//! | `threads` | the background threads, and what becomes of the lane of one that panics |
 //! | `hook`, `failing`, `health` | what users see of failures: events, broken lanes, the state of all |
 //!
 //! # Invariants
@@ -61,6 +62,7 @@ mod slots;
 mod staging;
 mod state;
 mod store;
+mod threads;
 mod ticket;
 mod turn;
 mod verify;
@@ -72,6 +74,7 @@ use std::time::Duration;
 use crate::block::{BlockHash, FileId, FileSize, HashKind, KeyHash, Realm};
 use crate::error::IoError;
 use crate::index::BlockIndex;
+use crate::storage::Panics;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, thread};
 
@@ -91,6 +94,8 @@ pub(crate) use self::plan::{LEAST_FILES_A_LANE, derive_file_size};
 pub(crate) use self::recovery::RecoveryState;
 pub(crate) use self::settle::Refused;
 pub(crate) use self::store::NewBlock;
+#[cfg(all(test, not(loom)))]
+pub(crate) use self::threads::Role;
 
 use self::budget::PendingBudget;
 use self::hook::Events;
@@ -200,6 +205,8 @@ pub(crate) struct FileWheel {
     /// Writers hold a pin here for the length of their call, so that `close` can wait for them.
     calls: Pinner,
     closed: AtomicBool,
+    /// Of threads of the store and of its source, caught.
+    pub(crate) panics: Panics,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 

@@ -10,7 +10,7 @@ use crate::block::FileId;
 use crate::error::{ConfigError, IoError, OpenError};
 use crate::index::BlockIndex;
 use crate::os;
-use crate::storage::FileSource;
+use crate::storage::{Contained, FileSource, Panics};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::attach::Search;
@@ -22,6 +22,7 @@ use crate::wheel::plan::{Judged, Plan, check_order, erase, only_leftovers, witho
 use crate::wheel::recovery::{self, RecoveryState};
 use crate::wheel::staging::Staging;
 use crate::wheel::state::FileState;
+use crate::wheel::threads::Role;
 use crate::wheel::turn::Turn;
 use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOptions, flusher, keeper};
 
@@ -35,6 +36,8 @@ impl FileWheel {
     pub(crate) fn open(source: Arc<dyn FileSource>, options: WheelOptions) -> Result<Arc<Self>, OpenError> {
         // First of all: what is refused for its numbers has deleted nothing.
         check_descriptors(&*source)?;
+        let panics = Panics::default();
+        let source: Arc<dyn FileSource> = Arc::new(Contained::new(source, panics.clone()));
         let mut search = Search::new(&*source)?;
         if options.reset || options.temporary {
             // What a missing folder holds would be back with it.
@@ -53,7 +56,7 @@ impl FileWheel {
         let mut plan = Plan::new(&*source, judged, &options)?;
         plan.missing = search.missing;
         plan.drop_surplus(&*source)?;
-        let wheel = Self::build(source, options, &plan)?;
+        let wheel = Self { panics, ..Self::build(source, options, &plan)? };
         wheel.recovery.dropped(plan.surplus.len());
         let wheel = Arc::new(wheel);
         match wheel.lay_out(plan) {
@@ -109,6 +112,7 @@ impl FileWheel {
             pending_budget: PendingBudget::new(options.max_pending_bytes),
             calls: Pinner::new(Pinner::words_for_this_machine()),
             closed: AtomicBool::new(false),
+            panics: Panics::default(),
             threads: Mutex::new(Vec::new()),
             options,
         })
@@ -247,11 +251,10 @@ impl FileWheel {
     fn start_threads(self: &Arc<Self>, to_discover: Vec<Vec<FileId>>) -> Result<(), OpenError> {
         let failed = |error| OpenError::Io(IoError::new("starting a thread of the store", None, error));
         for (lane, files) in (0..self.lanes()).zip(to_discover) {
-            self.spawn(format!("scratch-flush-{lane}"), move |wheel| flusher::run(wheel, lane)).map_err(failed)?;
-            self.spawn(format!("scratch-keep-{lane}"), move |wheel| keeper::run(wheel, lane)).map_err(failed)?;
+            self.spawn(Role::Flusher, lane, move |wheel| flusher::run(wheel, lane)).map_err(failed)?;
+            self.spawn(Role::Keeper, lane, move |wheel| keeper::run(wheel, lane)).map_err(failed)?;
             if !files.is_empty() {
-                self.spawn(format!("scratch-find-{lane}"), move |wheel| recovery::run(wheel, lane, &files))
-                    .map_err(failed)?;
+                self.spawn(Role::Search, lane, move |wheel| recovery::run(wheel, lane, &files)).map_err(failed)?;
             }
         }
         Ok(())

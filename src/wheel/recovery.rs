@@ -17,6 +17,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::block::{BlockKind, Entry, FileId, PAGE_SIZE, Slot, pages_of};
+use crate::error::IoError;
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::FileWheel;
 use crate::wheel::file::BlockFile;
@@ -100,13 +101,15 @@ pub struct Recovery {
 #[derive(Debug)]
 pub(crate) struct RecoveryState {
     progress: Mutex<Recovery>,
+    /// Why it will never be complete; set under `progress`.
+    failed: Mutex<Option<IoError>>,
     completed: Condvar,
 }
 
 impl RecoveryState {
     pub(crate) fn new(files: usize) -> Self {
         let progress = Recovery { complete: files == 0, files_total: files as u64, report: RecoveryReport::default() };
-        Self { progress: Mutex::new(progress), completed: Condvar::new() }
+        Self { progress: Mutex::new(progress), failed: Mutex::new(None), completed: Condvar::new() }
     }
 
     pub(crate) fn snapshot(&self) -> Recovery {
@@ -129,17 +132,26 @@ impl RecoveryState {
         progress.report.files_dropped += dropped as u64;
     }
 
-    /// Waits for the end of recovery; `None` at the deadline.
-    pub(crate) fn wait(&self, timeout: Duration) -> Option<RecoveryReport> {
+    /// It will never be complete: a thread that searched has panicked.
+    pub(crate) fn fail(&self, error: IoError) {
+        let progress = self.progress.lock();
+        self.failed.lock().get_or_insert(error);
+        drop(progress);
+        self.completed.notify_all();
+    }
+
+    /// Waits for the end of recovery; the error is why there is none, or nothing at the deadline.
+    pub(crate) fn wait(&self, timeout: Duration) -> Result<RecoveryReport, Option<IoError>> {
         let deadline = Deadline::after(timeout);
         let mut progress = self.progress.lock();
         while !progress.complete {
-            if deadline.has_passed() {
-                return None;
+            let failed = self.failed.lock().clone();
+            if failed.is_some() || deadline.has_passed() {
+                return Err(failed);
             }
             self.completed.wait_until(&mut progress, deadline.at);
         }
-        Some(progress.report.clone())
+        Ok(progress.report.clone())
     }
 
     fn update(&self, change: impl FnOnce(&mut RecoveryReport)) {

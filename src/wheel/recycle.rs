@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::block::{FileHeader, FileId, PAGE_LEN, StoreId, now, random_nonce};
 use crate::error::{FailedClosure, IoError};
 use crate::planted;
-use crate::sync::{Arc, MutexGuard};
+use crate::sync::MutexGuard;
 use crate::wheel::event::Event;
 use crate::wheel::lane::Lane;
 use crate::wheel::state::FileState;
@@ -290,42 +290,6 @@ impl FileWheel {
         page.resize(PAGE_LEN, 0);
         page
     }
-
-    /// Starts a thread of the store that is joined at close.
-    pub(crate) fn spawn(
-        self: &Arc<Self>,
-        name: String,
-        run: impl FnOnce(&Arc<Self>) + Send + 'static,
-    ) -> io::Result<()> {
-        let running = Running::new(self);
-        let mut threads = self.threads.lock();
-        // A close sets this before it takes the threads: one that comes later would be joined by nobody.
-        if self.is_closed() {
-            return Err(io::Error::other("the store is closed"));
-        }
-        let thread = crate::sync::thread::Builder::new().name(name).spawn(move || run(&running.0))?;
-        threads.push(thread);
-        drop(threads);
-        Ok(())
-    }
-}
-
-/// A thread of the store, counted from before it is spawned until it ends, however it does.
-struct Running(Arc<FileWheel>);
-
-impl Running {
-    fn new(wheel: &Arc<FileWheel>) -> Self {
-        wheel.turn.lock().running += 1;
-        Self(Arc::clone(wheel))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.turn.lock().running -= 1;
-        // A close may wait for the last one.
-        self.0.turned.notify_all();
-    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -333,6 +297,7 @@ mod tests {
     use super::*;
     use crate::storage::faulty::{Call, Fault, FaultySource};
     use crate::storage::{FileSource, MemoryFileSource};
+    use crate::sync::Arc;
     use crate::wheel::WheelOptions;
     use std::time::Duration;
 
@@ -426,16 +391,5 @@ mod tests {
         eventually(&|| wheel.turn.lock().state(id) == FileState::Free);
         assert_eq!((file.is_suspect(), faults.count(Call::Create)), (false, created + 1));
         wheel.close(Duration::from_secs(20));
-    }
-
-    /// A close looked once a millisecond whether a thread had ended, for each of them; now they say so, and one that
-    /// does not come to its regular end must say so too.
-    #[test]
-    fn a_thread_that_panics_or_is_never_begun_is_not_waited_for() {
-        let wheel = wheel();
-        wheel.spawn("scratch-panic".to_owned(), |_| panic!("on purpose")).unwrap();
-        wheel.close(Duration::from_secs(20));
-        wheel.spawn("scratch-late".to_owned(), |_| ()).unwrap_err();
-        assert_eq!(wheel.turn.lock().running, 0);
     }
 }

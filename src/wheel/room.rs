@@ -85,7 +85,7 @@ impl FileWheel {
 
     /// The file that a writer may reserve in now.
     pub(crate) fn writable_file(&self, lane: &Lane, purpose: Purpose) -> Result<&BlockFile, Option<FileId>> {
-        let active = lane.active().ok_or(None)?;
+        let active = lane.active().filter(|_| !lane.has_fallen()).ok_or(None)?;
         if purpose == Purpose::Data && lane.takes_tombstones_only() {
             return Err(None);
         }
@@ -137,6 +137,10 @@ impl FileWheel {
             if self.is_closed() || turn.stop {
                 return (turn, Err(WriteError::Closed));
             }
+            let fallen = turn.lanes[lane.index()].fallen.as_ref().map(|fallen| fallen.error.clone());
+            if let Some(error) = fallen {
+                return (turn, Err(WriteError::Io(error)));
+            }
             if self.hand_out(&mut turn, lane, purpose) {
                 return (turn, Ok(()));
             }
@@ -174,7 +178,7 @@ impl FileWheel {
 
     fn outlook(&self, turn: &Turn, lane: &Lane) -> Outlook {
         let of_lane = &turn.lanes[lane.index()];
-        if let Some(failing) = &of_lane.failing {
+        if let Some(failing) = of_lane.why_no_file() {
             return Outlook::Failing { error: failing.error.clone(), now: failing.is_broken() };
         }
         if !of_lane.writable || !of_lane.absent.is_empty() {

@@ -37,7 +37,7 @@ pub struct CloseReport {
     /// and not synced.
     pub unstored: u64,
     /// The first error of a disk since the last flush that said so: of a sync, so that what was written since the last
-    /// one is not durable, or of the store of a block that is among `failed`.
+    /// one is not durable, or of the store of a block that is among `failed`; or the panic of a thread of the store.
     pub io: Option<IoError>,
     /// The close was called inside a closure of the store, or by its hook. It told the threads of the store to end and
     /// waited for nothing: `unfinished` and `unstored` are what is left to them, and nothing was synced.
@@ -45,6 +45,9 @@ pub struct CloseReport {
     /// Blocks that are still lent or being read. They stay readable; the folders stay locked until the last of them is
     /// dropped.
     pub lent: u64,
+    /// Panics of the store's threads, and of its file source, that were caught since it was opened. What they cost is told
+    /// by the fields above.
+    pub panics: u64,
 }
 
 impl CloseReport {
@@ -124,12 +127,13 @@ impl FileWheel {
         late |= self.store_gathers(&deadline);
         self.sync_dirty_files();
         let report = self.failures.report(told);
-        if !late && report.is_none() {
+        let fallen = self.lanes.iter().find_map(|lane| self.fallen(lane));
+        if !late && report.is_none() && fallen.is_none() {
             return Ok(());
         }
         let report = report.unwrap_or_default();
         let busy = late.then(|| FailedClosure::Busy { waited: deadline.waited() });
-        Err(FlushError { failed: report.failed, first: report.first.or(busy), io: report.io })
+        Err(FlushError { failed: report.failed, first: report.first.or(busy), io: report.io.or(fallen) })
     }
 
     /// Stores every gather buffer; `true` if some were not stored by the deadline.
@@ -228,6 +232,9 @@ impl FileWheel {
             report.failed = failures.failed.saturating_sub(report.dropped);
             report.io = failures.refusal;
         }
+        // Of a thread that has panicked nobody knows what it left undone.
+        report.io = report.io.or_else(|| self.lanes.iter().find_map(|lane| self.fallen(lane)));
+        report.panics = self.panics.get();
         report.lent = self.lent();
         // Hazard 34: nothing is mapped any more, whoever still reads.
         if planted::is(34) {
@@ -256,7 +263,7 @@ impl FileWheel {
         for thread in threads {
             // A hung closure keeps its flusher: it is left behind, and holds what it uses by itself.
             if all_ended || has_ended(&thread) {
-                // A thread that panicked has nothing to give; what it held was released by unwinding.
+                // One that panicked has caught it, and told.
                 let _ = thread.join();
             }
         }

@@ -120,7 +120,8 @@ impl FileWheel {
         deadline: &Deadline,
     ) -> Result<Option<BlockView>, WriteError> {
         loop {
-            let mut slot = self.gather_of(lane, deadline).ok_or_else(|| self.timed_out(deadline))?;
+            let no_turn = || self.fallen(lane).map_or_else(|| self.timed_out(deadline), WriteError::Io);
+            let mut slot = self.gather_of(lane, deadline).ok_or_else(no_turn)?;
             // Reserved under the lane's lock, so that neighbours in the buffer are neighbours in the file.
             let reservation = match self.try_reserve(lane, pages_of(block.len), block.purpose()) {
                 Ok(reservation) => reservation,

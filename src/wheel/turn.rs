@@ -54,6 +54,8 @@ pub(crate) struct LaneTurn {
     pub(crate) failing: Option<Failing>,
     /// Its folder was not there at open and has not been taken back: it has no file at all.
     pub(crate) detached: bool,
+    /// A thread of it has panicked: it takes no write any more.
+    pub(crate) fallen: Option<Failing>,
 }
 
 impl Turn {
@@ -105,6 +107,11 @@ impl LaneTurn {
     /// Files of the lane that hold blocks which can still be read.
     pub(crate) fn files(&self) -> impl Iterator<Item = FileId> {
         self.active.into_iter().chain(self.order.iter().copied())
+    }
+
+    /// Why the lane gets no file, if it does not.
+    pub(crate) fn why_no_file(&self) -> Option<&Failing> {
+        self.fallen.as_ref().or(self.failing.as_ref())
     }
 
     /// Whether the oldest file may make room while others drain: another one that does not drain is left.

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::panic;
+use std::process;
 
 use scratchspace::{BlockHash, BlockRef, OnFull, ReadError, Scratch, WriteError};
 
@@ -24,12 +25,16 @@ const HELD: usize = 3;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Planned;
 
-/// Panics that were planned are not printed.
-pub(crate) fn hide_planned_panics() {
+/// Panics that were planned are not printed; any other ends the process, whichever thread it is on: the store catches
+/// those of its own threads, and goes on.
+pub(crate) fn end_at_unplanned_panics() {
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if !info.payload().is::<Planned>() {
             before(info);
+            let thread = std::thread::current();
+            eprintln!("thread {} panicked, as nobody had planned: the process ends", thread.name().unwrap_or("?"));
+            process::abort();
         }
     }));
 }
@@ -405,5 +410,37 @@ impl<'a> Worker<'a> {
             self.site.read_as(key, &block).map_err(|what| Ended::Wrong(format!("held block of key {key}: {what}")))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::process::Command;
+    use std::thread;
+
+    use super::*;
+
+    const CHILD: &str = "TORTURE_TEST_PANICS";
+
+    /// A thread of the store panicked, the hook printed it, and the run went on and was called good.
+    #[test]
+    fn a_panic_that_nobody_planned_ends_the_process_whoever_catches_it() {
+        if let Ok(planned) = env::var(CHILD) {
+            end_at_unplanned_panics();
+            let planned = planned == "planned";
+            let panics = move || if planned { panic::panic_any(Planned) } else { panic!("by a defect") };
+            thread::Builder::new().name("scratch-keep-7".to_owned()).spawn(panics).unwrap().join().unwrap_err();
+            return;
+        }
+        let run = |planned| {
+            let mut test = Command::new(env::current_exe().unwrap());
+            test.args(["--exact", "worker::tests::a_panic_that_nobody_planned_ends_the_process_whoever_catches_it"]);
+            let output = test.args(["--nocapture"]).env(CHILD, planned).output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        assert!(run("planned").0);
+        let (succeeded, said) = run("by a defect");
+        assert!(!succeeded && said.contains("thread scratch-keep-7 panicked, as nobody had planned"), "{said}");
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn oracle(folder: &Path, seed: u64) -> Result<(Oracle, Layout), Strin
 ///
 /// What was promised and does not hold.
 pub(super) fn run(folder: &Path, seed: u64, cycle: u64, last: bool) -> Result<(), String> {
-    crate::worker::hide_planned_panics();
+    crate::worker::end_at_unplanned_panics();
     let (oracle, layout) = oracle(folder, seed)?;
     for opening in 0.. {
         let mut dice = Dice::of(seed, &[cycle, opening, 2]);

@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &SoakArguments) -> Result<String, Failure> {
     if !Path::new("/proc/self/status").exists() {
         return Ok("skipped: soak: this system does not tell memory and descriptors in /proc".to_owned());
     }
-    crate::worker::hide_planned_panics();
+    crate::worker::end_at_unplanned_panics();
     let folder = report::folder("soak").map_err(|error| Failure::new(format!("a folder to work in: {error}")))?;
     let mut reached = Reached { opening: arguments.first, ..Reached::default() };
     let done = soak(arguments, folder.path(), &mut reached);

@@ -1,0 +1,320 @@
+//! Lanes of which a thread panics, whose source breaks its promises, or one of whose files is broken.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use crate::block::{BlockHash, FileId, FileSize, Realm, StoreId};
+use crate::error::{IoError, OpenError, ReadError, WriteError};
+use crate::scratch::{HealthState, Scratch, ScratchBuilder};
+use crate::storage::faulty::{Call, Fault, FaultySource};
+use crate::storage::{FileMemory, FileSource, Found, MemoryFileSource};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Arc, thread};
+use crate::wheel::{Event, Role};
+
+const REALM: Realm = Realm::DEFAULT;
+/// Bound of everything that a test waits for: only a defect reaches it.
+const HANGS: Duration = Duration::from_mins(1);
+/// Bound of a call that does not wait: less than `wait_timeout` by default, 30 s.
+const AT_ONCE: Duration = Duration::from_secs(15);
+const PLANNED: &str = crate::error::PLANNED_PANIC;
+
+fn memory(folders: u16, files: u16) -> MemoryFileSource {
+    MemoryFileSource::builder().folders(folders).files_per_folder(files).file_size(64 << 10).build().unwrap()
+}
+
+/// A store, and what it tells.
+fn open(source: impl FileSource, options: impl FnOnce(ScratchBuilder) -> ScratchBuilder) -> (Scratch, Receiver<Event>) {
+    let (told, events) = channel();
+    let builder = Scratch::builder(source).on_event(move |event| drop(told.send(event.clone())));
+    (options(builder).open().unwrap(), events)
+}
+
+fn at_once(builder: ScratchBuilder) -> ScratchBuilder {
+    builder.gather(0, Duration::ZERO)
+}
+
+/// Bytes of which no two numbers share a hash.
+fn block(number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![7; len.max(8)];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    bytes
+}
+
+fn until(events: &Receiver<Event>, is_it: impl Fn(&Event) -> bool) -> Vec<Event> {
+    let mut seen = Vec::new();
+    loop {
+        seen.push(events.recv_timeout(HANGS).unwrap_or_else(|_| panic!("after {seen:#?}")));
+        if seen.last().is_some_and(&is_it) {
+            return seen;
+        }
+    }
+}
+
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < HANGS, "{what}: not within {HANGS:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A key whose blocks lie in this lane.
+fn key_in(scratch: &Scratch, lane: u16, seed: u64) -> BlockHash {
+    let keys = (seed * 1000..).map(|number| BlockHash::of(&number.to_le_bytes()));
+    let mut of_lane = keys.filter(|key| scratch.wheel().lane_of_key(REALM, *key) == lane);
+    of_lane.next().unwrap()
+}
+
+/// A call of a source that does what it must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Odd {
+    None,
+    CreatePanics,
+    CreateIsTooSmall,
+}
+
+/// What the next calls do.
+#[derive(Clone, Debug, Default)]
+struct Switch(Arc<AtomicU8>);
+
+impl Switch {
+    fn set(&self, odd: Odd) {
+        // Relaxed, as below: the calls that follow are ordered by the locks that they take.
+        self.0.store(odd as u8, Ordering::Relaxed);
+    }
+
+    fn is(&self, odd: Odd) -> bool {
+        self.0.load(Ordering::Relaxed) == odd as u8
+    }
+
+    fn may_panic(&self, odd: Odd) {
+        assert!(!self.is(odd), "{odd:?}, {PLANNED}");
+    }
+}
+
+/// A source of somebody else.
+#[derive(Debug)]
+struct OddSource<S> {
+    inner: S,
+    small: MemoryFileSource,
+    switch: Switch,
+}
+
+impl<S: FileSource> OddSource<S> {
+    fn new(inner: S) -> (Self, Switch) {
+        let switch = Switch::default();
+        let small = MemoryFileSource::builder().file_size(12 << 10).build().unwrap();
+        (Self { inner, small, switch: switch.clone() }, switch)
+    }
+}
+
+impl<S: FileSource> FileSource for OddSource<S> {
+    fn store_id(&self) -> StoreId {
+        self.inner.store_id()
+    }
+
+    fn file_size(&self) -> FileSize {
+        self.inner.file_size()
+    }
+
+    fn folders(&self) -> u16 {
+        self.inner.folders()
+    }
+
+    fn files_per_folder(&self) -> u16 {
+        self.inner.files_per_folder()
+    }
+
+    fn describe(&self, file: FileId) -> Option<PathBuf> {
+        self.inner.describe(file)
+    }
+
+    fn scan(&self) -> Result<Vec<Found>, OpenError> {
+        self.inner.scan()
+    }
+
+    fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        self.switch.may_panic(Odd::CreatePanics);
+        if self.switch.is(Odd::CreateIsTooSmall) {
+            self.small.delete(file)?;
+            return self.small.create(file, header);
+        }
+        self.inner.create(file, header)
+    }
+
+    fn delete(&self, file: FileId) -> io::Result<()> {
+        self.inner.delete(file)
+    }
+}
+
+/// Faults that panic where they should fail.
+fn panicking(calls: &[Call]) -> Fault {
+    Fault::at(1).sticky().only(calls).panicking()
+}
+
+/// Fills the lane until it needs a file that it does not get.
+fn first_error(scratch: &Scratch) -> WriteError {
+    let began = Instant::now();
+    let error = (0..10_000).find_map(|number| scratch.put(REALM, &block(number, 9000)).err()).unwrap();
+    assert!(began.elapsed() < AT_ONCE, "it waited: {error}");
+    error
+}
+
+fn io_of(error: WriteError) -> IoError {
+    match error {
+        WriteError::Io(error) => error,
+        other => panic!("{other}"),
+    }
+}
+
+/// A source that panicked took the keeper of the lane with it: its writers waited 30 s each, for ever, and the store was
+/// called healthy. One whose file had another size did the same by an assertion.
+#[test]
+fn a_source_that_panics_or_makes_a_file_of_another_size_breaks_its_lane_with_its_words_until_it_does_not() {
+    for (odd, words) in [(Odd::CreatePanics, "CreatePanics, as the test asks"), (Odd::CreateIsTooSmall, "12288 bytes")]
+    {
+        let (source, switch) = OddSource::new(memory(1, 4));
+        let (scratch, events) = open(source, at_once);
+        let kept = scratch.put(REALM, b"kept").unwrap();
+        switch.set(odd);
+        let error = io_of(first_error(&scratch));
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(error.panicked().is_some(), odd == Odd::CreatePanics);
+        if let Some(panicked) = error.panicked() {
+            assert_eq!(panicked.thread.as_deref(), Some("scratch-keep-0"));
+        }
+        let seen = until(&events, |event| matches!(event, Event::LaneBroken { .. }));
+        assert!(matches!(seen.last(), Some(Event::LaneBroken { lane: 0, error: told, .. }) if *told == error));
+        assert_eq!(scratch.health().state, HealthState::Failed, "its only lane takes no new block");
+        assert_eq!(scratch.stats().panics > 0, odd == Odd::CreatePanics);
+        assert_eq!(scratch.get(REALM, kept).as_deref(), Ok(&b"kept"[..]));
+        scratch.flush().unwrap();
+        switch.set(Odd::None);
+        until(&events, |event| matches!(event, Event::LaneHealed { .. }));
+        scratch.put(REALM, &block(1 << 20, 9000)).unwrap();
+        assert_eq!(scratch.health().state, HealthState::Healthy);
+        scratch.close(HANGS);
+    }
+}
+
+/// A panic in a sync, a store or a load of the source left behind what nobody ever ended: a buffer that was on its way,
+/// a block that was being verified, a file that counted as clean.
+#[test]
+fn a_source_that_panics_leaves_nothing_half_done() {
+    let source = FaultySource::new(memory(1, 4));
+    let faults = source.faults();
+    let (scratch, events) = open(source, |builder| builder);
+    let began = Instant::now();
+    let first = scratch.put(REALM, b"first").unwrap();
+    faults.set(panicking(&[Call::Sync]));
+    let error = scratch.flush().unwrap_err().io.unwrap();
+    assert!(error.panicked().is_some(), "{error}");
+    until(&events, |event| matches!(event, Event::FileSuspect { .. }));
+    faults.set(panicking(&[Call::Store]));
+    let lost = scratch.put(REALM, b"lost").unwrap();
+    // By the flusher, or by this flush: told in either case.
+    scratch.flush().unwrap_err();
+    assert!(scratch.get(REALM, lost).unwrap_err().is_missing());
+    faults.set(panicking(&[Call::Load]));
+    assert!(matches!(scratch.get(REALM, first), Err(ReadError::Io(error)) if error.panicked().is_some()));
+    faults.clear();
+    assert_eq!(scratch.get(REALM, first).as_deref(), Ok(&b"first"[..]));
+    let second = scratch.put(REALM, b"second").unwrap();
+    scratch.flush().unwrap();
+    assert_eq!(scratch.get(REALM, second).as_deref(), Ok(&b"second"[..]));
+    assert_eq!(scratch.health().broken().count(), 0);
+    let report = scratch.close(HANGS);
+    assert!(report.panics >= 3, "{report:?}");
+    assert!(began.elapsed() < AT_ONCE);
+}
+
+/// Nobody heard of a thread that had panicked: the lane just stood still.
+#[test]
+fn a_lane_of_which_a_thread_panics_takes_no_write_is_read_and_tells_everybody() {
+    for role in [Role::Keeper, Role::Flusher] {
+        let (scratch, events) = open(memory(2, 4), at_once);
+        let (here, other) = (key_in(&scratch, 1, 1), key_in(&scratch, 0, 1));
+        scratch.put_named(REALM, here, b"here").unwrap();
+        let (go, wait) = channel::<()>();
+        let (enter, entered) = channel();
+        let hang = move |_: &mut [u8]| {
+            enter.send(()).unwrap();
+            let _ = wait.recv();
+        };
+        // The flusher is held up, so that these closures wait still when the lane falls.
+        scratch.write_named(REALM, key_in(&scratch, 1, 2), 8, hang).unwrap();
+        entered.recv_timeout(HANGS).unwrap();
+        let waiting = [key_in(&scratch, 1, 3), key_in(&scratch, 1, 4)];
+        for key in waiting {
+            scratch.write_named(REALM, key, 6, |bytes| bytes.copy_from_slice(b"closed")).unwrap();
+        }
+        let began = Instant::now();
+        scratch.shared().wheel.spawn(role, 1, |_| panic!("{PLANNED}")).unwrap();
+        let seen = until(&events, |event| matches!(event, Event::LaneBroken { .. }));
+        let Some(Event::LaneBroken { lane: 1, error, .. }) = seen.last() else { panic!("{seen:?}") };
+        let name = format!("scratch-{role}-1");
+        assert_eq!(error.panicked().unwrap().thread.as_deref(), Some(&name[..]));
+        assert!(error.to_string().contains(&format!("thread {name} panicked: {PLANNED}")), "{error}");
+
+        // Each write says so at once, though the active file has room.
+        assert_eq!(io_of(scratch.put_named(REALM, here, b"new").unwrap_err()), *error);
+        assert_eq!(io_of(scratch.remove(REALM, here).unwrap_err()), *error);
+        assert_eq!(io_of(scratch.write_named(REALM, here, 8, |_| ()).unwrap_err()), *error);
+        assert_eq!(scratch.get(REALM, here).as_deref(), Ok(&b"here"[..]));
+        assert_eq!(scratch.get(REALM, waiting[0]).as_deref(), Ok(&b"closed"[..]), "its reader runs the closure");
+        assert!(scratch.get(REALM, key_in(&scratch, 1, 5)).unwrap_err().is_missing());
+        scratch.put_named(REALM, other, b"other").unwrap();
+
+        let health = scratch.health();
+        assert_eq!(health.state, HealthState::Degraded);
+        let (_, lane, broken) = health.broken().next().unwrap();
+        assert!(lane.lane == 1 && lane.readable && broken.error == *error, "{health}");
+        assert_eq!(scratch.stats().panics, 1);
+        drop(go);
+        assert_eq!(scratch.flush().unwrap_err().io.as_ref(), Some(error));
+        assert_eq!(scratch.stats().pending_bytes, 0, "the flush has run what waited");
+        let report = scratch.close(HANGS);
+        assert_eq!((report.panics, report.dropped, report.io.as_ref()), (1, 0, Some(error)));
+        assert!(began.elapsed() < AT_ONCE);
+    }
+}
+
+/// Blocks of an earlier run were missing for good when the thread that looked for them had panicked.
+#[test]
+fn a_lane_that_was_not_searched_to_the_end_does_not_say_missing() {
+    let files = memory(2, 4);
+    let (scratch, _) = open(files.clone(), at_once);
+    let [here, other] = [1, 0].map(|lane| key_in(&scratch, lane, 1));
+    for key in [here, other] {
+        scratch.put_named(REALM, key, b"of an earlier run").unwrap();
+    }
+    let never = [1, 0].map(|lane| key_in(&scratch, lane, 2));
+    drop(scratch);
+    let source = FaultySource::new(files);
+    let faults = source.faults();
+    faults.hold_syncs(true);
+    let (scratch, _) = open(source, at_once);
+    // Both searches have come to their last step.
+    eventually("the searches sync", || faults.held_syncs() >= 2);
+    scratch.shared().wheel.spawn(Role::Search, 1, |_| panic!("{PLANNED}")).unwrap();
+    eventually("it is told", || scratch.health().broken().count() == 1);
+    let began = Instant::now();
+    assert!(matches!(scratch.wait_recovered(HANGS), Err(ReadError::Io(error)) if error.panicked().is_some()));
+    assert!(began.elapsed() < AT_ONCE);
+    let told =
+        |error: ReadError| assert!(matches!(&error, ReadError::Io(error) if error.panicked().is_some()), "{error}");
+    told(scratch.get(REALM, never[0]).unwrap_err());
+    told(scratch.contains(REALM, never[0]).unwrap_err());
+    told(scratch.info(REALM, never[0]).unwrap_err());
+    assert!(scratch.get(REALM, never[1]).unwrap_err().is_missing());
+    assert!(!scratch.health().lanes().find(|lane| lane.lane == 1).unwrap().readable);
+    // What was found is read.
+    assert_eq!(scratch.get(REALM, here).as_deref(), Ok(&b"of an earlier run"[..]));
+    faults.hold_syncs(false);
+    scratch.close(HANGS);
+}
