@@ -130,7 +130,7 @@ fn close(site: &Site<'_>, scratch: &Scratch, workers: Option<&mut Vec<Worker<'_>
     site.oracle.phase(Phase::Closing);
     let report = scratch.close(PATIENCE);
     if let Some(workers) = workers
-        && report.dropped == 0
+        && report.is_clean()
         && scratch.stats().failed == 0
     {
         site.oracle.add(Count::Closed, 1);

@@ -120,7 +120,7 @@ fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Resu
         }
         if dice.one_in(2) {
             let report = scratch.close(PATIENCE);
-            if report.dropped > 0 || report.lent > 0 {
+            if !report.is_clean() || report.lent > 0 {
                 return Err(format!("nothing hangs and nothing is held, but the close says {report:?}"));
             }
         }
