@@ -270,7 +270,7 @@ impl Run {
         };
         let history = &self.keys[&key];
         let has_turned = |version: &Version| has_turned(scratch, version);
-        let mut judged = history.judge(read.as_deref(), true, has_turned);
+        let mut judged = history.judge(read.as_deref(), |_| true, has_turned);
         if let Some(unread) = self.unread.get(&key) {
             // As if these had never been durable: one of them, or nothing, unless it was written since.
             let versions = history.versions.iter().enumerate().map(|(at, version)| {
@@ -279,7 +279,7 @@ impl Run {
             });
             let durable = history.durable.filter(|durable| durable >= unread);
             let history = History { versions: versions.collect(), durable };
-            judged = history.judge(read.as_deref(), true, has_turned);
+            judged = history.judge(read.as_deref(), |_| true, has_turned);
         }
         let last = history.versions.last().expect("it was written");
         if self.faults.failed() == 0 && read != last.bytes && !has_turned(last) {

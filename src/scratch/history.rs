@@ -20,7 +20,7 @@ pub(super) struct Version {
 }
 
 /// Versions of a key, the oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct History {
     pub(super) versions: Vec<Version>,
     /// The last version that is durable.
@@ -28,17 +28,15 @@ pub(super) struct History {
 }
 
 impl History {
-    /// What the key may read as. `lossless`: everything that was stored is still there, durable or not.
+    /// What the key may read as. `is_kept`: whether a version that was stored is still there, durable or not.
     pub(super) fn judge(
         &self,
         read: Option<&[u8]>,
-        lossless: bool,
+        is_kept: impl Fn(&Version) -> bool,
         has_turned: impl Fn(&Version) -> bool,
     ) -> Result<(), &'static str> {
-        let mut floor = self.durable;
-        if lossless {
-            floor = floor.max(self.versions.iter().rposition(|version| version.stored));
-        }
+        let kept = self.versions.iter().rposition(|version| version.stored && is_kept(version));
+        let floor = self.durable.max(kept);
         let Some(floor) = floor else {
             let known = |bytes: &[u8]| self.versions.iter().any(|version| version.bytes.as_deref() == Some(bytes));
             return read.is_none_or(known).then_some(()).ok_or("bytes that were never written");

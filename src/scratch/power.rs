@@ -12,16 +12,18 @@
 //!    removal was written.
 //! 3. A version is durable after a `flush` that succeeded, or once it was read after a power cut. A miss is not: the
 //!    block's file may be making room, and is dead only when its next header is durable.
-//! 4. A kill loses nothing but closures that wait if nothing is gathered.
+//! 4. A kill loses nothing but closures that wait if nothing is gathered and no sync has failed.
+//! 5. Where a sync has failed, a kill takes the word with it: what lay in that file is not durable by a flush of the next
+//!    process, which speaks of its own writes and of what it found in sound files. A power cut ends such a past.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::block::{BlockHash, FileSize, PAGE_SIZE, Realm};
-use crate::error::{FailedClosure, FlushError, ReadError, WriteError};
+use crate::block::{BlockHash, FileId, FileSize, PAGE_SIZE, Realm};
+use crate::error::{FailedClosure, FlushError, OpenError, ReadError, WriteError};
 use crate::scratch::history::{History, Short, Version, bytes, number_of};
 use crate::scratch::{BlockRef, Scratch};
 use crate::storage::lossy::{Crash, Dice, Image, LossySource, Plan};
@@ -55,7 +57,12 @@ struct World {
     log: String,
     lanes_per_folder: u16,
     gathers: bool,
+    /// What came before this run.
+    before: Option<Crash>,
+    /// Whether calls fail in this run.
     faults: bool,
+    /// Files of which a run before this one, since the last power cut, has lost writes.
+    harmed: BTreeSet<FileId>,
 }
 
 impl World {
@@ -63,44 +70,88 @@ impl World {
         let mut dice = Dice::new(seed);
         let four = dice.one_in(2);
         let (folders, lanes_per_folder) = if four { (2, 2) } else { (1, 1) };
-        let size = FileSize::new(PAGE_SIZE * (3 + dice.below(10))).unwrap();
+        // Small ones turn often, in larger ones a crash finds much that was never turned.
+        let pages = if dice.one_in(4) { 16 + dice.below(32) } else { 3 + dice.below(10) };
+        let size = FileSize::new(PAGE_SIZE * pages).unwrap();
         let files = 3 + u16::try_from(dice.below(3)).unwrap();
         let source = LossySource::new(folders, files * lanes_per_folder, size, dice.next());
         let most = u64::from(size.largest_block());
         let contents = (0..KEYS / 2).map(|at| bytes(&mut dice, most, 1_000_000 + at)).collect();
         let mut log = String::new();
         writeln!(log, "{} lanes, {files} files of {} bytes a lane", folders * lanes_per_folder, size.get()).unwrap();
-        let (gathers, faults) = (dice.one_in(2), dice.one_in(3));
+        let gathers = dice.one_in(2);
         let named = (0..KEYS / 2).map(|at| BlockHash::from_u128(u128::from(at) << 80 | u128::from(seed))).collect();
-        let keys = BTreeMap::new();
-        (Self { dice, keys, named, contents, written: 0, era: 0, log, lanes_per_folder, gathers, faults }, source)
+        let (keys, harmed) = (BTreeMap::new(), BTreeSet::new());
+        let (written, era, before, faults) = (0, 0, None, false);
+        let world =
+            Self { dice, keys, named, contents, written, era, log, lanes_per_folder, gathers, before, faults, harmed };
+        (world, source)
     }
 
-    fn open(&mut self, source: LossySource) -> Scratch {
+    /// How the next run fails, and how it ends.
+    fn plan(&mut self) -> Plan {
+        self.faults = self.dice.one_in(3);
+        let crash = if self.dice.one_in(3) { Crash::Kill } else { Crash::PowerCut };
+        let (failing_syncs, failing_stores) = match self.faults {
+            true if self.dice.one_in(2) => (6, 0),
+            true => (20, 30),
+            false => (0, 0),
+        };
+        let calls = [30, 100, 400, 400][usize::try_from(self.dice.below(4)).unwrap()];
+        Plan { crash, at_call: 1 + self.dice.below(calls), failing_syncs, failing_stores }
+    }
+
+    fn open(&mut self, source: LossySource) -> Result<Scratch, OpenError> {
         let delay = Duration::from_micros(if self.dice.one_in(2) { 300 } else { 50_000 });
         let (gather, delay) = if self.gathers { (64 << 10, delay) } else { (0, Duration::ZERO) };
         let builder = Scratch::builder(source).lanes_per_folder(self.lanes_per_folder).gather(gather, delay);
-        let scratch = builder.wait_timeout(Duration::from_millis(300)).open().expect("every image opens");
+        let scratch = builder.wait_timeout(Duration::from_millis(300)).open()?;
         scratch.wait_recovered(PATIENCE).expect("recovery ends");
-        scratch
+        Ok(scratch)
     }
 
-    /// Opens what a crash has left and compares it with what was promised; then works until the crash of `plan`.
-    fn work(&mut self, source: LossySource, before: Option<Crash>, plan: Plan) -> Image {
+    /// Opens what a crash has left and compares it with what was promised; then works until the crash of `plan`, which
+    /// may come while it is being opened.
+    fn work(&mut self, source: LossySource, plan: Plan) -> Image {
         let remote = source.remote();
-        let scratch = self.open(source);
-        if let Some(crash) = before {
-            self.check(&scratch, crash, &remote);
+        let in_opening = self.dice.one_in(4);
+        writeln!(self.log, "{plan:?}, in its opening: {in_opening}, gathers: {}", self.gathers).unwrap();
+        if in_opening {
+            remote.set_plan(plan);
         }
-        remote.set_plan(plan);
-        writeln!(self.log, "{plan:?}, gathers: {}", self.gathers).unwrap();
+        let opened = self.open(source);
+        let is_checked = match &opened {
+            Ok(scratch) => self.check(scratch, &remote),
+            Err(error) => {
+                assert!(in_opening && self.faults, "every image opens: {error}");
+                writeln!(self.log, "not opened: {error}").unwrap();
+                false
+            }
+        };
+        // What nobody has looked at is judged as after both crashes.
+        if is_checked || self.before != Some(Crash::PowerCut) {
+            self.before = Some(plan.crash);
+        }
+        if let (true, Ok(scratch)) = (is_checked, &opened) {
+            if !in_opening {
+                remote.set_plan(plan);
+            }
+            self.write(scratch, &remote);
+        }
+        let image = remote.crash();
+        self.harmed = if plan.crash == Crash::Kill { image.harmed() } else { BTreeSet::new() };
+        image
+    }
+
+    /// Works until the crash.
+    fn write(&mut self, scratch: &Scratch, remote: &LossySource) {
         let mut held: Vec<(BlockRef, Vec<u8>)> = Vec::new();
         for _ in 0..400 {
-            let done = self.step(&scratch, &mut held);
+            let done = self.step(scratch, &mut held);
             if remote.has_crashed() {
                 break;
             }
-            let refused = self.settle(&scratch, done);
+            let refused = self.settle(scratch, done);
             // Pins may hold every file that could turn: without this, runs would do little but wait.
             if refused && let Some((block, bytes)) = held.pop() {
                 assert_eq!(block[..], bytes[..], "a block changed while it was held");
@@ -109,7 +160,6 @@ impl World {
         for (block, bytes) in &held {
             assert_eq!(block[..], bytes[..], "a block changed while it was held");
         }
-        remote.crash()
     }
 
     /// One call. What it does goes into the histories as something that may or may not have happened.
@@ -223,11 +273,20 @@ impl World {
         false
     }
 
-    /// Reads every key.
-    fn check(&mut self, scratch: &Scratch, crash: Crash, opened: &LossySource) {
+    /// Reads every key; whether that was over before the next crash.
+    fn check(&mut self, scratch: &Scratch, opened: &LossySource) -> bool {
+        let Some(crash) = self.before else { return !opened.has_crashed() };
         writeln!(self.log, "{crash:?}; {:?}; {:?}", scratch.recovery(), scratch.stats()).unwrap();
-        let lossless = !self.gathers;
-        let mut keys = std::mem::take(&mut self.keys);
+        let lossless = !self.gathers && crash == Crash::Kill;
+        let harmed = std::mem::take(&mut self.harmed);
+        // Of what is in no block, as a removal, nobody knows the file.
+        let is_sound = |place: Option<(FileId, u64)>| match place {
+            Some((file, _)) => !harmed.contains(&file),
+            None => harmed.is_empty(),
+        };
+        // What comes before is not covered by the flushes of this process, but for what it finds in sound files.
+        self.era += u64::from(!harmed.is_empty());
+        let mut keys = self.keys.clone();
         for (key, history) in &mut keys {
             writeln!(self.log, "{key}: {:?}", scratch.info(REALM, *key)).unwrap();
             let read = match scratch.get(REALM, *key) {
@@ -242,14 +301,17 @@ impl World {
                 Err(error) => panic!("key {key}: {error}"),
             };
             let place = scratch.info(REALM, *key).ok().map(|info| (info.file, info.generation));
-            if let Err(problem) =
-                history.judge(read.as_deref(), lossless && crash == Crash::Kill, |version| has_turned(version, opened))
-            {
+            if let Err(problem) = history.judge(
+                read.as_deref(),
+                |version| lossless && is_sound(version.place),
+                |version| has_turned(version, opened),
+            ) {
                 let what = read.as_deref().map(|bytes| (bytes.len(), number_of(bytes)));
                 let versions: Vec<_> = history.versions.iter().map(Short).collect();
                 panic!("{problem}: key {key} reads as {what:?}, durable {:?} of {versions:?}", history.durable);
             }
-            let seen = Version { bytes: read, place, done: true, stored: true, era: self.era };
+            let era = if is_sound(place) { self.era } else { self.era - 1 };
+            let seen = Version { bytes: read, place, done: true, stored: true, era };
             match crash {
                 Crash::PowerCut if seen.bytes.is_some() => {
                     history.versions = vec![seen];
@@ -264,7 +326,13 @@ impl World {
                 Crash::Kill => history.versions.push(seen),
             }
         }
-        self.keys = keys;
+        self.harmed = harmed;
+        // What was seen after the crash may not be in what it has left.
+        let is_in_time = !opened.has_crashed();
+        if is_in_time {
+            self.keys = keys;
+        }
+        is_in_time
     }
 }
 
@@ -284,25 +352,15 @@ impl Done {
 fn run(seed: u64) {
     let (mut world, mut source) = World::new(seed);
     let check = std::panic::AssertUnwindSafe(|| {
-        let mut before = None;
         for _ in 0..4 {
-            // A disk that loses what it was given is forgotten by a kill: the next process cannot know.
-            let crash = if !world.faults && world.dice.one_in(3) { Crash::Kill } else { Crash::PowerCut };
-            let (failing_syncs, failing_stores) = match world.faults {
-                true if world.dice.one_in(2) => (6, 0),
-                true => (20, 30),
-                false => (0, 0),
-            };
-            let calls = if world.dice.one_in(4) { 30 } else { 400 };
-            let at_call = 1 + world.dice.below(calls);
-            let mut image = world.work(source, before, Plan { crash, at_call, failing_syncs, failing_stores });
+            let plan = world.plan();
+            let mut image = world.work(source, plan);
             if world.dice.one_in(4) {
                 let files = 3 + u16::try_from(world.dice.below(3)).unwrap();
                 image.set_files_per_folder(files * world.lanes_per_folder);
                 writeln!(world.log, "{files} files a lane").unwrap();
             }
             source = LossySource::open(&image, world.dice.next());
-            before = Some(crash);
         }
     });
     let caught = std::panic::catch_unwind(check);

@@ -8,6 +8,9 @@
 //!    it, whole and synced, or loses it, and then the folder is synced, as `disk` does it. Other names are lost or kept one
 //!    by one, in any order; a kill leaves them to the next process, whose scan syncs the folders.
 //! 4. What an image holds is settled when it is taken: what the store does afterwards is not in it.
+//! 5. A sync that fails leaves sectors that are newer in the cache than on the disk and count as clean. A power cut loses
+//!    them, and a kill may: then the next process reads what the disk has. Only the mark on the file tells it so, and a
+//!    kill does not come between a sync that failed and its mark: nobody could know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use super::{FileMemory, FileSource, Found, HeapMemory, check_header, in_memory, within_parts};
 use crate::block::{FileHeader, FileId, FileSize, StoreId};
@@ -25,6 +29,9 @@ use crate::sync::{Arc, Condvar, Mutex};
 const SECTOR: usize = 512;
 /// One store in this many has the cache write some of its sectors back.
 const WRITE_BACK: u64 = 6;
+
+/// Nothing marks a file later than that.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Random numbers from a seed (splitmix64).
 #[derive(Clone, Debug)]
@@ -81,6 +88,8 @@ struct Copy {
     cache: Vec<u8>,
     disk: Vec<u8>,
     dirty: BTreeSet<usize>,
+    lost: BTreeSet<usize>,
+    is_marked: bool,
 }
 
 /// All files at the moment of a crash.
@@ -99,6 +108,11 @@ impl Image {
     /// The store is opened with so many files next.
     pub(crate) fn set_files_per_folder(&mut self, files: u16) {
         self.files_per_folder = files;
+    }
+
+    /// Files of which the cache may have what the disk will never get.
+    pub(crate) fn harmed(&self) -> BTreeSet<FileId> {
+        self.files.iter().filter(|(_, copy)| copy.is_marked).map(|(file, _)| *file).collect()
     }
 }
 
@@ -144,6 +158,8 @@ struct Cached {
 struct LossyMemory {
     device: Arc<Device>,
     file: Arc<Cached>,
+    /// Whether it was marked when it was found.
+    is_suspect: bool,
 }
 
 impl fmt::Debug for LossyMemory {
@@ -152,9 +168,14 @@ impl fmt::Debug for LossyMemory {
     }
 }
 
+#[derive(Default)]
 struct OnDisk {
     bytes: Vec<u8>,
     dirty: BTreeSet<usize>,
+    /// Sectors that count as clean and are older here than in the cache (invariant 5).
+    lost: BTreeSet<usize>,
+    has_failed: bool,
+    is_marked: bool,
 }
 
 impl LossySource {
@@ -170,7 +191,8 @@ impl LossySource {
         let cached = |copy: &Copy| {
             let cache = HeapMemory::new(image.size);
             cache.store(0, &[&copy.cache]).expect("an image is as long as its file");
-            let on_disk = OnDisk { bytes: copy.disk.clone(), dirty: copy.dirty.clone() };
+            let Copy { disk, dirty, lost, is_marked, .. } = copy.clone();
+            let on_disk = OnDisk { bytes: disk, dirty, lost, has_failed: is_marked, is_marked };
             Arc::new(Cached { cache, on_disk: Mutex::new(on_disk) })
         };
         let state = State {
@@ -220,6 +242,10 @@ impl LossySource {
     /// The crash happens now if it has not yet; gives what it leaves.
     pub(crate) fn crash(&self) -> Image {
         let mut state = self.device.0.lock();
+        let deadline = Instant::now() + PATIENCE;
+        while state.image.is_none() && state.must_wait() && Instant::now() < deadline {
+            self.device.1.wait_until(&mut state, deadline);
+        }
         if state.image.is_none() {
             state.take_image();
         }
@@ -240,7 +266,8 @@ impl LossySource {
     }
 
     fn lend(&self, file: &Arc<Cached>) -> Arc<dyn FileMemory> {
-        Arc::new(LossyMemory { device: self.device.clone(), file: file.clone() })
+        let is_suspect = file.on_disk.lock().is_marked;
+        Arc::new(LossyMemory { device: self.device.clone(), file: file.clone(), is_suspect })
     }
 }
 
@@ -248,7 +275,16 @@ impl State {
     /// Counts a call that changes something; whether the crash comes in the middle of it.
     fn is_the_last(&mut self) -> bool {
         self.calls += 1;
-        self.image.is_none() && self.plan.is_some_and(|plan| self.calls >= plan.at_call)
+        self.image.is_none() && self.plan.is_some_and(|plan| self.calls >= plan.at_call) && !self.must_wait()
+    }
+
+    fn crash_of_plan(&self) -> Crash {
+        self.plan.map_or(Crash::PowerCut, |plan| plan.crash)
+    }
+
+    /// Whether the crash has to wait for a mark (invariant 5).
+    fn must_wait(&self) -> bool {
+        self.crash_of_plan() == Crash::Kill && self.files.values().any(|file| file.on_disk.lock().lacks_its_mark())
     }
 
     fn fails(&mut self, one_in: impl Fn(&Plan) -> u64) -> bool {
@@ -270,7 +306,7 @@ impl State {
     }
 
     fn take_image(&mut self) {
-        let crash = self.plan.map_or(Crash::PowerCut, |plan| plan.crash);
+        let crash = self.crash_of_plan();
         let files = self.files.clone();
         let unsynced = self.unsynced.clone();
         // A disk may have written much of what was not synced, or next to nothing.
@@ -303,8 +339,34 @@ impl State {
                 }
             }
             copy.cache.clone_from(&copy.disk);
+            copy.lost.clear();
+            // The mark is a name that was not synced.
+            copy.is_marked &= self.dice.one_in(2);
+        } else {
+            self.evict(&mut copy);
         }
         copy
+    }
+
+    /// The cache drops pages that it takes for clean, some of them, or all, or none.
+    fn evict(&mut self, copy: &mut Copy) {
+        const SECTORS: usize = 4096 / SECTOR;
+        let times = 1 + self.dice.below(4);
+        let pages: BTreeSet<usize> = copy.lost.iter().map(|sector| sector / SECTORS).collect();
+        for page in pages {
+            let sectors = page * SECTORS..(page + 1) * SECTORS;
+            if copy.dirty.range(sectors.clone()).next().is_none() && self.dice.one_in(times) {
+                let bytes = sectors.start * SECTOR..sectors.end * SECTOR;
+                copy.cache[bytes.clone()].copy_from_slice(&copy.disk[bytes]);
+                copy.lost.retain(|sector| !sectors.contains(sector));
+            }
+        }
+    }
+}
+
+impl OnDisk {
+    fn lacks_its_mark(&self) -> bool {
+        self.has_failed && !self.is_marked
     }
 }
 
@@ -317,13 +379,15 @@ impl Cached {
 
     fn copy(&self) -> Copy {
         let on_disk = self.on_disk.lock();
-        Copy { cache: self.cached(), disk: on_disk.bytes.clone(), dirty: on_disk.dirty.clone() }
+        let OnDisk { bytes, dirty, lost, is_marked, .. } = &*on_disk;
+        let (disk, dirty, lost) = (bytes.clone(), dirty.clone(), lost.clone());
+        Copy { cache: self.cached(), disk, dirty, lost, is_marked: *is_marked }
     }
 
     /// Sectors for which `chosen` is true reach the disk.
     fn write_back(&self, mut chosen: impl FnMut(usize) -> bool) {
         let mut on_disk = self.on_disk.lock();
-        let OnDisk { bytes, dirty } = &mut *on_disk;
+        let OnDisk { bytes, dirty, .. } = &mut *on_disk;
         dirty.retain(|&sector| {
             let written = chosen(sector);
             if written {
@@ -379,7 +443,7 @@ impl FileSource for LossySource {
         cache.store(0, &[header])?;
         let mut bytes = vec![0; in_memory(self.size.get())];
         bytes[..header.len()].copy_from_slice(header);
-        let on_disk = Mutex::new(OnDisk { bytes, dirty: BTreeSet::new() });
+        let on_disk = Mutex::new(OnDisk { bytes, ..OnDisk::default() });
         let cached = Arc::new(Cached { cache, on_disk });
         let memory = self.lend(&cached);
         state.step(|state| {
@@ -398,6 +462,15 @@ impl FileSource for LossySource {
             }
         });
         state.step(|state| state.sync_folder(|other| self.are_together(file, other)));
+        self.device.1.notify_all();
+        Ok(())
+    }
+
+    fn mark_suspect(&self, file: FileId) -> io::Result<()> {
+        if let Some(file) = self.device.0.lock().files.get(&file) {
+            file.on_disk.lock().is_marked = true;
+        }
+        self.device.1.notify_all();
         Ok(())
     }
 }
@@ -426,7 +499,9 @@ unsafe impl FileMemory for LossyMemory {
         let mark = |end: usize| {
             if end > 0 {
                 let sectors = range.start / SECTOR..=(range.start + end - 1) / SECTOR;
-                self.file.on_disk.lock().dirty.extend(sectors);
+                let mut on_disk = self.file.on_disk.lock();
+                on_disk.lost.retain(|sector| !sectors.contains(sector));
+                on_disk.dirty.extend(sectors);
             }
         };
         self.file.cache.store(offset, &[&bytes[..stored]])?;
@@ -465,11 +540,18 @@ unsafe impl FileMemory for LossyMemory {
         if state.fails(|plan| plan.failing_syncs) {
             // Some of it is lost, and nobody will hear of it again.
             self.file.write_back(|_| state.dice.one_in(2));
-            self.file.on_disk.lock().dirty.clear();
+            let mut on_disk = self.file.on_disk.lock();
+            let lost = std::mem::take(&mut on_disk.dirty);
+            on_disk.lost.extend(lost);
+            on_disk.has_failed = true;
             return Err(failed("a sync"));
         }
         self.file.write_back(|_| true);
         Ok(())
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.is_suspect
     }
 
     fn start_write_back(&self, _range: Range<u64>) {}
@@ -559,6 +641,40 @@ mod tests {
             lost += u32::from(source.crash().files[&file(1)].disk[8192..] != [2; 4096]);
         }
         assert!(lost > 10, "{lost}");
+    }
+
+    #[test]
+    fn what_a_failed_sync_has_lost_may_outlive_a_kill_and_its_mark_does() {
+        let (mut evicted, mut kept, mut lost, mut unmarked) = (0, 0, 0, 0);
+        for seed in 0..40 {
+            let source = source(seed);
+            let memory = source.create(file(1), b"header").unwrap();
+            source.set_plan(Plan { failing_syncs: 1, ..plan(Crash::Kill, 3) });
+            memory.store(8192, &[&[2; 4096]]).unwrap();
+            memory.sync().unwrap_err();
+            memory.store(4096, &[b"x"]).unwrap();
+            assert!(!source.has_crashed(), "not before the mark");
+            source.mark_suspect(file(1)).unwrap();
+            memory.store(4096, &[b"x"]).unwrap();
+            let image = source.crash();
+            assert_eq!(image.harmed(), BTreeSet::from([file(1)]));
+            let source = LossySource::open(&image, seed + 100);
+            let found = source.scan().unwrap().remove(0).memory;
+            assert!(found.is_suspect());
+            let mut bytes = [0; 4096];
+            found.load(8192, &mut bytes).unwrap();
+            // Half of it was written before the sync failed.
+            *(if bytes == [2; 4096] { &mut kept } else { &mut evicted }) += 1;
+            found.sync().unwrap();
+            let source = LossySource::open(&source.crash(), seed);
+            let found = source.scan().unwrap().remove(0).memory;
+            unmarked += u32::from(!found.is_suspect());
+            found.load(8192, &mut bytes).unwrap();
+            // A second sync that succeeds proves nothing.
+            lost += u32::from(bytes.contains(&0));
+        }
+        assert!(evicted > 5 && kept > 5 && lost > 35, "{evicted} {kept} {lost}");
+        assert!((5..35).contains(&unmarked), "{unmarked}");
     }
 
     #[test]
