@@ -99,11 +99,18 @@ impl Executable {
         if let Some(bug) = bug {
             command.env("SCRATCHSPACE_PLANTED", bug.to_string());
         }
-        if let Some(test) = test {
-            command.args(["--exact", test]);
-        }
+        command.args(self.arguments(test));
         let ended = process::run_and_look(&mut command, PATIENCE, |said| failed_tests(said).next().map(|_| GRACE));
         ended.map_err(|error| Failure::new(format!("running {}: {error}", self.path.display())))
+    }
+
+    /// What the harness is told: under `--cfg loom` only models are tests, and all of them have loom in their path.
+    fn arguments<'a>(&self, test: Option<&'a str>) -> Vec<&'a str> {
+        match test {
+            Some(test) => vec!["--exact", test],
+            None if self.target == "loom" => vec!["loom"],
+            None => Vec::new(),
+        }
     }
 
     /// How to run it without a bug by hand.
@@ -113,8 +120,7 @@ impl Executable {
             "lib" => ("--cfg planted", "--lib".to_owned()),
             target => ("--cfg planted", format!("--test {target}")),
         };
-        let test = test.map_or(String::new(), |test| format!(" -- --exact {test}"));
-        format!("RUSTFLAGS=\"{flags}\" cargo test --release {which}{test}")
+        format!("RUSTFLAGS=\"{flags}\" cargo test --release {which} -- {}", self.arguments(test).join(" "))
     }
 }
 
@@ -314,6 +320,15 @@ mod tests {
         assert!(by("test z ... ok\n", Some(11)).unwrap().contains("signal: 11"));
         assert_eq!(by("test z ... ok\n", Some(0)), None);
         assert_eq!(by("test z ... ok\n", None), None);
+    }
+
+    #[test]
+    fn of_the_library_under_loom_only_the_models_are_run() {
+        let of = |target: &str| Executable { target: target.to_owned(), path: PathBuf::new() };
+        assert_eq!(of("loom").arguments(None), ["loom"]);
+        assert!(of("lib").arguments(None).is_empty());
+        assert_eq!(of("loom").arguments(Some("a::b")), ["--exact", "a::b"]);
+        assert!(of("loom").by_hand(None).ends_with("cargo test --release --lib -- loom"));
     }
 
     /// A run that ended with its time said "3 of 25 bugs caught" and succeeded.
