@@ -214,6 +214,59 @@ fn a_file_whose_sync_failed_is_suspect_until_it_is_made_anew() {
     assert_eq!((scratch.health().state, scratch.health().suspect.len()), (HealthState::Healthy, 0));
 }
 
+/// Word for the next run could not be left, as the disk had become read-only. Nobody heard of it, nor tried again when it
+/// was writable: the next run believed what the system had in memory in place of what was on the disk.
+#[test]
+fn a_suspect_file_that_cannot_be_marked_is_told_counted_shown_and_tried_until_it_is() {
+    let files = memory(1, 3, 64 << 10);
+    let (scratch, events, faults) = open(files.clone(), |builder| builder);
+    let file = FileId::new(1).unwrap();
+    scratch.put(REALM, b"lost, perhaps").unwrap();
+    let kind = io::ErrorKind::ReadOnlyFilesystem;
+    faults.set(Fault::at(1).sticky().only(&[Call::Sync, Call::Mark]).kind(kind));
+    scratch.flush().unwrap_err();
+    faults.set(Fault::at(1).sticky().only(&[Call::Mark]).kind(kind));
+    eventually("it is tried again", || scratch.stats().mark_failures >= 3);
+    let health = scratch.health();
+    assert_eq!((&health.suspect[..], &health.unmarked[..]), (&[file][..], &[file][..]));
+    assert!(health.to_string().contains("File 1 cannot be marked for the next run"), "{health}");
+    faults.clear();
+    eventually("it is marked", || scratch.health().unmarked.is_empty());
+    assert_eq!(scratch.health().suspect, [file]);
+    assert_eq!(scratch.close(HANGS).unmarked, 0);
+    let told: Vec<_> = events.iter().filter(|event| matches!(event, Event::FileUnmarked { .. })).collect();
+    assert!(matches!(&told[..], [Event::FileUnmarked { error, .. }] if error.kind() == kind), "{told:#?}");
+    drop(scratch);
+    let (scratch, ..) = open(files, |builder| builder);
+    assert_eq!(scratch.health().suspect, [file]);
+}
+
+/// On a disk the mark is a name. The error of the sync named the one before, which was no longer there.
+#[test]
+fn a_file_whose_sync_failed_is_called_suspect_on_its_disk_and_in_errors_and_copied_from_by_the_next_run() {
+    let folder = crate::storage::test_folder::test_folder();
+    let disk =
+        || DiskFileSource::builder().folder(folder.path()).files_per_folder(3).file_size(64 << 10).build().unwrap();
+    let (scratch, events, faults) = open(disk(), |builder| builder);
+    let hash = scratch.put(REALM, &block(1, 5000)).unwrap();
+    faults.set(Fault::at(1).only(&[Call::Sync]));
+    let error = scratch.flush().unwrap_err().io.unwrap();
+    let path = error.path().unwrap().to_owned();
+    assert!(path.exists() && path.extension().unwrap() == "suspect", "{error}");
+    until(&events, |event| matches!(event, Event::FileSuspect { error: told, .. } if *told == error));
+    faults.set(Fault::at(1).only(&[Call::Load]).kind(io::ErrorKind::Other));
+    let Err(ReadError::Io(error)) = scratch.get(REALM, hash) else { panic!("it is copied, which fails") };
+    assert_eq!(error.path(), Some(&*path));
+    drop((scratch, events));
+
+    let (scratch, ..) = open(disk(), |builder| builder);
+    scratch.wait_recovered(HANGS).unwrap();
+    let read = || scratch.get(REALM, hash).unwrap();
+    let (one, other) = (read(), read());
+    assert!(one[..] == block(1, 5000) && one.as_ptr() != other.as_ptr(), "a copy each time");
+    assert_eq!(scratch.health().suspect, [FileId::new(1).unwrap()]);
+}
+
 #[test]
 fn each_way_in_which_a_block_fails_is_told_and_counted_by_itself() {
     let (scratch, events, faults) = open(memory(1, 3, 1 << 20), |builder| builder);
@@ -404,8 +457,9 @@ fn a_hook_that_drops_the_last_handle_neither_hangs_nor_keeps_the_folder() {
     *handle.lock() = Some(scratch.clone());
     let last = scratch.clone();
     drop(scratch);
-    // Fills the first file; the hook hears of it and drops what was put into `handle`, once we have dropped ours.
-    while last.wheel().counters.turns.get() == 0 && last.stats().files < 2 && put < 100 {
+    // Fills the first file, whatever the keeper has done by now; the hook hears of it and drops what was put into `handle`,
+    // once we have dropped ours.
+    while !last.wheel().table.iter().next().unwrap().cursor.is_sealed() && put < 100 {
         last.put(REALM, &block(put, 4096)).unwrap();
         put += 1;
     }

@@ -22,6 +22,9 @@ pub struct Health {
     /// Files whose sync has failed, or of which a part could not be read, and that are not recycled yet: each read of
     /// them is copied and compared.
     pub suspect: Vec<FileId>,
+    /// Those of them whose sync has failed and that could not be marked yet: a run that began now would take them for
+    /// sound ones. It is tried again and again.
+    pub unmarked: Vec<FileId>,
     /// The file that waits longest for its readers before it can be used again.
     pub oldest_pin: Option<OldestPin>,
     /// Whether blocks of an earlier run are still being looked for.
@@ -93,8 +96,9 @@ impl Health {
     pub(crate) fn of(wheel: &FileWheel) -> Self {
         if wheel.is_forked() {
             // No lock may be taken there.
-            let (state, folders, suspect) = (HealthState::Failed, Vec::new(), Vec::new());
-            return Self { state, folders, suspect, oldest_pin: None, recovering: false, closed: true };
+            let (state, folders) = (HealthState::Failed, Vec::new());
+            let (suspect, unmarked) = (Vec::new(), Vec::new());
+            return Self { state, folders, suspect, unmarked, oldest_pin: None, recovering: false, closed: true };
         }
         let snapshot = wheel.snapshot();
         let mut folders: Vec<FolderHealth> = Vec::new();
@@ -112,6 +116,7 @@ impl Health {
             state: HealthState::Healthy,
             folders,
             suspect: snapshot.suspect,
+            unmarked: snapshot.unmarked,
             oldest_pin: snapshot.oldest_drain.map(|(file, age)| OldestPin { file, age }),
             recovering: snapshot.recovering,
             closed: snapshot.closed,
@@ -175,6 +180,12 @@ impl fmt::Display for Health {
             write!(
                 f,
                 "\nFile {file} may have lost writes or could not be read: each read of it is copied and compared."
+            )?;
+        }
+        for file in &self.unmarked {
+            write!(
+                f,
+                "\nFile {file} cannot be marked for the next run, which would trust it; let this process rename it."
             )?;
         }
         if let Some(OldestPin { file, age }) = self.oldest_pin {

@@ -47,6 +47,11 @@ pub struct Stats {
     pub store_failures: u64,
     /// Syncs that failed; each makes its file suspect.
     pub sync_failures: u64,
+    /// Files of which a part could not be read: a bad sector, or (feature `sigbus-guard`) a page of the mapping that was
+    /// replaced by zeros. Each is suspect until it is made anew.
+    pub unreadable_files: u64,
+    /// Attempts to leave word for the next run that a sync of a file has failed, that failed themselves.
+    pub mark_failures: u64,
     /// Attempts to create or recycle a file, or to take a broken folder back, that failed.
     pub file_failures: u64,
     /// Reads that ended with [`ReadError::Io`](crate::ReadError::Io), of bytes or of what is known of a block.
@@ -104,6 +109,8 @@ impl Stats {
             failed_abandoned: counters.failed_abandoned.get(),
             store_failures: counters.store_failures.get(),
             sync_failures: counters.sync_failures.get(),
+            unreadable_files: counters.unreadable_files.get(),
+            mark_failures: counters.mark_failures.get(),
             file_failures: counters.file_failures.get(),
             read_errors: counters.read_errors.get(),
             timeouts: counters.timeouts.get(),

@@ -13,7 +13,7 @@ type Open<'a> = &'a dyn Fn() -> Box<dyn FileSource>;
 
 /// Runs everything a single owner is promised. `open` opens the same files each time, at least three pages long.
 pub(crate) fn check_file_source(open: impl Fn() -> Box<dyn FileSource>) {
-    let facts: [fn(Open<'_>); 15] = [
+    let facts: [fn(Open<'_>); 16] = [
         a_store_keeps_its_identity,
         files_have_different_places,
         a_created_file_reads_as_zeros_behind_its_header,
@@ -29,6 +29,7 @@ pub(crate) fn check_file_source(open: impl Fn() -> Box<dyn FileSource>) {
         stores_to_different_bytes_run_at_the_same_time,
         hints_change_nothing_and_accept_any_range,
         scan_finds_what_was_created_and_nothing_else,
+        a_marked_file_is_found_suspect_until_it_is_made_anew,
     ];
     for fact in facts {
         delete_all(&*open());
@@ -79,6 +80,31 @@ fn contents(memory: &dyn FileMemory) -> Vec<u8> {
 /// A pattern that differs from byte to byte and from seed to seed.
 fn pattern(seed: u8, len: usize) -> Vec<u8> {
     (0..251_u8).map(|at| at.wrapping_mul(7) ^ seed).cycle().take(len).collect()
+}
+
+fn a_marked_file_is_found_suspect_until_it_is_made_anew(open: Open<'_>) {
+    let suspects = || {
+        let found = open().scan().unwrap();
+        let of = |found: &Found| (found.file.get(), found.memory.is_suspect(), contents(&*found.memory)[..6].to_vec());
+        found.iter().map(of).collect::<Vec<_>>()
+    };
+    let header = || b"header".to_vec();
+    {
+        let source = open();
+        for number in [1, 2] {
+            assert!(!source.create(file(number), b"header").unwrap().is_suspect());
+        }
+        for number in [2, 2, 3] {
+            source.mark_suspect(file(number)).unwrap();
+        }
+        assert_eq!(source.create(file(2), b"other").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+    for _ in 0..2 {
+        assert_eq!(suspects(), [(1, false, header()), (2, true, header())]);
+    }
+    open().delete(file(2)).unwrap();
+    assert!(!open().create(file(2), b"header").unwrap().is_suspect());
+    assert_eq!(suspects(), [(1, false, header()), (2, false, header())]);
 }
 
 fn a_store_keeps_its_identity(open: Open<'_>) {

@@ -8,6 +8,7 @@
 //! 3. A scan that refuses something has changed nothing.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,8 @@ pub struct DiskFileSource {
     folders: Mutex<Vec<Folder>>,
     /// One folder is taken back at a time.
     attaching: Mutex<()>,
+    /// Files that are called suspect.
+    suspects: Mutex<BTreeSet<FileId>>,
     size: FileSize,
     files_per_folder: u16,
     locks: Arc<Locks>,
@@ -77,8 +80,8 @@ impl DiskFileSource {
 
     pub(super) fn new(owned: Owned, size: FileSize, files_per_folder: u16) -> Self {
         let Owned { store, folders, locks } = owned;
-        let (folders, attaching) = (Mutex::new(folders), Mutex::new(()));
-        Self { store, folders, attaching, size, files_per_folder, locks: Arc::new(locks) }
+        let (folders, attaching, suspects) = (Mutex::new(folders), Mutex::new(()), Mutex::new(BTreeSet::new()));
+        Self { store, folders, attaching, suspects, size, files_per_folder, locks: Arc::new(locks) }
     }
 
     fn folder_of(&self, file: FileId) -> PathBuf {
@@ -86,8 +89,20 @@ impl DiskFileSource {
         folders[file.index() % folders.len()].path.clone()
     }
 
+    /// Where a file is, by the name that it has now.
     fn path_of(&self, file: FileId) -> PathBuf {
-        self.folder_of(file).join(Name::new(self.store, file).to_string())
+        let suspect = self.suspects.lock().contains(&file);
+        self.folder_of(file).join(Name { suspect, ..Name::new(self.store, file) }.to_string())
+    }
+
+    /// Remembers by which name a file is called.
+    fn is_called(&self, file: FileId, suspect: bool) {
+        let mut suspects = self.suspects.lock();
+        if suspect {
+            suspects.insert(file);
+        } else {
+            suspects.remove(&file);
+        }
     }
 
     /// The folder of a file, if it is ours still: nothing is created or deleted anywhere else.
@@ -195,6 +210,7 @@ impl DiskFileSource {
         let (leftovers, files): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(_, listed)| listed.name.temporary);
         let mut found = Vec::with_capacity(files.len());
         for (file, listed) in files {
+            self.is_called(file, listed.name.suspect);
             found.push(Found { file, memory: self.open(&listed)? });
         }
         for (_, leftover) in leftovers {
@@ -247,6 +263,7 @@ impl DiskFileSource {
             os::sync_folder(&self.folder_of(file))?;
         }
         leftover.keep();
+        self.is_called(file, false);
         Ok(Arc::new(memory.named(path)))
     }
 
@@ -339,17 +356,22 @@ impl FileSource for DiskFileSource {
         // In this order: if `mark_suspect` comes in between, the file has the second name, or none any more.
         remove(&path)?;
         remove(&names::suspect_path(&path))?;
+        self.is_called(file, false);
         os::sync_folder(&folder)
     }
 
     fn mark_suspect(&self, file: FileId) -> io::Result<()> {
         self.locks.process().check()?;
-        let path = self.path_of(file);
+        // Elsewhere it would not be found, which is no proof that it is gone: its disk may come back, cache and all.
+        let path = self.own_folder_of(file)?.join(Name::new(self.store, file).to_string());
+        let suspect = names::suspect_path(&path);
         // Not synced: the name speaks of what is in the page cache, and is in it itself. A power cut ends both.
-        match fs::rename(&path, names::suspect_path(&path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => done,
+        match fs::rename(&path, &suspect) {
+            Ok(()) => self.is_called(file, true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.is_called(file, suspect.try_exists()?),
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 }
 
@@ -499,9 +521,9 @@ mod tests {
         for number in [1, 2] {
             drop(source.create(file(number), b"header").unwrap());
         }
-        source.mark_suspect(file(2)).unwrap();
-        source.mark_suspect(file(2)).unwrap();
-        source.mark_suspect(file(3)).unwrap();
+        for number in [2, 2, 3] {
+            source.mark_suspect(file(number)).unwrap();
+        }
         let suspect = |source: &DiskFileSource| -> Vec<_> {
             source.scan().unwrap().iter().map(|found| (found.file.get(), found.memory.is_suspect())).collect()
         };
@@ -517,6 +539,47 @@ mod tests {
         source.delete(file(2)).unwrap();
         drop(source.create(file(2), b"header").unwrap());
         assert_eq!(suspect(&source), [(2, false)]);
+    }
+
+    /// Errors named a suspect file by the name that it had before: nothing was there.
+    #[test]
+    fn a_file_is_described_by_the_name_that_it_has_now() {
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        drop(source.create(file(1), b"header").unwrap());
+        let kind = |source: &DiskFileSource| {
+            let path = source.describe(file(1)).unwrap();
+            (path.exists(), path.extension().unwrap().to_str().unwrap().to_owned())
+        };
+        assert_eq!(kind(&source), (true, "scratch".to_owned()));
+        source.mark_suspect(file(1)).unwrap();
+        source.mark_suspect(file(1)).unwrap();
+        assert_eq!(kind(&source), (true, "suspect".to_owned()));
+        drop(source);
+        let source = builder(&[folder.path()]).build().unwrap();
+        source.scan().unwrap();
+        assert_eq!(kind(&source), (true, "suspect".to_owned()));
+        source.delete(file(1)).unwrap();
+        assert_eq!(kind(&source), (false, "scratch".to_owned()));
+        drop(source.create(file(1), b"header").unwrap());
+        assert_eq!(kind(&source), (true, "scratch".to_owned()));
+    }
+
+    /// Where a disk was no longer at its path, a file of it that was not found there counted as marked.
+    #[test]
+    fn a_file_whose_folder_is_not_in_its_place_is_not_marked() {
+        let folder = test_folder();
+        let (here, away) = (folder.path().join("here"), folder.path().join("away"));
+        let source = builder(&[&here]).build().unwrap();
+        drop(source.create(file(1), b"header").unwrap());
+        fs::rename(&here, &away).unwrap();
+        fs::create_dir(&here).unwrap();
+        source.mark_suspect(file(1)).unwrap_err();
+        fs::remove_dir(&here).unwrap();
+        source.mark_suspect(file(1)).unwrap_err();
+        fs::rename(&away, &here).unwrap();
+        source.mark_suspect(file(1)).unwrap();
+        assert!(source.describe(file(1)).unwrap().exists());
     }
 
     #[test]

@@ -30,11 +30,12 @@ pub(crate) enum Call {
     Load,
     Sync,
     Populate,
+    Mark,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Scan, Self::Create, Self::Delete, Self::Store, Self::Load, Self::Sync, Self::Populate];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Scan, Self::Create, Self::Delete, Self::Store, Self::Load, Self::Sync, Self::Populate, Self::Mark];
 }
 
 /// What a disk answers that fails.
@@ -371,6 +372,7 @@ impl<S: FileSource> FileSource for FaultySource<S> {
     }
 
     fn mark_suspect(&self, file: FileId) -> io::Result<()> {
+        self.faults.meet(Call::Mark, Some(self.folder_of(file)))?;
         self.inner.mark_suspect(file)
     }
 }
@@ -464,7 +466,7 @@ mod tests {
         memory.load(4096, &mut bytes).unwrap();
         assert_eq!(&bytes, b"a\0c");
         let counts = Call::ALL.map(|call| faults.count(call));
-        assert_eq!(counts, [0, 1, 0, 3, 1, 1, 0]);
+        assert_eq!(counts, [0, 1, 0, 3, 1, 1, 0, 0]);
         assert_eq!((faults.total(), faults.failed()), (6, 1));
     }
 
@@ -497,6 +499,7 @@ mod tests {
         source.create(FileId::new(2).unwrap(), b"header").unwrap_err();
         source.create_unnamed(FileId::new(2).unwrap(), b"header").unwrap_err();
         source.delete(FileId::new(1).unwrap()).unwrap_err();
+        source.mark_suspect(FileId::new(1).unwrap()).unwrap_err();
         source.scan().unwrap_err();
         memory.store(0, &[b"x"]).unwrap_err();
         memory.load(0, &mut [0]).unwrap_err();
@@ -504,6 +507,6 @@ mod tests {
         memory.populate(0..1).unwrap_err();
         let again = FaultySource::with(source.inner.clone(), source.faults());
         again.scan().unwrap_err();
-        assert_eq!(source.faults().failed(), 9);
+        assert_eq!(source.faults().failed(), 10);
     }
 }

@@ -166,7 +166,14 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     owner: Weak<Owner>,
-    files: BTreeMap<FileId, Arc<HeapMemory>>,
+    files: BTreeMap<FileId, Kept>,
+}
+
+/// A file, and whether it was marked.
+#[derive(Clone, Debug)]
+struct Kept {
+    memory: Arc<HeapMemory>,
+    suspect: bool,
 }
 
 /// Who may own the files: alive in a source and in the memory that it handed out.
@@ -176,7 +183,7 @@ struct Owner;
 /// A file together with its owner.
 #[derive(Debug)]
 struct OwnedMemory {
-    memory: Arc<HeapMemory>,
+    kept: Kept,
     _owner: Arc<Owner>,
 }
 
@@ -187,7 +194,7 @@ impl MemoryFileSource {
     }
 
     /// Runs `act` on the files if they are ours or nobody's; they are ours then.
-    fn own<T>(&self, act: impl FnOnce(&mut BTreeMap<FileId, Arc<HeapMemory>>) -> T) -> Option<T> {
+    fn own<T>(&self, act: impl FnOnce(&mut BTreeMap<FileId, Kept>) -> T) -> Option<T> {
         let mut state = self.shared.state.lock();
         match state.owner.upgrade() {
             Some(owner) if !Arc::ptr_eq(&owner, &self.owner) => return None,
@@ -196,8 +203,8 @@ impl MemoryFileSource {
         Some(act(&mut state.files))
     }
 
-    fn lend(&self, memory: &Arc<HeapMemory>) -> Arc<dyn FileMemory> {
-        Arc::new(OwnedMemory { memory: memory.clone(), _owner: self.owner.clone() })
+    fn lend(&self, kept: &Kept) -> Arc<dyn FileMemory> {
+        Arc::new(OwnedMemory { kept: kept.clone(), _owner: self.owner.clone() })
     }
 }
 
@@ -234,7 +241,7 @@ impl FileSource for MemoryFileSource {
     }
 
     fn scan(&self) -> Result<Vec<Found>, OpenError> {
-        self.own(|files| files.iter().map(|(&file, memory)| Found { file, memory: self.lend(memory) }).collect())
+        self.own(|files| files.iter().map(|(&file, kept)| Found { file, memory: self.lend(kept) }).collect())
             .ok_or_else(|| OpenError::InUse { folder: PathBuf::from(format!("memory of {}", self.shared.store)) })
     }
 
@@ -244,10 +251,10 @@ impl FileSource for MemoryFileSource {
             if files.contains_key(&file) {
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("file {file} is there already")));
             }
-            let memory = Arc::new(HeapMemory::new(self.shared.size));
-            memory.store(0, &[header])?;
-            let lent = self.lend(&memory);
-            files.insert(file, memory);
+            let kept = Kept { memory: Arc::new(HeapMemory::new(self.shared.size)), suspect: false };
+            kept.memory.store(0, &[header])?;
+            let lent = self.lend(&kept);
+            files.insert(file, kept);
             Ok(lent)
         });
         created.unwrap_or_else(|| Err(in_use()))
@@ -256,40 +263,48 @@ impl FileSource for MemoryFileSource {
     fn delete(&self, file: FileId) -> io::Result<()> {
         self.own(|files| drop(files.remove(&file))).ok_or_else(in_use)
     }
+
+    fn mark_suspect(&self, file: FileId) -> io::Result<()> {
+        self.own(|files| files.get_mut(&file).into_iter().for_each(|kept| kept.suspect = true)).ok_or_else(in_use)
+    }
 }
 
 // SAFETY: that of `HeapMemory`, which lives as long as `self`.
 unsafe impl FileMemory for OwnedMemory {
     fn size(&self) -> FileSize {
-        self.memory.size()
+        self.kept.memory.size()
     }
 
     fn base(&self) -> NonNull<u8> {
-        self.memory.base()
+        self.kept.memory.base()
     }
 
     fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
-        self.memory.store(offset, parts)
+        self.kept.memory.store(offset, parts)
     }
 
     fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.memory.load(offset, into)
+        self.kept.memory.load(offset, into)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.memory.sync()
+        self.kept.memory.sync()
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.kept.suspect
     }
 
     fn start_write_back(&self, range: Range<u64>) {
-        self.memory.start_write_back(range);
+        self.kept.memory.start_write_back(range);
     }
 
     fn will_need(&self, range: Range<u64>) {
-        self.memory.will_need(range);
+        self.kept.memory.will_need(range);
     }
 
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
-        self.memory.populate(range)
+        self.kept.memory.populate(range)
     }
 }
 

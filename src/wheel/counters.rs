@@ -42,6 +42,10 @@ counters! {
     timeouts,
     /// Syncs of files that failed.
     sync_failures,
+    /// Files of which a part could not be read for the first time.
+    unreadable_files,
+    /// Attempts to leave word for the next run that a sync of a file has failed, that failed themselves.
+    mark_failures,
     /// Attempts to create or recycle a file, or to take a folder back, that failed.
     file_failures,
     /// Stores of blocks, or of buffers of them, that failed.

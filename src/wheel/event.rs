@@ -60,6 +60,15 @@ pub enum Event {
         /// What failed.
         error: IoError,
     },
+    /// A file whose sync has failed could not be marked as such: the next run would take it for a sound one, and believe
+    /// what the system has of it in memory. It is tried again, later and later, up to every 5 s, and when the store is
+    /// closed; only the first failure of a file is told.
+    FileUnmarked {
+        /// The file.
+        file: FileId,
+        /// What failed.
+        error: IoError,
+    },
     /// A lane gets no file, several tries in a row: until it heals, writes of its keys that need a file fail with
     /// `error`. What it holds is read. If its folder was not there at open, reads of its keys fail as well. If it is a
     /// thread of the lane that has [panicked](IoError::panicked), every write fails until the store is opened again, and
@@ -168,6 +177,9 @@ impl fmt::Display for Event {
             Self::FileSuspect { file, error } => {
                 write!(f, "file {file} may have lost writes and is read by copies from now on: {error}")
             }
+            Self::FileUnmarked { file, error } => {
+                write!(f, "file {file} is not marked yet for the next run, which is tried again: {error}")
+            }
             Self::LaneBroken { lane, folder, error } => {
                 write!(f, "lane {lane}{} is broken, its keys fail until it heals: {error}", In(folder.as_ref()))
             }
@@ -209,6 +221,7 @@ mod tests {
             (Event::FileRecycled { file, lane, generation }, ["file 3", "generation 9"]),
             (Event::FileBroken { file, lane, error: error.clone() }, ["file 3", "free space"]),
             (Event::FileSuspect { file, error: error.clone() }, ["file 3", "creating a file"]),
+            (Event::FileUnmarked { file, error: error.clone() }, ["file 3", "next run"]),
             (Event::LaneBroken { lane, folder: folder.clone(), error }, ["lane 1 in `/data`", "free space"]),
             (Event::LaneHealed { lane, folder, after: Duration::from_secs(2) }, ["lane 1 in `/data`", "2s"]),
             (

@@ -17,7 +17,6 @@ use crate::error::{FailedClosure, IoError, WriteError};
 use crate::sync::thread;
 use crate::wheel::FileWheel;
 use crate::wheel::event::{Event, WaitCause};
-use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::Deadline;
 use crate::wheel::slots;
@@ -29,6 +28,11 @@ const BACK_OFF: Duration = Duration::from_millis(200);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
 /// So many failures in a row make a lane BROKEN.
 const BROKEN_AFTER: u32 = 3;
+
+/// How long after so many failures in a row, at least one, the same is tried again.
+pub(crate) fn back_off(failures: u32) -> Duration {
+    (BACK_OFF * (1 << failures.min(10)) / 2).min(LONGEST_BACK_OFF)
+}
 
 /// Why a lane gets no file, and when that is tried again.
 #[derive(Clone, Debug)]
@@ -53,7 +57,7 @@ impl Failing {
 
     fn first(error: IoError) -> Self {
         let now = Instant::now();
-        let (since, again) = (SystemTime::now(), now + BACK_OFF);
+        let (since, again) = (SystemTime::now(), now + back_off(1));
         Self { error, since, began: now, attempts: 1, again, is_broken: false }
     }
 
@@ -61,7 +65,7 @@ impl Failing {
     fn fails_again(&mut self, error: IoError, at_once: bool) -> bool {
         self.error = error;
         self.attempts = self.attempts.saturating_add(1);
-        self.again = Instant::now() + (BACK_OFF * (1 << self.attempts.min(10)) / 2).min(LONGEST_BACK_OFF);
+        self.again = Instant::now() + back_off(self.attempts);
         let breaks = !self.is_broken && (at_once || self.attempts >= BROKEN_AFTER);
         self.is_broken |= breaks;
         breaks
@@ -130,25 +134,6 @@ impl FileWheel {
         let source = self.table.source();
         let file = FileId::new(lane % source.folders() + 1)?;
         Some(source.describe(file)?.parent()?.to_path_buf())
-    }
-
-    /// Why a file was not synced: it is suspect from now on.
-    pub(crate) fn tell_suspect(&self, file: FileId, error: &IoError) {
-        self.counters.sync_failures.add(1);
-        self.events.emit(|| Event::FileSuspect { file, error: error.clone() });
-    }
-
-    /// A part of a file could not be read: it is suspect from now on, and takes no more writes.
-    pub(crate) fn tell_unreadable(&self, file: &BlockFile, error: &IoError) {
-        use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
-        // What the system lacks at the moment says nothing about the file.
-        if matches!(error.kind(), Interrupted | OutOfMemory | WouldBlock) {
-            return;
-        }
-        if file.set_suspect() {
-            self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
-        }
-        self.retire(file);
     }
 
     /// A block was promised and is not there.

@@ -8,8 +8,8 @@
 //!    TOMBSTONE, until the file has drained. A slot becomes BAD from these states only.
 //! 3. `finished` counts reservations that are over; it is the last thing a reservation does.
 //! 4. `unstored` counts slots whose bytes wait in a gather buffer. A slot is counted there before it is finished.
-//! 5. A suspect file stays suspect until other memory is installed. Its bytes are read by `load`, and believed only with
-//!    their hash: what the mapping shows may change below it, or be no more than zeros.
+//! 5. The bytes of a suspect file (`suspect`) are read by `load`, and believed only with their hash: what the mapping shows
+//!    may change below it, or be no more than zeros.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use std::ptr;
 use std::slice;
 
 use crate::block::{BlockAddress, Entry, FileId, FileSize, Slot};
-use crate::os::{self, Process, Unharmed};
+use crate::os::Process;
 use crate::planted;
 use crate::storage::{FileMemory, FileSource};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -27,6 +27,7 @@ use crate::wheel::cursor::Cursor;
 use crate::wheel::pending::PendingTable;
 use crate::wheel::pin::{PinError, PinWord, Pinner};
 use crate::wheel::slots::{Slots, State};
+use crate::wheel::suspect::Suspicion;
 
 /// The table of files, and the source whose locks live as long as any mapping is lent.
 pub(crate) struct FileTable {
@@ -92,10 +93,7 @@ pub(crate) struct BlockFile {
     unstored: AtomicU32,
     live_blocks: AtomicU64,
     live_bytes: AtomicU64,
-    suspect: AtomicBool,
-    sync_failed: AtomicBool,
-    /// What tells that a page of the mapping was replaced by zeros.
-    unharmed: Unharmed,
+    pub(crate) suspicion: Suspicion,
     /// Deleted because it died: nobody needs what is stored here still.
     deleted: AtomicBool,
     stores: AtomicU64,
@@ -129,9 +127,7 @@ impl BlockFile {
             unstored: AtomicU32::new(0),
             live_blocks: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
-            suspect: AtomicBool::new(false),
-            sync_failed: AtomicBool::new(false),
-            unharmed: Unharmed::default(),
+            suspicion: Suspicion::default(),
             deleted: AtomicBool::new(false),
             stores: AtomicU64::new(0),
             synced: Mutex::new(0),
@@ -170,9 +166,8 @@ impl BlockFile {
         self.base.store(memory.base().as_ptr(), Ordering::Release);
         let suspect = memory.is_suspect();
         *held = Some(memory);
-        // Relaxed: published as `base` is. What an earlier run has marked is a failed sync.
-        self.suspect.store(suspect, Ordering::Relaxed);
-        self.sync_failed.store(suspect, Ordering::Relaxed);
+        self.suspicion.begin(suspect);
+        // Relaxed: published as `base` is.
         self.deleted.store(false, Ordering::Relaxed);
     }
 
@@ -182,9 +177,16 @@ impl BlockFile {
     pub(crate) fn delete_by(&self, delete: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let _synced = self.synced.lock();
         delete()?;
+        self.suspicion.gone();
         // Relaxed: `synced` carries it to the next sync.
         self.deleted.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Runs `act` while the file, if it is there, is not deleted, nor synced.
+    pub(crate) fn while_it_stays(&self, act: impl FnOnce()) {
+        let _synced = self.synced.lock();
+        act();
     }
 
     /// Takes the memory away, before the file is created afresh. Only when drained (invariant 1).
@@ -268,43 +270,6 @@ impl BlockFile {
         self.live_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether the mapping may show other bytes than were stored: a sync of the file has failed, or a part of it could
-    /// not be read. Its bytes are then copied and verified at every read (invariant 5).
-    #[inline]
-    pub(crate) fn is_suspect(&self) -> bool {
-        // Acquire pairs with the Release in `set_suspect`; faults are counted rarely, if ever.
-        self.suspect.load(Ordering::Acquire) || self.has_met_a_fault()
-    }
-
-    /// Whether a page of the mapping was replaced by zeros, so that what was lent from it may be wrong.
-    #[inline]
-    pub(crate) fn is_poisoned(&self) -> bool {
-        self.has_met_a_fault()
-    }
-
-    /// Whether a sync of this file has failed, now or in an earlier run.
-    pub(crate) fn has_lost_writes(&self) -> bool {
-        // Acquire pairs with the Release in `sync_or`.
-        self.sync_failed.load(Ordering::Acquire)
-    }
-
-    /// Says that a part of this file could not be read, or written; whether that is news.
-    pub(crate) fn set_suspect(&self) -> bool {
-        // Release pairs with the Acquire in `is_suspect`.
-        !self.suspect.swap(true, Ordering::Release)
-    }
-
-    #[inline]
-    fn has_met_a_fault(&self) -> bool {
-        self.unharmed.has_met_a_fault(os::faults(), || {
-            let is_poisoned = self.memory().is_ok_and(|memory| memory.is_suspect());
-            if is_poisoned {
-                self.set_suspect();
-            }
-            is_poisoned
-        })
-    }
-
     /// Stores `parts` at `offset` through the file.
     pub(crate) fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
         let result = self.memory()?.store(offset, parts);
@@ -340,11 +305,9 @@ impl BlockFile {
         let result = memory.map_or(Ok(()), |memory| memory.sync());
         let synced_all = result.is_ok();
         if let Err(error) = result {
-            // Before the mutex is left. Release pairs with the Acquire in `has_lost_writes`.
-            // Hazard 54: who syncs next finds nothing wrong.
+            // Before the mutex is left. Hazard 54: who syncs next finds nothing wrong.
             if !planted::is(54) {
-                self.sync_failed.store(true, Ordering::Release);
-                self.set_suspect();
+                self.suspicion.sync_failed();
             }
             tell(error);
         }

@@ -193,7 +193,7 @@ impl FileWheel {
             match file.slots.get(slot) {
                 State::Ready => {
                     let is_warm = file.slots.flags(slot) & slots::WARM != 0;
-                    let is_lent = verify != Verify::Always && !file.is_suspect();
+                    let is_lent = verify != Verify::Always && !self.is_suspect(file);
                     if is_lent
                         && is_warm
                         && let Some(entry) = pin.entry(slot)
@@ -206,7 +206,7 @@ impl FileWheel {
                     if entry.key != key || entry.realm != realm {
                         return Ok(Candidate::Other);
                     }
-                    if verify == Verify::Always || file.is_suspect() {
+                    if verify == Verify::Always || self.is_suspect(file) {
                         let copy = self.copy_and_verify(hash, &pin, slot, &entry)?;
                         return Ok(Candidate::Found(Lent::Copied(copy)));
                     }
@@ -218,7 +218,7 @@ impl FileWheel {
                     if entry.key != key || entry.realm != realm {
                         return Ok(Candidate::Other);
                     }
-                    if verify == Verify::Always || file.is_suspect() {
+                    if verify == Verify::Always || self.is_suspect(file) {
                         let copy = self.copy_and_verify(hash, &pin, slot, &entry)?;
                         return Ok(Candidate::Found(Lent::Copied(copy)));
                     }
@@ -333,7 +333,7 @@ impl FileWheel {
                 continue;
             }
             let generation = file.generation();
-            if file.is_suspect() || lane.is_soon_dead(generation) || lane.is_doubted(generation) {
+            if self.is_suspect(file) || lane.is_soon_dead(generation) || lane.is_doubted(generation) {
                 return false;
             }
             let deferred = file.pending.lock().deferred_at(slot);

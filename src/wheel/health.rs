@@ -17,6 +17,8 @@ pub(crate) struct Snapshot {
     pub(crate) lanes: Vec<LaneState>,
     /// Files whose sync has failed and that serve still.
     pub(crate) suspect: Vec<FileId>,
+    /// Those of them that the next run would take for sound ones.
+    pub(crate) unmarked: Vec<FileId>,
     /// The file that waits longest for its readers, and how long.
     pub(crate) oldest_drain: Option<(FileId, Duration)>,
     pub(crate) recovering: bool,
@@ -48,6 +50,10 @@ impl FileWheel {
         let held = draining.filter(|(file, _)| self.table.file(*file).pins.held() > 0);
         let oldest = held.min_by_key(|(_, since)| *since).copied();
         drop(turn);
+        for file in &suspect {
+            // Whoever looks first tells it.
+            self.is_suspect(self.table.file(*file));
+        }
         let now = Instant::now();
         let lanes = self.lanes.iter().zip(broken).map(|(lane, broken)| LaneState {
             lane: lane.id(),
@@ -58,6 +64,7 @@ impl FileWheel {
         });
         Snapshot {
             lanes: lanes.collect(),
+            unmarked: suspect.iter().copied().filter(|file| self.table.file(*file).owes_its_mark()).collect(),
             suspect,
             oldest_drain: oldest.map(|(file, since)| (file, now.saturating_duration_since(since))),
             recovering: !self.recovery.is_complete(),

@@ -41,6 +41,8 @@ enum Job {
     Attach,
     /// A file without memory is created afresh.
     Revive(FileId),
+    /// A suspect file: somebody has to be told, or the next run left word.
+    Attend(FileId),
     Rest(Duration),
     Stop,
 }
@@ -66,6 +68,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
             Job::Recycle(file) => wheel.recycle(lane, file),
             Job::Kill(file) => wheel.kill(lane, file),
             Job::Attach => wheel.attach(lane),
+            Job::Attend(file) => wheel.attend_to(wheel.table.file(file)),
             Job::Stop => return,
             Job::Rest(time) => {
                 wheel.pace_write_back(lane, &mut write_back);
@@ -126,6 +129,9 @@ impl FileWheel {
                 }
                 watch = true;
             }
+        }
+        if let Some(file) = self.in_need_of_a_word(of_lane.all(), now) {
+            return Job::Attend(file);
         }
         spare.unwrap_or(Job::Rest(if watch { WATCH } else { REST }))
     }

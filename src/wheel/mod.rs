@@ -14,6 +14,7 @@
 //! | `keeper`, `recycle` | the background life of files |
 //! | `flusher` | the background life of closures and gather buffers |
 //! | `plan`, `open`, `attach`, `recovery` | files of an earlier run, and folders that come late |
+//! | `suspect` | files that are believed by their hashes only, and the word that the next run is left |
 //! | `settle` | flush and close |
 //! | `threads` | the background threads, and what becomes of the lane of one that panics |
 //! | `hook`, `failing`, `health` | what users see of failures: events, broken lanes, the state of all |
@@ -62,6 +63,7 @@ mod slots;
 mod staging;
 mod state;
 mod store;
+mod suspect;
 mod threads;
 mod ticket;
 mod turn;

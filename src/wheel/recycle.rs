@@ -132,7 +132,7 @@ impl FileWheel {
     /// with holes, or not at all.
     fn write_next_header(&self, lane: &Lane, id: FileId) -> io::Result<Option<Lap>> {
         let file = self.table.file(id);
-        if file.is_suspect() {
+        if self.is_suspect(file) {
             self.delete(id)?;
             return Ok(None);
         }
@@ -146,7 +146,7 @@ impl FileWheel {
         self.sweep(id);
         let written = self.laps.lock()[id.index()];
         let ready = match written {
-            Some(lap) if !file.is_suspect() && file.memory().is_ok_and(|memory| memory.check().is_ok()) => Ok(lap),
+            Some(lap) if !self.is_suspect(file) && file.memory().is_ok_and(|memory| memory.check().is_ok()) => Ok(lap),
             _ => self.create_afresh(lane, id),
         };
         let (mut turn, ready) = self.youngest(lane, id, ready);
@@ -257,12 +257,11 @@ impl FileWheel {
         if !planted::is(51) {
             file.sync_or(|error| {
                 kind = error.kind();
-                self.tell_suspect(id, &self.io_error("syncing a file", id, error));
-                self.mark_suspect(file);
+                self.tell_suspect(file, error);
             });
         }
         // Also if somebody else's sync has covered the header, and failed: then this one found nothing to do.
-        if file.is_suspect() {
+        if self.is_suspect(file) {
             return Err(io::Error::new(kind, "a sync of the file has failed"));
         }
         Ok(lap)
@@ -382,8 +381,8 @@ mod tests {
             crate::sync::thread::spawn(move || wheel.sync_file(wheel.table.file(id)))
         };
         eventually(&|| faults.held_syncs() > 0);
-        assert!(file.set_suspect());
-        wheel.retire(file);
+        let error = wheel.io_error("reading a block", id, io::Error::other("a bad sector"));
+        wheel.tell_unreadable(file, &error);
         // Time enough for a keeper that does not wait for the sync.
         crate::sync::thread::sleep(Duration::from_millis(50));
         faults.hold_syncs(false);

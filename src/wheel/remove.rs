@@ -56,7 +56,7 @@ impl FileWheel {
             // version may hide after a restart, whose store has failed.
             Ok(Some((address, block)))
                 if block.kind.is_tombstone()
-                    && !self.table.file(address.file()).is_suspect()
+                    && !self.is_suspect(self.table.file(address.file()))
                     && self.counters.strays.get() == 0 =>
             {
                 return Ok(false);

@@ -48,16 +48,20 @@ pub struct CloseReport {
     /// Panics of the store's threads, and of its file source, that were caught since it was opened. What they cost is told
     /// by the fields above.
     pub panics: u64,
+    /// Suspect files that could not be marked: the next run takes them for sound ones, and lends what the system holds of
+    /// them in memory, which may be lost from there. Restart the system, or [`reset`](crate::ScratchBuilder::reset).
+    pub unmarked: u64,
 }
 
 impl CloseReport {
-    /// Whether the close has made all durable that was written, but for what an earlier flush has told to be lost.
+    /// Whether the close has made all durable that was written, but for what an earlier flush has told to be lost, and has
+    /// left word for the next run of each file of which something may be lost.
     ///
     /// Blocks that are still [`lent`](Self::lent) do no harm.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let lost = self.dropped + self.failed + self.unfinished + self.unstored;
-        lost == 0 && self.io.is_none() && !self.detached
+        lost == 0 && self.unmarked == 0 && self.io.is_none() && !self.detached
     }
 }
 
@@ -171,19 +175,11 @@ impl FileWheel {
     /// Syncs a file. A failure is told by every flush that it concerns, and the file takes no more writes.
     pub(crate) fn sync_file(&self, file: &BlockFile) {
         file.sync_or(|error| {
-            let error = self.io_error("syncing a file", file.id(), error);
-            self.tell_suspect(file.id(), &error);
-            self.failures.sync_failed(error);
-            self.mark_suspect(file);
+            self.failures.sync_failed(self.tell_suspect(file, error));
         });
-        if file.is_suspect() {
+        if self.is_suspect(file) {
             self.retire(file);
         }
-    }
-
-    /// Leaves word for the next run that a sync of this file has failed. Where even that fails, it cannot know.
-    pub(crate) fn mark_suspect(&self, file: &BlockFile) {
-        let _ = self.table.source().mark_suspect(file.id());
     }
 
     /// Refuses new calls, settles what waits, and ends the threads. The second close finds nothing to do.
@@ -204,6 +200,7 @@ impl FileWheel {
             self.events.stop();
             report.unfinished = self.waiting_closures().len() as u64;
             report.unstored = self.unstored();
+            report.unmarked = self.unmarked();
             report.lent = self.lent();
             report.detached = true;
             return report;
@@ -235,6 +232,8 @@ impl FileWheel {
         // Of a thread that has panicked nobody knows what it left undone.
         report.io = report.io.or_else(|| self.lanes.iter().find_map(|lane| self.fallen(lane)));
         report.panics = self.panics.get();
+        self.mark_all();
+        report.unmarked = self.unmarked();
         report.lent = self.lent();
         // Hazard 34: nothing is mapped any more, whoever still reads.
         if planted::is(34) {

@@ -114,6 +114,11 @@ impl LaneTurn {
         self.fallen.as_ref().or(self.failing.as_ref())
     }
 
+    /// All files of the lane that are there.
+    pub(crate) fn all(&self) -> impl Iterator<Item = FileId> {
+        self.files().chain(self.spares.iter().copied()).chain(self.draining.iter().map(|(file, _)| *file))
+    }
+
     /// Whether the oldest file may make room while others drain: another one that does not drain is left.
     pub(crate) fn has_another_to_give(&self) -> bool {
         self.order.len() + self.spares.len() + usize::from(self.active.is_some()) > 1

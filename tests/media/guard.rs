@@ -2,14 +2,17 @@
 #![forbid(unsafe_code)]
 #![cfg(feature = "sigbus-guard")]
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
-use scratchspace::ReadError;
+use scratchspace::{BlockHash, Event, ReadError};
 
 use crate::process::alone;
-use crate::store::{Dice, REALM, Written, builder, path_of, test_folder};
+use crate::store::{Dice, FILE_SIZE, FILES, REALM, Written, builder, path_of, test_folder};
 
 /// A file with blocks that were all read, and then cut short.
 fn cut_short(folder: &std::path::Path, len: u64) -> (Written, Vec<scratchspace::BlockHash>) {
@@ -36,6 +39,72 @@ fn a_zero_copy_read_that_meets_a_missing_page_is_an_error() {
         }
         let another = written.put(vec![7; 20_000]);
         written.read(another).unwrap();
+    });
+}
+
+/// The first event that says that a file is suspect, or sealed; only a defect lets it wait so long.
+fn next(events: &Receiver<Event>) -> Event {
+    loop {
+        let event = events.recv_timeout(Duration::from_mins(1)).expect("the hook is told");
+        if matches!(event, Event::FileSuspect { .. } | Event::FileSealed { .. }) {
+            return event;
+        }
+    }
+}
+
+/// Whoever found first that a page had been replaced made its file suspect in silence: no event, no counter, and the file
+/// took more writes until a later error.
+#[test]
+fn a_replaced_page_is_told_counted_and_shown_and_seals_its_file_whoever_meets_it_first() {
+    type Meets = fn(&Written, &[BlockHash]);
+    let meets: [(&str, Meets); 7] = [
+        ("a read", |written, hashes| written.read(hashes[0]).unwrap()),
+        ("a get", |written, hashes| drop(written.scratch.get(REALM, hashes[1]).unwrap())),
+        ("a verified read", |written, hashes| written.read_verified(hashes[0]).unwrap()),
+        ("a put of the same", |written, hashes| {
+            assert_eq!(written.scratch.put(REALM, &written.blocks[&hashes[0]]), Ok(hashes[0]));
+        }),
+        ("who asks how the store is", |written, _| assert_eq!(written.scratch.health().suspect.len(), 1)),
+        ("a flush", |written, _| drop(written.scratch.flush())),
+        ("nobody", |_, _| ()),
+    ];
+    alone("guard::a_replaced_page_is_told_counted_and_shown_and_seals_its_file_whoever_meets_it_first", 7, |round| {
+        let (who, meet) = meets[usize::try_from(round).unwrap()];
+        let folder = test_folder();
+        let (told, events) = channel();
+        let hook = move |event: &Event| drop(told.send(event.clone()));
+        let mut written = Written::new(builder(folder.path()).on_event(hook).open().unwrap());
+        let mut dice = Dice::new(round);
+        let hashes: Vec<_> = (0..4).map(|_| written.put(dice.bytes(20_000))).collect();
+        written.scratch.flush().unwrap();
+        let file = written.scratch.info(REALM, hashes[0]).unwrap().file;
+        let path = path_of(folder.path(), file.get());
+        let held = written.scratch.get(REALM, hashes[2]).unwrap();
+        // For a moment the file is not there, and a page of it is touched.
+        let bytes = fs::read(&path).unwrap();
+        let open = File::options().write(true).open(&path).unwrap();
+        open.set_len(4096).unwrap();
+        assert_eq!(held[0], 0);
+        open.write_all_at(&bytes, 0).unwrap();
+
+        meet(&written, &hashes);
+        let (suspect, sealed) = (next(&events), next(&events));
+        assert!(matches!(suspect, Event::FileSuspect { file: told, .. } if told == file), "{who}: {suspect}");
+        assert!(matches!(sealed, Event::FileSealed { file: told, .. } if told == file), "{who}: {sealed}");
+        assert_eq!(written.scratch.health().suspect, [file], "{who}");
+        assert_eq!(written.scratch.stats().unreadable_files, 1, "{who}");
+        assert!(!held.is_intact());
+        drop(held);
+        for hash in &hashes {
+            written.read(*hash).unwrap();
+        }
+        let another = written.put(dice.bytes(1000));
+        assert_ne!(written.scratch.info(REALM, another).unwrap().file, file, "{who}");
+        // Made anew in its turn; and it was told once.
+        written.put_many(&mut dice, 2 * FILE_SIZE * u64::from(FILES));
+        assert_eq!(written.scratch.health().suspect, [], "{who}");
+        written.scratch.close(Duration::from_secs(20));
+        assert!(!events.iter().any(|event| matches!(event, Event::FileSuspect { .. })), "{who}");
     });
 }
 

@@ -1,0 +1,331 @@
+//! Files that are believed by their hashes only: why, who was told, and the word that the next run is left.
+//!
+//! # Invariants
+//!
+//! 1. A suspect file stays suspect until other memory is installed.
+//! 2. Whatever has made a file suspect, the hook is told once and the file takes no more writes: by whoever meets it, and by
+//!    the keeper if nobody does.
+//! 3. A file whose sync has failed owes its mark until the source has made it, or the file is gone: it is tried at once,
+//!    then by the keeper, later and later, and when the store is closed.
+//! 4. A mark is made under the file's `synced`: the file is not deleted, and made anew, meanwhile.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::time::Instant;
+
+use crate::block::FileId;
+use crate::error::IoError;
+use crate::os::{self, Unharmed};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::wheel::FileWheel;
+use crate::wheel::event::Event;
+use crate::wheel::failing::back_off;
+use crate::wheel::file::BlockFile;
+
+/// Why a file is not believed, and who knows.
+#[derive(Debug, Default)]
+pub(crate) struct Suspicion {
+    suspect: AtomicBool,
+    sync_failed: AtomicBool,
+    /// What tells that a page of the mapping was replaced by zeros.
+    unharmed: Unharmed,
+    /// Whether the hook was told, or an earlier run's was.
+    told: AtomicBool,
+    owed: Mutex<Option<Owed>>,
+}
+
+/// A mark that could not be made.
+#[derive(Debug)]
+struct Owed {
+    attempts: u32,
+    again: Instant,
+}
+
+impl Suspicion {
+    /// For other memory; `marked`: an earlier run says that a sync has failed. Only before the file is handed out.
+    pub(crate) fn begin(&self, marked: bool) {
+        // Relaxed: published as the memory is.
+        self.told.store(marked, Ordering::Relaxed);
+        self.sync_failed.store(marked, Ordering::Relaxed);
+        self.suspect.store(marked, Ordering::Relaxed);
+        self.gone();
+    }
+
+    /// Nobody will find the file any more.
+    pub(crate) fn gone(&self) {
+        *self.owed.lock() = None;
+    }
+
+    /// A sync has failed, which whoever has asked for it tells.
+    pub(crate) fn sync_failed(&self) {
+        // Relaxed: the Release below carries it to whoever finds the file suspect.
+        self.told.store(true, Ordering::Relaxed);
+        // Release pairs with the Acquire in `BlockFile::has_lost_writes`.
+        self.sync_failed.store(true, Ordering::Release);
+        self.suspect();
+    }
+
+    fn suspect(&self) {
+        // Release pairs with the Acquire in `BlockFile::is_suspect`.
+        self.suspect.store(true, Ordering::Release);
+    }
+}
+
+impl BlockFile {
+    /// Whether the mapping may show other bytes than were stored: a sync of the file has failed, or a part of it could
+    /// not be read. Its bytes are then copied and verified at every read.
+    ///
+    /// Says so to nobody: see [`FileWheel::is_suspect`].
+    #[inline]
+    pub(crate) fn is_suspect(&self) -> bool {
+        // Acquire pairs with the Release in `Suspicion::suspect`; faults are counted rarely, if ever.
+        self.suspicion.suspect.load(Ordering::Acquire) || self.is_poisoned()
+    }
+
+    /// Whether a page of the mapping was replaced by zeros, so that what was lent from it may be wrong.
+    #[inline]
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.suspicion.unharmed.has_met_a_fault(os::faults(), || {
+            let is_poisoned = self.memory().is_ok_and(|memory| memory.is_suspect());
+            if is_poisoned {
+                self.suspicion.suspect();
+            }
+            is_poisoned
+        })
+    }
+
+    /// Whether a sync of this file has failed, now or in an earlier run.
+    pub(crate) fn has_lost_writes(&self) -> bool {
+        // Acquire pairs with the Release in `Suspicion::sync_failed`.
+        self.suspicion.sync_failed.load(Ordering::Acquire)
+    }
+
+    /// Whether the next run would take this file for a sound one.
+    pub(crate) fn owes_its_mark(&self) -> bool {
+        self.suspicion.owed.lock().is_some()
+    }
+
+    /// Whether there is something to be told or tried about this file now (invariants 2 and 3).
+    fn needs_a_word(&self, now: Instant) -> bool {
+        let is_due = || self.suspicion.owed.lock().as_ref().is_some_and(|owed| owed.again <= now);
+        self.is_suspect() && (!self.is_told() || is_due())
+    }
+
+    fn is_told(&self) -> bool {
+        // Relaxed: whoever finds it unset looks again by a swap.
+        self.suspicion.told.load(Ordering::Relaxed)
+    }
+}
+
+impl FileWheel {
+    /// Whether the bytes of a file are believed by their hashes only; whoever finds out first tells it.
+    #[inline]
+    pub(crate) fn is_suspect(&self, file: &BlockFile) -> bool {
+        let is_suspect = file.is_suspect();
+        if is_suspect && !file.is_told() {
+            self.tell_replaced(file);
+        }
+        is_suspect
+    }
+
+    /// A page of the mapping was replaced, and nobody has said so yet: all else is told where it makes a file suspect.
+    #[cold]
+    fn tell_replaced(&self, file: &BlockFile) {
+        let problem = "a page of its mapping could not be read, and zeros are in its place";
+        self.tell_unreadable(file, &self.io_error("reading a file", file.id(), io::Error::other(problem)));
+    }
+
+    /// A part of a file could not be read: it is suspect from now on, and takes no more writes.
+    pub(crate) fn tell_unreadable(&self, file: &BlockFile, error: &IoError) {
+        use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+        // What the system lacks at the moment says nothing about the file.
+        if matches!(error.kind(), Interrupted | OutOfMemory | WouldBlock) {
+            return;
+        }
+        // Relaxed: the Release below carries it to whoever finds the file suspect.
+        if !file.suspicion.told.swap(true, Ordering::Relaxed) {
+            self.counters.unreadable_files.add(1);
+            self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
+        }
+        file.suspicion.suspect();
+        self.retire(file);
+    }
+
+    /// Why a file was not synced: it is suspect from now on. Called under its `synced` (invariant 4).
+    pub(crate) fn tell_suspect(&self, file: &BlockFile, error: io::Error) -> IoError {
+        // First, so that the error names the file as it is called now.
+        let marked = self.table.source().mark_suspect(file.id());
+        let error = self.io_error("syncing a file", file.id(), error);
+        self.counters.sync_failures.add(1);
+        self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
+        self.settle_mark(file, marked);
+        error
+    }
+
+    /// What came of a mark.
+    fn settle_mark(&self, file: &BlockFile, marked: io::Result<()>) {
+        let mut owed = file.suspicion.owed.lock();
+        let Err(error) = marked else {
+            *owed = None;
+            return;
+        };
+        let attempts = owed.as_ref().map_or(1, |owed| owed.attempts.saturating_add(1));
+        *owed = Some(Owed { attempts, again: Instant::now() + back_off(attempts) });
+        drop(owed);
+        self.counters.mark_failures.add(1);
+        if attempts == 1 {
+            let error = self.io_error("marking a file suspect", file.id(), error);
+            self.events.emit(|| Event::FileUnmarked { file: file.id(), error });
+        }
+    }
+
+    /// Tries again to leave word for the next run that a sync of this file has failed.
+    fn mark_again(&self, file: &BlockFile) {
+        file.while_it_stays(|| {
+            if file.owes_its_mark() {
+                self.settle_mark(file, self.table.source().mark_suspect(file.id()));
+            }
+        });
+    }
+
+    /// What the keeper does about a file that has something to be told or tried.
+    pub(crate) fn attend_to(&self, file: &BlockFile) {
+        if file.needs_a_word(Instant::now()) {
+            self.is_suspect(file);
+            self.mark_again(file);
+        }
+    }
+
+    /// The first of these files that the keeper has to attend to.
+    pub(crate) fn in_need_of_a_word(&self, mut files: impl Iterator<Item = FileId>, now: Instant) -> Option<FileId> {
+        files.find(|file| self.table.file(*file).needs_a_word(now))
+    }
+
+    /// The last try, at close.
+    pub(crate) fn mark_all(&self) {
+        self.table.iter().filter(|file| file.owes_its_mark()).for_each(|file| self.mark_again(file));
+    }
+
+    /// How many files the next run will take for sound ones.
+    pub(crate) fn unmarked(&self) -> u64 {
+        self.table.iter().filter(|file| file.owes_its_mark()).count() as u64
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::block::FileId;
+    use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
+    use crate::storage::{FileSource, MemoryFileSource};
+    use crate::sync::Arc;
+    use crate::wheel::WheelOptions;
+    use crate::wheel::reserve::Purpose;
+
+    const ONE: Option<FileId> = FileId::new(1);
+
+    /// A wheel whose first file is not used yet.
+    fn new_wheel() -> (MemoryFileSource, Arc<FileWheel>, Arc<Faults>) {
+        let files = MemoryFileSource::builder().file_size(64 << 10).build().unwrap();
+        let source = FaultySource::new(files.clone());
+        let faults = source.faults();
+        let options = WheelOptions { gather_bytes: 0, ..WheelOptions::default() };
+        (files, FileWheel::open(Arc::new(source), options).unwrap(), faults)
+    }
+
+    /// A wheel whose first file is active: one that is not used yet is made anew at once if it is suspect.
+    fn wheel() -> (MemoryFileSource, Arc<FileWheel>, Arc<Faults>) {
+        let (files, wheel, faults) = new_wheel();
+        drop(wheel.reserve(&wheel.lanes[0], 1, Purpose::Data, &wheel.deadline()).unwrap());
+        assert_eq!(wheel.lanes[0].active(), ONE);
+        (files, wheel, faults)
+    }
+
+    /// What the next run finds suspect.
+    fn marked(files: &MemoryFileSource) -> Vec<FileId> {
+        let found = files.scan().unwrap().into_iter();
+        found.filter(|found| found.memory.is_suspect()).map(|found| found.file).collect()
+    }
+
+    /// Without the mark of either of the two only tests on a real device failed.
+    #[test]
+    fn the_next_run_finds_a_file_suspect_whose_sync_has_failed_for_a_flush_or_a_header() {
+        for for_a_header in [false, true] {
+            let (files, wheel, faults) = wheel();
+            let file = wheel.table.file(ONE.unwrap());
+            faults.set(Fault::at(1).only(&[Call::Sync]));
+            if for_a_header {
+                wheel.write_header(&wheel.lanes[0], file.id()).unwrap_err();
+            } else {
+                file.store(4096, &[b"lost, perhaps"]).unwrap();
+                wheel.sync_file(file);
+            }
+            assert!(wheel.is_suspect(file) && file.has_lost_writes());
+            assert_eq!(wheel.close(Duration::from_secs(20)).unmarked, 0);
+            drop(wheel);
+            assert_eq!(marked(&files), [ONE.unwrap()], "for a header: {for_a_header}");
+        }
+    }
+
+    /// The store tried once to mark a file and forgot about it: the next run believed what it found.
+    #[test]
+    fn a_mark_that_could_not_be_made_is_made_by_the_keeper_or_at_close() {
+        for by_the_keeper in [true, false] {
+            let (files, wheel, faults) = wheel();
+            let file = wheel.table.file(ONE.unwrap());
+            file.store(4096, &[b"lost, perhaps"]).unwrap();
+            faults.set(Fault::at(1).sticky().only(&[Call::Sync, Call::Mark]));
+            wheel.sync_file(file);
+            assert!(file.owes_its_mark());
+            faults.clear();
+            let began = Instant::now();
+            while by_the_keeper && file.owes_its_mark() {
+                assert!(began.elapsed() < Duration::from_mins(1));
+                crate::sync::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(wheel.close(Duration::from_secs(20)).unmarked, 0);
+            drop(wheel);
+            assert_eq!(marked(&files), [ONE.unwrap()], "by the keeper: {by_the_keeper}");
+        }
+    }
+
+    #[test]
+    fn a_close_tells_how_many_files_the_next_run_takes_for_sound_ones() {
+        let (files, wheel, faults) = wheel();
+        let file = wheel.table.file(ONE.unwrap());
+        file.store(4096, &[b"lost, perhaps"]).unwrap();
+        faults.set(Fault::at(1).sticky().only(&[Call::Sync, Call::Mark]));
+        wheel.sync_file(file);
+        let tried = faults.count(Call::Mark);
+        let report = wheel.close(Duration::from_secs(20));
+        assert!(report.unmarked == 1 && !report.is_clean(), "{report:?}");
+        assert!(faults.count(Call::Mark) > tried, "once more, at close");
+        drop(wheel);
+        assert_eq!(marked(&files), []);
+    }
+
+    /// A mark that is owed to a file must not be made of the one that took its number.
+    #[test]
+    fn a_file_that_is_made_anew_owes_nothing() {
+        let (files, wheel, faults) = new_wheel();
+        let file = wheel.table.file(ONE.unwrap());
+        file.store(4096, &[b"lost, perhaps"]).unwrap();
+        faults.set(Fault::at(1).sticky().only(&[Call::Sync, Call::Mark]));
+        wheel.sync_file(file);
+        assert!(faults.failed_of(Call::Mark) > 0);
+        let began = Instant::now();
+        while wheel.is_suspect(file) {
+            assert!(began.elapsed() < Duration::from_mins(1));
+            crate::sync::thread::sleep(Duration::from_millis(1));
+        }
+        faults.clear();
+        assert!(!file.owes_its_mark());
+        wheel.mark_again(file);
+        assert_eq!(wheel.close(Duration::from_secs(20)).unmarked, 0);
+        drop(wheel);
+        assert_eq!(marked(&files), []);
+    }
+}
