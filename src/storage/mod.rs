@@ -84,7 +84,7 @@ pub trait FileSource: Debug + Send + Sync + 'static {
     /// How many files a folder may hold. More may be found, if it was more once.
     fn files_per_folder(&self) -> u16;
 
-    /// Where a file lies, for messages; `None` if it has no name.
+    /// Where a file lies, for messages, by the name that it has now; `None` if it has no name.
     fn describe(&self, file: FileId) -> Option<PathBuf>;
 
     /// Every file of this store that is there, in the order of their numbers, whatever it contains.
@@ -153,7 +153,7 @@ pub trait FileSource: Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If the system refuses.
+    /// If the system refuses. A store tries again until it works, or the file is deleted.
     fn mark_suspect(&self, file: FileId) -> io::Result<()> {
         let _ = file;
         Ok(())
