@@ -7,7 +7,10 @@
 //!
 //! 1. A call that failed half-way leaves a file no longer than it was.
 //! 2. A hint never fails: what it cannot do it leaves undone.
+//! 3. What creates, stores, syncs, renames or deletes goes through here, and by `calls.rs`, where tests see it: std's
+//!    calls have functions of the same name for that.
 
+pub(crate) mod calls;
 #[cfg(any(not(target_os = "linux"), test))]
 mod fallback;
 mod faults;
@@ -17,6 +20,9 @@ mod process;
 #[cfg(all(feature = "sigbus-guard", target_os = "linux", not(loom)))]
 mod sigbus;
 
+#[cfg(all(test, target_os = "linux", not(loom)))]
+pub(crate) mod watch;
+
 #[cfg(not(target_os = "linux"))]
 use self::fallback as system;
 #[cfg(target_os = "linux")]
@@ -24,11 +30,15 @@ use self::linux as system;
 
 pub(crate) use self::faults::Unharmed;
 pub(crate) use self::process::Process;
-pub(crate) use self::system::{advise, preallocate, start_write_back, unnamed_file, write_all_at};
+pub(crate) use self::system::{advise, start_write_back};
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, ReadDir};
 use std::io;
 use std::path::Path;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use self::calls::SystemCall;
 
 #[cfg(all(feature = "sigbus-guard", target_os = "linux", not(loom)))]
 pub(crate) use self::sigbus::{Watched, faults};
@@ -80,14 +90,18 @@ pub(crate) enum Advice {
 }
 
 /// Reads exactly `into.len()` bytes at `offset`, through interruptions; the end of the file is an error.
-#[cfg(unix)]
 pub(crate) fn read_exact_at(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
+    calls::meet_file(SystemCall::Load, file)?;
+    read_all_at(file, offset, into)
+}
+
+#[cfg(unix)]
+fn read_all_at(file: &File, offset: u64, into: &mut [u8]) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
 }
 
-/// Reads exactly `into.len()` bytes at `offset`, through interruptions; the end of the file is an error.
 #[cfg(windows)]
-pub(crate) fn read_exact_at(file: &File, mut offset: u64, mut into: &mut [u8]) -> io::Result<()> {
+fn read_all_at(file: &File, mut offset: u64, mut into: &mut [u8]) -> io::Result<()> {
     use std::os::windows::fs::FileExt;
 
     while !into.is_empty() {
@@ -104,9 +118,65 @@ pub(crate) fn read_exact_at(file: &File, mut offset: u64, mut into: &mut [u8]) -
     Ok(())
 }
 
+/// Stores all `parts`, one after the other, at `offset`: through partial writes and interruptions. An error may leave
+/// some of it stored.
+pub(crate) fn write_all_at(file: &File, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
+    calls::meet_store(SystemCall::Store, file, offset, parts)?;
+    system::write_all_at(file, offset, parts)
+}
+
+/// Makes `file` at least `len` bytes long, with space for all of them set aside. An error takes nothing.
+pub(crate) fn preallocate(file: &File, len: u64) -> io::Result<()> {
+    calls::meet_file(SystemCall::Allocate, file)?;
+    system::preallocate(file, len)
+}
+
+/// Maps the first `len` bytes of `file` for reading.
+pub(crate) fn map_read_only(file: &File, len: usize) -> io::Result<MmapRaw> {
+    calls::meet_file(SystemCall::Map, file)?;
+    MmapOptions::new().len(len).map_raw_read_only(file)
+}
+
+/// The length of `file` in bytes.
+pub(crate) fn len(file: &File) -> io::Result<u64> {
+    calls::meet_file(SystemCall::Stat, file)?;
+    Ok(file.metadata()?.len())
+}
+
 /// Makes the bytes of `file` durable, and of its metadata what is needed to read them back.
 pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+    calls::meet_file(SystemCall::Sync, file)?;
     file.sync_data()
+}
+
+/// Makes all of `file` durable but its name.
+pub(crate) fn sync_all(file: &File) -> io::Result<()> {
+    calls::meet_file(SystemCall::Sync, file)?;
+    file.sync_all()
+}
+
+/// Gives a file another name, in place of whatever has that name.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    calls::meet(SystemCall::Rename, to)?;
+    std::fs::rename(from, to)
+}
+
+/// Removes the name of a file.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    calls::meet(SystemCall::Remove, path)?;
+    std::fs::remove_file(path)
+}
+
+/// Whether there is anything at `path`.
+pub(crate) fn try_exists(path: &Path) -> io::Result<bool> {
+    calls::meet(SystemCall::Stat, path)?;
+    path.try_exists()
+}
+
+/// The names in `folder`.
+pub(crate) fn read_dir(folder: &Path) -> io::Result<ReadDir> {
+    calls::meet(SystemCall::List, folder)?;
+    folder.read_dir()
 }
 
 /// Makes the names in `folder` durable. Nothing to do on Windows, where folders cannot be opened for that.
@@ -114,6 +184,7 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
+    calls::meet(SystemCall::SyncFolder, folder)?;
     #[cfg(test)]
     synced::note(folder);
     File::open(folder)?.sync_all()
@@ -176,8 +247,21 @@ pub(crate) fn private_file() -> OpenOptions {
     options
 }
 
+/// Opens a file that is there, to read and to write.
+pub(crate) fn open_private(path: &Path) -> io::Result<File> {
+    calls::meet(SystemCall::Open, path)?;
+    private_file().open(path)
+}
+
+/// Creates a file in `folder` that never has a name, for this user only; `None` where the file system cannot.
+pub(crate) fn unnamed_file(folder: &Path) -> io::Result<Option<File>> {
+    calls::meet(SystemCall::Open, folder)?;
+    system::unnamed_file(folder)
+}
+
 /// Creates a file at `path`, where there is none, that only this user may read and write, whatever the umask is.
 pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
+    calls::meet(SystemCall::Open, path)?;
     let file = private_file().create_new(true).open(path)?;
     #[cfg(unix)]
     set_mode(&file, FILE_MODE);
@@ -205,6 +289,7 @@ fn set_mode(created: &File, mode: u32) {
 
 /// Whether the file system has set aside space for every byte of `file`. True where it does not tell.
 pub(crate) fn is_allocated(file: &File) -> io::Result<bool> {
+    calls::meet_file(SystemCall::Stat, file)?;
     let metadata = file.metadata()?;
     #[cfg(unix)]
     return Ok(std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 >= metadata.len());
@@ -214,6 +299,7 @@ pub(crate) fn is_allocated(file: &File) -> io::Result<bool> {
 
 /// Whether `path` is a name of the very file that is open as `file`.
 pub(crate) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    calls::meet(SystemCall::Stat, path)?;
     let named = match path.symlink_metadata() {
         Ok(named) => named,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -233,7 +319,7 @@ pub(crate) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
 /// Whether the space of a file that was allocated once counts as such for ever, unless somebody takes it away.
 ///
 /// Not where a file system may store less than was written to it, compressed, and not where it is not known.
-pub(crate) fn keeps_allocation(file: &File) -> bool {
+pub(crate) fn keeps_allocation(file: &File) -> io::Result<bool> {
     #[cfg(target_os = "linux")]
     {
         const BTRFS: u64 = 0x9123_683e;
@@ -241,10 +327,10 @@ pub(crate) fn keeps_allocation(file: &File) -> bool {
         const ZFS: u64 = 0x2fc1_2fc1;
         #[expect(clippy::cast_sign_loss, reason = "a number of 32 bits, whatever its type")]
         let kind = rustix::fs::fstatfs(file).map(|system| system.f_type as u64 & 0xffff_ffff);
-        kind.is_ok_and(|kind| ![BTRFS, BCACHEFS, ZFS].contains(&kind)) && is_allocated(file).unwrap_or(false)
+        Ok(kind.is_ok_and(|kind| ![BTRFS, BCACHEFS, ZFS].contains(&kind)) && is_allocated(file)?)
     }
     #[cfg(not(target_os = "linux"))]
-    return file.metadata().is_err();
+    return file.metadata().map(|_| false);
 }
 
 /// How many bytes are free where `folder` lies; `None` where that is not known.

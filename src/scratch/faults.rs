@@ -1,9 +1,11 @@
-//! Every storage call fails: the k-th, for every k of a run of three laps, once or from then on.
+//! Every storage call fails: the k-th, for every k of a run of three laps, once or from then on. Calls of the trait over
+//! files in memory and on a disk; and on a disk every call of the system that is behind them.
 //!
 //! A run opens a store over tiny files, turns them three times, closes, reopens and closes again. It waits for the
 //! keeper after each step, so that the k-th call is the same one each time. What fails prints its case:
-//! `SCRATCHSPACE_FAULT=k,errno,sticky,gathers` runs it alone, say `17,Io,true,false`; with `SCRATCHSPACE_FAULTS=all`
-//! each call fails with every error, and not with one of them.
+//! `SCRATCHSPACE_FAULT=files,k,errno,sticky,gathers` runs it alone, say `memory,17,Io,true,false`. With
+//! `SCRATCHSPACE_FAULTS=all` each call over files in memory fails with every error, and not with one of them; and on a
+//! disk every call fails, and not only those of the opening and of the first files, and every eleventh.
 //!
 //! # What must hold
 //!
@@ -14,6 +16,8 @@
 //! 4. A store whose close failed opens, and has everything that was stored.
 #![forbid(unsafe_code)]
 
+mod files;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::time::{Duration, Instant};
@@ -21,12 +25,13 @@ use std::time::{Duration, Instant};
 use crate::block::{BlockHash, Realm};
 use crate::error::{FailedClosure, FlushError, IoError, OpenError, ReadError, WriteError};
 use crate::scratch::Scratch;
+use crate::scratch::faults::files::{Files, Kind};
 use crate::scratch::history::{History, Short, Version, number_of};
 use crate::storage::MemoryFileSource;
-use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
+use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
 use crate::storage::lossy::Dice;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, thread};
+use crate::sync::{Mutex, thread};
 
 const REALM: Realm = Realm::DEFAULT;
 const FILES: u16 = 3;
@@ -34,6 +39,8 @@ const FILES: u16 = 3;
 const FILE_SIZE: u64 = 32 << 10;
 /// Three blocks of four pages in all, and others.
 const ROUNDS: u64 = 15;
+/// Calls after the first opening in which each file is made for the first time.
+const FIRST_CALLS: u64 = 50;
 /// Named keys, written in turn.
 const NAMES: u64 = 3;
 /// Longest wait of a call. A lane that fails is BROKEN long before.
@@ -46,6 +53,7 @@ const HANGS: Duration = Duration::from_mins(1);
 /// One run: which call fails, and how.
 #[derive(Clone, Copy, Debug)]
 struct Case {
+    kind: Kind,
     k: u64,
     errno: Errno,
     sticky: bool,
@@ -57,15 +65,14 @@ struct Case {
 struct Ended {
     /// Calls at the end of each phase: open, work, close, reopen, work, close.
     calls: Vec<u64>,
-    failed: [bool; Call::ALL.len()],
+    failed: Vec<String>,
     turns: u64,
 }
 
 struct Run {
     case: Option<Case>,
     gathers: bool,
-    files: MemoryFileSource,
-    faults: Arc<Faults>,
+    files: Files,
     keys: BTreeMap<BlockHash, History>,
     /// How many versions each key had when a directory could not be read at the last opening.
     unread: BTreeMap<BlockHash, usize>,
@@ -76,15 +83,13 @@ struct Run {
 
 impl Run {
     /// Runs until the end; `None`: nothing fails.
-    fn to_the_end(case: Option<Case>, gathers: bool) -> Ended {
-        let files = MemoryFileSource::builder().files_per_folder(FILES).file_size(FILE_SIZE).build().unwrap();
-        let faults = Arc::<Faults>::default();
+    fn to_the_end(case: Option<Case>, kind: Kind, gathers: bool) -> Ended {
+        let files = Files::new(kind);
         if let Some(Case { k, errno, sticky, .. }) = case {
-            let fault = Fault::at(k).errno(errno);
-            faults.set(if sticky { fault.sticky() } else { fault });
+            files.fail(k, errno, sticky);
         }
         let (keys, unread, calls) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let mut run = Self { case, gathers, files, faults, keys, unread, era: 0, written: 0, calls };
+        let mut run = Self { case, gathers, files, keys, unread, era: 0, written: 0, calls };
         let mut turns = 0;
         for rounds in [ROUNDS, 2] {
             let scratch = run.open();
@@ -93,7 +98,7 @@ impl Run {
             for round in 0..rounds {
                 run.round(&scratch, round);
             }
-            if run.faults.failed() > 0 {
+            if run.files.failed() > 0 {
                 run.heal(&scratch);
             }
             run.check(&scratch);
@@ -103,35 +108,35 @@ impl Run {
             drop(scratch);
             run.phase_ends();
         }
-        run.faults.clear();
+        run.files.clear();
         let scratch = run.open();
         run.check(&scratch);
         run.heal(&scratch);
-        let failed = Call::ALL.map(|call| run.faults.failed_of(call) > 0);
-        Ended { calls: run.calls, failed, turns }
+        drop(scratch);
+        Ended { calls: run.calls, failed: run.files.failed_calls(), turns }
     }
 
     fn phase_ends(&mut self) {
-        self.calls.push(self.faults.total());
+        self.calls.push(self.files.total());
     }
 
     /// Opens the store; if that fails it must succeed once nothing fails any more.
     fn open(&mut self) -> Scratch {
         let open = || {
-            let source = FaultySource::with(self.files.clone(), self.faults.clone()).named();
+            let source = self.files.source()?;
             let (gather, delay) = if self.gathers { (64 << 10, LONG) } else { (0, Duration::ZERO) };
             Scratch::builder(source).gather(gather, delay).wait_timeout(PATIENCE).open()
         };
         let scratch = open().unwrap_or_else(|error| {
             let OpenError::Io(error) = error else { panic!("{error}") };
             self.check_error(&error);
-            self.faults.clear();
+            self.files.clear();
             open().expect("it opens once nothing fails")
         });
         let report = scratch.wait_recovered(HANGS).expect("recovery ends");
         self.unread.clear();
         if report.skipped.unreadable > 0 {
-            assert!(self.faults.failed_of(Call::Load) > 0, "{report:?}");
+            assert!(self.files.failed_calls().iter().any(|call| call == "Load"), "{report:?}");
             let versions = self.keys.iter().map(|(key, history)| (*key, history.versions.len()));
             self.unread = versions.collect();
         }
@@ -144,7 +149,7 @@ impl Run {
     fn settle(&self, scratch: &Scratch) {
         let began = Instant::now();
         let wheel = scratch.wheel();
-        while self.faults.failed() == 0 && !(wheel.keepers_rest() && scratch.stats().pending_bytes == 0) {
+        while self.files.failed() == 0 && !(wheel.keepers_rest() && scratch.stats().pending_bytes == 0) {
             assert!(began.elapsed() < HANGS, "the keeper does not come to rest");
             thread::sleep(Duration::from_micros(200));
         }
@@ -282,7 +287,7 @@ impl Run {
             judged = history.judge(read.as_deref(), |_| true, has_turned);
         }
         let last = history.versions.last().expect("it was written");
-        if self.faults.failed() == 0 && read != last.bytes && !has_turned(last) {
+        if self.files.failed() == 0 && read != last.bytes && !has_turned(last) {
             judged = Err("nothing has failed, and the last version is not there");
         }
         if let Err(problem) = judged {
@@ -323,13 +328,13 @@ impl Run {
     fn check_error(&self, error: &IoError) {
         let case = self.case.unwrap_or_else(|| panic!("nothing was made to fail: {error}"));
         let path = error.path().unwrap_or_else(|| panic!("no file or folder is named: {error}"));
-        assert!(path.starts_with("folder-0"), "{error}");
+        assert!(path.starts_with(self.files.root()), "{error}");
         assert_eq!(error.kind(), case.errno.error().kind(), "{error}");
     }
 
     /// Nothing fails any more: after a while everything works again.
     fn heal(&mut self, scratch: &Scratch) {
-        self.faults.clear();
+        self.files.clear();
         let began = Instant::now();
         let key = BlockHash::from_u128(999);
         loop {
@@ -347,13 +352,13 @@ impl Run {
     }
 
     fn close(&mut self, scratch: &Scratch) {
-        let (began, failed) = (Instant::now(), self.faults.failed());
+        let (began, failed) = (Instant::now(), self.files.failed());
         let report = scratch.close(HANGS);
         assert!(began.elapsed() < HANGS, "the close hangs");
         assert_eq!((report.dropped, report.lent), (0, 0), "{report:?}");
         assert_eq!(scratch.flush().unwrap_err().failed, 0);
         assert!(matches!(scratch.put(REALM, b"late"), Err(WriteError::Closed)));
-        if self.faults.failed() > failed {
+        if self.files.failed() > failed {
             // What was gathered may be lost; a later flush does not speak of it.
             self.era += 1;
         } else {
@@ -367,73 +372,92 @@ fn has_turned(scratch: &Scratch, version: &Version) -> bool {
     version.place.is_none_or(|(file, generation)| scratch.wheel().has_turned(file, generation))
 }
 
-/// Which of the cases are run: all of `SCRATCHSPACE_FAULTS`, the one of `SCRATCHSPACE_FAULT`, or each call with one
-/// error.
-fn cases(calls: u64, gathers: bool) -> Vec<Case> {
+/// Which of the cases are run: all of `SCRATCHSPACE_FAULTS`, the one of `SCRATCHSPACE_FAULT`, or each call (on a disk some)
+/// with one error.
+fn cases(clean: &Ended, kind: Kind, gathers: bool) -> Vec<Case> {
+    let (opened, calls) = (clean.calls[0], *clean.calls.last().unwrap());
     let all = env::var("SCRATCHSPACE_FAULTS").is_ok_and(|which| which == "all");
     let only = env::var("SCRATCHSPACE_FAULT").ok();
-    let is_chosen = |case: &Case| {
-        let Case { k, errno, sticky, gathers } = case;
-        only.as_ref().is_none_or(|only| *only == format!("{k},{errno:?},{sticky},{gathers}"))
-    };
+    let is_chosen = |case: &Case| only.as_ref().is_none_or(|only| *only == case.to_string());
     let errnos = |k: u64| {
         let one = usize::try_from(k % 4).unwrap();
-        if all || only.is_some() { Errno::ALL.to_vec() } else { vec![Errno::ALL[one]] }
+        if only.is_some() || (all && kind == Kind::Memory) { Errno::ALL.to_vec() } else { vec![Errno::ALL[one]] }
     };
-    let cases = (1..=calls).flat_map(|k| errnos(k).into_iter().map(move |errno| (k, errno)));
-    let cases = cases.flat_map(|(k, errno)| [false, true].map(|sticky| Case { k, errno, sticky, gathers }));
+    // Eleven is no multiple of the number of errors: all of them come.
+    let is_met =
+        |k: &u64| all || only.is_some() || kind == Kind::Memory || *k <= opened + FIRST_CALLS || k.is_multiple_of(11);
+    let cases = (1..=calls).filter(is_met).flat_map(|k| errnos(k).into_iter().map(move |errno| (k, errno)));
+    let cases = cases.flat_map(|(k, errno)| [false, true].map(|sticky| Case { kind, k, errno, sticky, gathers }));
     cases.filter(is_chosen).collect()
 }
 
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kind, k, errno, sticky, gathers } = self;
+        write!(f, "{},{k},{errno:?},{sticky},{gathers}", kind.name())
+    }
+}
+
 /// Runs every case, many at once: they wait more than they work.
-fn sweep(gathers: bool) {
-    let clean = Run::to_the_end(None, gathers);
+fn sweep(kind: Kind, gathers: bool) {
+    let clean = Run::to_the_end(None, kind, gathers);
     assert!(clean.turns >= u64::from(FILES) * 2, "three laps: each file is filled once and turns twice: {clean:?}");
     assert!(clean.calls.windows(2).all(|ends| ends[0] < ends[1]), "each phase calls: {clean:?}");
     let calls = *clean.calls.last().unwrap();
-    let cases = cases(calls, gathers);
-    eprintln!("{clean:?}, {} cases", cases.len());
+    let cases = cases(&clean, kind, gathers);
+    eprintln!("{kind:?}: {clean:?}, {} cases", cases.len());
     let next = AtomicU64::new(0);
-    let failed = Call::ALL.map(|_| AtomicU64::new(0));
+    let failed = Mutex::new(BTreeMap::<String, u64>::new());
     let bad = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..32 {
             scope.spawn(|| {
-                // Relaxed: nothing but the number is shared, and `failed` is read when the threads are joined.
+                // Relaxed: nothing but the number is shared.
                 while let Some(case) = cases.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap()) {
-                    let run = std::panic::AssertUnwindSafe(|| Run::to_the_end(Some(*case), gathers));
-                    let Case { k, errno, sticky, gathers } = case;
+                    let run = std::panic::AssertUnwindSafe(|| Run::to_the_end(Some(*case), kind, gathers));
                     let Ok(ended) = std::panic::catch_unwind(run) else {
-                        bad.lock().push(format!("SCRATCHSPACE_FAULT={k},{errno:?},{sticky},{gathers}"));
+                        bad.lock().push(format!("SCRATCHSPACE_FAULT={case}"));
                         continue;
                     };
                     // Whether a flush or the keeper syncs a file that was just sealed is chance: a few calls more or
                     // less, and on a slow machine more of them.
-                    let is_met = ended.failed.contains(&true);
-                    assert!(is_met || k + calls / 16 > calls, "{case:?}: there is no such call");
-                    for (failed, has_failed) in failed.iter().zip(ended.failed) {
-                        failed.fetch_add(u64::from(has_failed), Ordering::Relaxed);
+                    let is_met = !ended.failed.is_empty();
+                    assert!(is_met || case.k + calls / 16 > calls, "{case:?}: there is no such call");
+                    for call in ended.failed {
+                        *failed.lock().entry(call).or_default() += 1;
                     }
                 }
             });
         }
     });
-    let bad = bad.lock();
+    let (bad, failed) = (bad.lock(), failed.lock());
     assert!(bad.is_empty(), "{} of {} cases failed, repeat with {bad:#?}", bad.len(), cases.len());
     if env::var("SCRATCHSPACE_FAULT").is_err() {
-        let failed = Call::ALL.map(|call| (call, failed[call as usize].load(Ordering::Relaxed)));
-        assert!(failed.iter().all(|(_, times)| *times > 0), "every kind of call has failed: {failed:?}");
+        let missed: Vec<_> = kind.calls().into_iter().filter(|call| !failed.contains_key(call)).collect();
+        assert!(missed.is_empty(), "every kind of call must have failed, and {missed:?} has not: {failed:?}");
     }
 }
 
 #[test]
 fn whichever_call_fails_nothing_that_was_stored_is_lost_and_the_store_heals() {
-    sweep(false);
+    sweep(Kind::Memory, false);
 }
 
 #[test]
 fn whichever_call_fails_nothing_that_was_gathered_and_flushed_is_lost() {
-    sweep(true);
+    sweep(Kind::Memory, true);
+}
+
+#[test]
+fn whichever_call_fails_on_a_disk_nothing_is_lost_and_the_store_heals() {
+    sweep(Kind::Disk, true);
+}
+
+/// Between the calls of one creation, of one sync, of one opening; and a store that has come half-way.
+#[test]
+#[cfg(target_os = "linux")]
+fn whichever_call_of_the_system_fails_nothing_that_was_stored_is_lost_and_the_store_heals() {
+    sweep(Kind::System, false);
 }
 
 /// A version that was flushed was hidden by a newer one in a gather buffer. The buffer could not be stored, and as the

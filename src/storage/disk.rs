@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -55,6 +55,8 @@ pub struct DiskFileSource {
     attaching: Mutex<()>,
     /// Files that are called suspect.
     suspects: Mutex<BTreeSet<FileId>>,
+    /// What a creation that failed has left, and could not remove either: in the way of the next one.
+    leftovers: Mutex<Vec<PathBuf>>,
     size: FileSize,
     files_per_folder: u16,
     locks: Arc<Locks>,
@@ -81,7 +83,8 @@ impl DiskFileSource {
     pub(super) fn new(owned: Owned, size: FileSize, files_per_folder: u16) -> Self {
         let Owned { store, folders, locks } = owned;
         let (folders, attaching, suspects) = (Mutex::new(folders), Mutex::new(()), Mutex::new(BTreeSet::new()));
-        Self { store, folders, attaching, suspects, size, files_per_folder, locks: Arc::new(locks) }
+        let (leftovers, locks) = (Mutex::default(), Arc::new(locks));
+        Self { store, folders, attaching, suspects, leftovers, size, files_per_folder, locks }
     }
 
     fn folder_of(&self, file: FileId) -> PathBuf {
@@ -212,6 +215,7 @@ impl DiskFileSource {
         for (file, listed) in files {
             self.is_called(file, listed.name.suspect);
             found.push(Found { file, memory: self.open(&listed)? });
+            self.leftovers.lock().retain(|leftover| *leftover != listed.path);
         }
         for (_, leftover) in leftovers {
             remove(&leftover.path).map_err(failed("deleting what a creation left", &leftover.path))?;
@@ -222,8 +226,8 @@ impl DiskFileSource {
     /// Opens and maps a file that is there, with the size that it has.
     fn open(&self, listed: &Listed) -> Result<Arc<dyn FileMemory>, OpenError> {
         let path = &listed.path;
-        let file = os::private_file().open(path).map_err(failed("opening a file", path))?;
-        let len = file.metadata().map_err(failed("reading the size of a file", path))?.len();
+        let file = os::open_private(path).map_err(failed("opening a file", path))?;
+        let len = os::len(&file).map_err(failed("reading the size of a file", path))?;
         let Some(size) = FileSize::new(len) else {
             return Err(foreign(path, format!("its length of {len} bytes is none that a file can have")));
         };
@@ -236,7 +240,7 @@ impl DiskFileSource {
     /// All of "create" up to the name: a mapped file at `path`, durable in content.
     fn create_at(&self, path: &Path, header: &[u8]) -> io::Result<MappedFile> {
         let file = os::create_private_file(path)?;
-        let leftover = Leftover(Some(path));
+        let leftover = Leftover::new(path, self);
         let memory = self.fill(file, header)?;
         leftover.keep();
         Ok(memory)
@@ -246,7 +250,7 @@ impl DiskFileSource {
     fn fill(&self, file: File, header: &[u8]) -> io::Result<MappedFile> {
         os::write_all_at(&file, 0, &[header])?;
         os::preallocate(&file, self.size.get())?;
-        file.sync_all()?;
+        os::sync_all(&file)?;
         MappedFile::new(file, self.size, self.locks.clone())
     }
 
@@ -254,10 +258,10 @@ impl DiskFileSource {
         let path = self.new_path(file, header)?;
         let temporary = self.temporary_path_of(file);
         let memory = self.create_at(&temporary, header)?;
-        let leftover = Leftover(Some(&temporary));
-        fs::rename(&temporary, &path)?;
+        let leftover = Leftover::new(&temporary, self);
+        os::rename(&temporary, &path)?;
         leftover.keep();
-        let leftover = Leftover(Some(&path));
+        let leftover = Leftover::new(&path, self);
         // Hazard 53: the file is durable, its name is not.
         if !planted::is(53) {
             os::sync_folder(&self.folder_of(file))?;
@@ -293,10 +297,23 @@ impl DiskFileSource {
         check_header(header)?;
         self.locks.process().check()?;
         let path = self.own_folder_of(file)?.join(Name::new(self.store, file).to_string());
-        if path.try_exists()? || names::suspect_path(&path).try_exists()? {
+        self.remove_leftovers(&[&path, &self.temporary_path_of(file)])?;
+        if os::try_exists(&path)? || os::try_exists(&names::suspect_path(&path))? {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("`{}` is there already", path.display())));
         }
         Ok(path)
+    }
+
+    /// Removes those of `paths` that a creation has left.
+    fn remove_leftovers(&self, paths: &[&PathBuf]) -> io::Result<()> {
+        let mut leftovers = self.leftovers.lock();
+        for path in paths {
+            if leftovers.contains(path) {
+                remove(path)?;
+                leftovers.retain(|leftover| leftover != *path);
+            }
+        }
+        Ok(())
     }
 
     /// Where a file grows until it gets its name; what is left there the next scan deletes.
@@ -366,9 +383,9 @@ impl FileSource for DiskFileSource {
         let path = self.own_folder_of(file)?.join(Name::new(self.store, file).to_string());
         let suspect = names::suspect_path(&path);
         // Not synced: the name speaks of what is in the page cache, and is in it itself. A power cut ends both.
-        match fs::rename(&path, &suspect) {
+        match os::rename(&path, &suspect) {
             Ok(()) => self.is_called(file, true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.is_called(file, suspect.try_exists()?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.is_called(file, os::try_exists(&suspect)?),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -386,26 +403,36 @@ struct NoSpace {
 }
 
 /// A path that is removed unless somebody says `keep`.
-struct Leftover<'a>(Option<&'a Path>);
+struct Leftover<'a> {
+    path: Option<&'a Path>,
+    source: &'a DiskFileSource,
+}
 
-impl Leftover<'_> {
+impl<'a> Leftover<'a> {
+    fn new(path: &'a Path, source: &'a DiskFileSource) -> Self {
+        Self { path: Some(path), source }
+    }
+
     fn keep(mut self) {
-        self.0 = None;
+        self.path = None;
     }
 }
 
 impl Drop for Leftover<'_> {
     fn drop(&mut self) {
-        if let Some(path) = self.0 {
-            // There is an error on its way already; the next scan deletes what could not be removed here.
-            let _ = fs::remove_file(path);
+        // There is an error on its way already; the next creation removes what could not be removed here, or the next
+        // scan.
+        if let Some(path) = self.path
+            && remove(path).is_err()
+        {
+            self.source.leftovers.lock().push(path.to_path_buf());
         }
     }
 }
 
 /// Removes a file; one that is not there is fine.
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match os::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
     }
@@ -421,6 +448,7 @@ mod tests {
     use super::super::contract::{check_file_source, check_owner};
     use super::super::test_folder::test_folder;
     use super::*;
+    use std::fs;
 
     fn builder(folders: &[&Path]) -> DiskFileSourceBuilder {
         DiskFileSource::builder().folders(folders).files_per_folder(3).file_size(16 << 10)
@@ -469,6 +497,99 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
             assert_eq!((mode(&home), mode(&path), mode(&home.join("scratchspace.lock"))), (0o700, 0o600, 0o600));
+        }
+    }
+
+    /// A name that is durable before its bytes are leads to a file of zeros, or of the wrong length, after a power cut:
+    /// nobody saw it when the sync between the two was gone.
+    #[test]
+    #[cfg(all(target_os = "linux", not(loom)))]
+    fn a_file_is_durable_before_it_gets_its_name_and_is_used_when_its_name_is_durable() {
+        use crate::os::calls::SystemCall::{Allocate, List, Map, Open, Remove, Rename, Stat, Store, Sync, SyncFolder};
+        use crate::os::watch::Watch;
+
+        let folder = test_folder();
+        let home = std::fs::canonicalize(folder.path()).unwrap();
+        let source = builder(&[&home]).build().unwrap();
+        let watch = Watch::new(&home);
+        // Without questions, of which none changes anything.
+        let asked = |watch: &Watch| -> Vec<_> {
+            watch.take().into_iter().filter(|(call, _)| !matches!(call, Stat | List)).collect()
+        };
+        let text = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+        let (name, growing) = (text(&source.path_of(file(1))), text(&source.temporary_path_of(file(1))));
+        let home_name = text(&home);
+        let memory = source.create(file(1), b"header").unwrap();
+        let calls = [(Open, &growing), (Store, &growing), (Allocate, &growing), (Sync, &growing), (Map, &growing)];
+        let calls = calls.into_iter().chain([(Rename, &name), (SyncFolder, &home_name)]);
+        assert_eq!(asked(&watch), calls.map(|(call, name)| (call, name.clone())).collect::<Vec<_>>());
+        memory.store(4096, &[b"block"]).unwrap();
+        assert_eq!(asked(&watch), [(Store, name.clone())]);
+        memory.sync().unwrap();
+        assert_eq!(asked(&watch), [(Sync, name.clone())]);
+        source.delete(file(1)).unwrap();
+        let gone = asked(&watch);
+        assert_eq!((gone[0].clone(), gone.last().unwrap().clone()), ((Remove, name), (SyncFolder, home_name)));
+    }
+
+    /// Errors between the calls of a creation: whichever fails, nothing is left behind, and the next one succeeds. A
+    /// disk that could not say whether the folder is still the one that was locked was told as another folder.
+    #[test]
+    #[cfg(all(target_os = "linux", not(loom)))]
+    fn whichever_call_of_a_creation_or_deletion_fails_nothing_is_left_and_it_succeeds_the_next_time() {
+        use crate::os::calls::SystemCall;
+        use crate::os::watch::Watch;
+
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        let before = tree(folder.path());
+        let watch = Watch::new(folder.path());
+        let mut failed = Vec::new();
+        for k in 1.. {
+            watch.fail(k, libc::EIO, false);
+            let created = source.create(file(1), b"header");
+            let Err(error) = created else { break };
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "call {k}");
+            assert!(tree(folder.path()) == before, "call {k}, {:?}, leaves something", watch.failed().last());
+            failed.push(*watch.failed().last().unwrap());
+        }
+        for call in [SystemCall::Open, SystemCall::Store, SystemCall::Sync, SystemCall::Rename, SystemCall::SyncFolder]
+        {
+            assert!(failed.contains(&call), "{call:?} has failed in none of {failed:?}");
+        }
+        for k in 1.. {
+            watch.fail(k, libc::EIO, false);
+            if source.delete(file(1)).is_ok() {
+                break;
+            }
+        }
+        watch.clear();
+        assert!(tree(folder.path()) == before);
+        assert!(source.scan().unwrap().is_empty());
+    }
+
+    /// A creation failed, and what it left could not be removed either: the file could not be created any more before
+    /// the next opening, and whoever asked was told to move away what was in its place.
+    #[test]
+    #[cfg(all(target_os = "linux", not(loom)))]
+    fn what_a_failed_creation_could_not_remove_is_not_in_the_way_of_the_next_one() {
+        use crate::os::watch::Watch;
+
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        let watch = Watch::new(folder.path());
+        for k in 1.. {
+            watch.fail(k, libc::EIO, true);
+            let Err(error) = source.create(file(1), b"header") else { break };
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "call {k}");
+            let created = source.create(file(1), b"header");
+            assert_eq!(created.unwrap_err().raw_os_error(), Some(libc::EIO), "call {k}, and all after it");
+            watch.clear();
+            let error = source.create(file(1), b"header").err();
+            assert!(error.is_none(), "call {k}: {error:?}");
+            assert_eq!(source.create(file(1), b"").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(source.scan().unwrap().len(), 1);
+            source.delete(file(1)).unwrap();
         }
     }
 

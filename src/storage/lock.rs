@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use crate::block::StoreId;
@@ -55,7 +55,7 @@ impl Locks {
     pub(super) fn check_place(&self, folder: &Path) -> io::Result<()> {
         let locked = self.locked.lock();
         let own = locked.iter().find(|lock| lock.path.parent() == Some(folder));
-        if own.is_some_and(LockFile::is_in_place) {
+        if own.map(LockFile::is_in_place).transpose()? == Some(true) {
             return Ok(());
         }
         drop(locked);
@@ -144,13 +144,13 @@ impl Drop for LockFile {
 
 impl LockFile {
     /// Whether the path of the lock file leads to it still.
-    fn is_in_place(&self) -> bool {
-        os::is_named(&self.file, &self.path).unwrap_or(false)
+    fn is_in_place(&self) -> io::Result<bool> {
+        os::is_named(&self.file, &self.path)
     }
 
     /// Locks `folder`, if it has a lock file.
     pub(super) fn lock_existing(folder: &Path) -> Result<Option<Self>, OpenError> {
-        match os::private_file().open(folder.join(LOCK_FILE)) {
+        match os::open_private(&folder.join(LOCK_FILE)) {
             Ok(file) => Self::lock(folder, file).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("opening a lock file", &folder.join(LOCK_FILE))(error)),
@@ -161,7 +161,7 @@ impl LockFile {
     pub(super) fn lock_or_create(folder: &Path) -> Result<Self, OpenError> {
         let path = folder.join(LOCK_FILE);
         let file = match os::create_private_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => os::private_file().open(&path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => os::open_private(&path),
             created => created,
         };
         Self::lock(folder, file.map_err(failed("creating a lock file", &path))?)
@@ -198,9 +198,8 @@ impl LockFile {
     pub(super) fn write(&mut self, record: Record) -> Result<(), OpenError> {
         self.file
             .set_len(0)
-            .and_then(|()| self.file.rewind())
-            .and_then(|()| self.file.write_all(record.to_string().as_bytes()))
-            .and_then(|()| self.file.sync_all())
+            .and_then(|()| os::write_all_at(&self.file, 0, &[record.to_string().as_bytes()]))
+            .and_then(|()| os::sync_all(&self.file))
             .map_err(failed("writing a lock file", &self.path))
     }
 }

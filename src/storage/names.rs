@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::block::{FileId, StoreId};
+use crate::os;
 
 const SUSPECT: &str = "suspect";
 
@@ -78,7 +79,7 @@ pub(super) struct Listed {
 /// What in `folder` has the name of a file of some store, in the order of names. All else is left out.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<Listed>> {
     let mut all = Vec::new();
-    for entry in folder.read_dir()? {
+    for entry in os::read_dir(folder)? {
         let entry = entry?;
         let Some(name) = Name::parse(&entry.file_name()) else { continue };
         let metadata = match entry.metadata() {

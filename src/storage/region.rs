@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::ptr::NonNull;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapRaw;
 
 use super::lock::Locks;
 use super::names;
@@ -51,12 +51,12 @@ impl Drop for Region {
 impl Region {
     /// Maps the first `size` bytes of `file`; a shorter file is an error, by invariant 1.
     fn map(file: &File, size: FileSize) -> io::Result<Self> {
-        let len = file.metadata()?.len();
+        let len = os::len(file)?;
         if len < size.get() {
             let problem = format!("a file of {len} bytes cannot be mapped as one of {}", size.get());
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, problem));
         }
-        let map = MmapOptions::new().len(in_memory(size.get())).map_raw_read_only(file)?;
+        let map = os::map_read_only(file, in_memory(size.get()))?;
         let start = NonNull::new(map.as_mut_ptr()).expect("nothing is mapped at address zero");
         // SAFETY: a read-only mapping of whole pages, which `watched` does not outlive; whoever reads from it asks
         // `FileMemory::is_suspect`, as that says.
@@ -118,7 +118,7 @@ impl MappedFile {
     pub(super) fn new(file: File, size: FileSize, locks: Arc<Locks>) -> io::Result<Self> {
         // Hazard 52: who maps a file does not hold its folder.
         let locks = if planted::is(52) { Arc::new(Locks::new(Vec::new())) } else { locks };
-        let (region, allocated) = (Region::map(&file, size)?, os::keeps_allocation(&file));
+        let (region, allocated) = (Region::map(&file, size)?, os::keeps_allocation(&file)?);
         Ok(Self { region, file, path: None, allocated, suspect: false, _locks: locks })
     }
 
@@ -134,7 +134,7 @@ impl MappedFile {
 
     /// What is stored here outlives the process only in a whole file that has its name.
     fn check_whole(&self) -> io::Result<()> {
-        let (len, size) = (self.file.metadata()?.len(), self.region.size.get());
+        let (len, size) = (os::len(&self.file)?, self.region.size.get());
         if len < size {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, CutShort { len, size }));
         }
