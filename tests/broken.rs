@@ -130,6 +130,52 @@ fn a_folder_that_is_away_at_open_is_taken_back_without_opening_again() {
     }
 }
 
+/// What is damaged in a folder that comes back is judged as at open, also if no file there has a header: those of the
+/// other folders tell the layout.
+#[test]
+fn files_of_another_length_in_a_folder_that_comes_back_cost_themselves_only() {
+    for (len, how_many) in [(0, 9), (0, 1), (8192, 9), (8192, 1), (70_000, 9)] {
+        let root = test_folder();
+        let home = root.path().canonicalize().unwrap();
+        let folders = [home.join("one"), home.join("two")];
+        let hashes = fill(&folders);
+        let away = home.join("away");
+        fs::rename(&folders[1], &away).unwrap();
+        let names = fs::read_dir(&away).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = names.filter(|path| path.extension().is_some_and(|kind| kind == "scratch")).collect();
+        files.sort();
+        files.truncate(how_many);
+        for file in &files {
+            fs::File::options().write(true).open(file).unwrap().set_len(len).unwrap();
+        }
+        let scratch = open(&folders).unwrap();
+        assert_works_without(&scratch, &folders[1], &hashes);
+        fs::rename(&away, &folders[1]).unwrap();
+        eventually("the folder is back", || {
+            scratch.health().lanes().all(|lane| lane.readable && lane.broken.is_none())
+        });
+        scratch.wait_recovered(HANGS).unwrap();
+        assert_eq!(scratch.recovery().report.files_damaged, files.len() as u64, "{len} bytes");
+        let mut missing = 0;
+        for (number, hash) in (0..).zip(&hashes) {
+            match scratch.get(REALM, *hash) {
+                Ok(bytes) => assert_eq!(bytes[..], block(number)),
+                Err(error) => {
+                    assert!(error.is_missing(), "{error}");
+                    missing += 1;
+                }
+            }
+        }
+        assert_eq!(missing > 0, len < 65_536, "{len} bytes: {missing} of 40 missing");
+        for number in 100..300 {
+            let hash = scratch.put(REALM, &block(number)).unwrap();
+            assert_eq!(scratch.get(REALM, hash).unwrap()[..], block(number));
+        }
+        scratch.flush().unwrap();
+        assert_eq!(scratch.health().state, HealthState::Healthy, "{}", scratch.health());
+    }
+}
+
 /// Of two folders that are away nobody knows which is which, until they are back.
 #[test]
 fn folders_that_come_back_are_told_apart_by_their_records() {

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use scratchspace::{FileId, FileMemory, FileSize, FileSource, Found, OpenError, StoreId};
 
-use super::format::PAGE;
-use super::store::{Image, Setup};
+use super::format::{self, Header, PAGE};
+use super::store::{Image, Setup, kind};
 
 #[repr(C, align(4096))]
 struct Page(UnsafeCell<[u8; PAGE]>);
@@ -26,6 +26,8 @@ struct Page(UnsafeCell<[u8; PAGE]>);
 /// One file.
 struct Bytes {
     pages: Box<[Page]>,
+    /// All of it, if its length is none that a file can have; then the pages show its first one.
+    odd: Option<Vec<u8>>,
     /// A sync of it has failed in an earlier run.
     suspect: AtomicBool,
     turns: Mutex<()>,
@@ -43,9 +45,28 @@ impl std::fmt::Debug for Bytes {
 impl Bytes {
     fn new(size: FileSize, contents: &[u8]) -> Self {
         let pages = (0..size.pages()).map(|_| Page(UnsafeCell::new([0; PAGE]))).collect();
-        let new = Self { pages, suspect: AtomicBool::new(false), turns: Mutex::new(()) };
+        let new = Self { pages, odd: None, suspect: AtomicBool::new(false), turns: Mutex::new(()) };
         new.store(0, &[contents]).expect("no more than its size");
         new
+    }
+
+    /// A file that was there, however long it is.
+    fn found(contents: &[u8]) -> Self {
+        match FileSize::new(contents.len() as u64) {
+            Some(size) => Self::new(size, contents),
+            None => {
+                let first = &contents[..contents.len().min(PAGE)];
+                Self { odd: Some(contents.to_vec()), ..Self::new(FileSize::MIN, first) }
+            }
+        }
+    }
+
+    fn contents(&self) -> Vec<u8> {
+        self.odd.clone().unwrap_or_else(|| {
+            let mut bytes = vec![0; self.pages.len() * PAGE];
+            self.load(0, &mut bytes).expect("all of it");
+            bytes
+        })
     }
 
     /// The first byte of a range that lies within.
@@ -144,9 +165,7 @@ impl Folders {
     pub fn image(&self) -> Image {
         let mut image = Image::empty(&Setup { folders: usize::from(self.folders), ..Setup::default() });
         for (id, file) in &*self.files() {
-            let mut bytes = vec![0; file.pages.len() * PAGE];
-            file.load(0, &mut bytes).expect("all of it");
-            image.put(usize::from(id.get()), bytes);
+            image.put(usize::from(id.get()), file.contents());
         }
         image
     }
@@ -179,15 +198,22 @@ fn listed(image: &Image) -> Vec<Listed<'_>> {
     .collect()
 }
 
-/// The size of most of the files, the larger one of two that are as many.
+/// The size that most headers name, or else of most files; the larger one of two that are as many.
 fn usual(listed: &[Listed<'_>], store: u128) -> Option<FileSize> {
-    let mut sizes: BTreeMap<u64, usize> = BTreeMap::new();
-    for file in listed.iter().filter(|file| file.store == store && file.kind != "tmp") {
-        if let Some(size) = FileSize::new(file.bytes.len() as u64) {
-            *sizes.entry(size.get()).or_default() += 1;
+    let most = |size: &dyn Fn(&Listed<'_>) -> Option<u64>| {
+        let mut sizes: BTreeMap<u64, usize> = BTreeMap::new();
+        for file in listed.iter().filter(|file| file.store == store && file.kind != "tmp") {
+            if let Some(size) = size(file).and_then(FileSize::new) {
+                *sizes.entry(size.get()).or_default() += 1;
+            }
         }
-    }
-    sizes.into_iter().max_by_key(|(size, count)| (*count, *size)).and_then(|(size, _)| FileSize::new(size))
+        sizes.into_iter().max_by_key(|(size, count)| (*count, *size)).and_then(|(size, _)| FileSize::new(size))
+    };
+    let named = most(&|file| match format::header(file.bytes) {
+        Header::Fine(header) if header.store == store && kind(header.hash_kind).is_some() => Some(header.size),
+        _ => None,
+    });
+    named.or_else(|| most(&|file| Some(file.bytes.len() as u64)))
 }
 
 /// The files of the store, or why something there cannot be one.
@@ -207,8 +233,7 @@ fn judged(listed: &[Listed<'_>], store: u128, folders: usize) -> Result<BTreeMap
         if file.kind == "tmp" {
             continue;
         }
-        let Some(size) = FileSize::new(file.bytes.len() as u64) else { return refuse("its length is none") };
-        let bytes = Bytes::new(size, file.bytes);
+        let bytes = Bytes::found(file.bytes);
         bytes.suspect.store(file.kind == "suspect", Ordering::Relaxed);
         if files.insert(id, Arc::new(bytes)).is_some() {
             return refuse("it is there twice");
@@ -242,7 +267,14 @@ impl FileSource for Folders {
     fn scan(&self) -> Result<Vec<Found>, OpenError> {
         match &self.refused {
             Some(refused) => Err(refused.clone()),
-            None => Ok(self.files().iter().map(|(&file, bytes)| Found { file, memory: bytes.clone() }).collect()),
+            None => {
+                let found = |(&file, bytes): (_, &Arc<Bytes>)| {
+                    let memory: Arc<dyn FileMemory> = bytes.clone();
+                    let len = bytes.odd.as_ref().map_or(memory.size().get(), |odd| odd.len() as u64);
+                    Found { file, memory, len }
+                };
+                Ok(self.files().iter().map(found).collect())
+            }
         }
     }
 
@@ -269,5 +301,16 @@ impl FileSource for Folders {
             bytes.suspect.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
+        let mut files = self.files();
+        let Some(found) = files.get(&file) else { return Err(io::ErrorKind::NotFound.into()) };
+        let mut contents = found.contents();
+        contents.resize(self.size.get() as usize, 0);
+        let mended = Arc::new(Bytes::new(self.size, &contents));
+        mended.suspect.store(true, Ordering::Relaxed);
+        files.insert(file, mended.clone());
+        Ok(mended)
     }
 }

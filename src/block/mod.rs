@@ -33,7 +33,7 @@ pub use self::slot::Slot;
 
 pub(crate) use self::clock::now;
 pub(crate) use self::entry::Entry;
-pub(crate) use self::header::{FileHeader, HeaderError};
+pub(crate) use self::header::{FileHeader, HEADER_LEN, HeaderError};
 pub(crate) use self::id::random_nonce;
 pub(crate) use self::key::KeyHash;
 pub(crate) use self::layout::{PAGE_LEN, padding};

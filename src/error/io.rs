@@ -32,14 +32,33 @@ use super::{BrokenPromise, OpenError, ThreadPanicked, WriteError};
 pub struct IoError {
     what: &'static str,
     path: Option<PathBuf>,
-    source: Arc<io::Error>,
+    answer: Arc<Answer>,
+}
+
+/// What the operating system answered.
+#[derive(Debug)]
+struct Answer {
+    error: io::Error,
+    /// What to do about it, where the answer does not say it.
+    advice: Option<&'static str>,
 }
 
 impl IoError {
     /// `what` names the operation, such as "creating a file".
     #[must_use]
     pub fn new(what: &'static str, path: Option<&Path>, source: io::Error) -> Self {
-        Self { what, path: path.map(Path::to_path_buf), source: Arc::new(source) }
+        Self::advising(what, path, source, None)
+    }
+
+    /// The header of a file cannot be read. Deleting the file for an error that may pass would lose what it holds, so
+    /// somebody has to say so.
+    pub(crate) fn header_unreadable(path: Option<&Path>, source: io::Error) -> Self {
+        let advice = "; look at the disk, or remove that file, which costs its own blocks only";
+        Self::advising("reading a header", path, source, Some(advice))
+    }
+
+    fn advising(what: &'static str, path: Option<&Path>, error: io::Error, advice: Option<&'static str>) -> Self {
+        Self { what, path: path.map(Path::to_path_buf), answer: Arc::new(Answer { error, advice }) }
     }
 
     /// What was tried.
@@ -57,23 +76,28 @@ impl IoError {
     /// The kind of the operating system's answer.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.source.kind()
+        self.answer.error.kind()
     }
 
     /// The error number of the operating system, if the error came from it.
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.source.raw_os_error()
+        self.answer.error.raw_os_error()
     }
 
     /// The panic behind it, if that is what failed: of a thread of the store, or of its file source.
     #[must_use]
     pub fn panicked(&self) -> Option<&ThreadPanicked> {
-        self.source.get_ref()?.downcast_ref()
+        self.answer.error.get_ref()?.downcast_ref()
+    }
+
+    fn is_of_a_verb(&self) -> bool {
+        let source = self.answer.error.get_ref();
+        source.is_some_and(|source| source.is::<WriteError>() || source.is::<OpenError>())
     }
 
     fn is_a_broken_promise(&self) -> bool {
-        self.source.get_ref().and_then(|source| source.downcast_ref::<BrokenPromise>()).is_some()
+        self.answer.error.get_ref().and_then(|source| source.downcast_ref::<BrokenPromise>()).is_some()
     }
 
     fn advice(&self) -> &'static str {
@@ -85,12 +109,10 @@ impl IoError {
                 "; move away what is in its place, or choose another folder"
             }
             // A failure of a verb of the store says itself what to do.
-            _ if self.source.get_ref().is_some_and(|source| source.is::<WriteError>() || source.is::<OpenError>()) => {
-                ""
-            }
+            _ if self.is_of_a_verb() => "",
             _ if self.panicked().is_some() => "; look at the output of that thread, and report it",
             _ if self.is_a_broken_promise() => "; mend the file source",
-            _ => "; check the disk and the system's log",
+            _ => self.answer.advice.unwrap_or("; check the disk and the system's log"),
         }
     }
 }
@@ -101,13 +123,13 @@ impl fmt::Display for IoError {
         if let Some(path) = &self.path {
             write!(f, " for `{}`", path.display())?;
         }
-        write!(f, ": {}{}", self.source, self.advice())
+        write!(f, ": {}{}", self.answer.error, self.advice())
     }
 }
 
 impl Error for IoError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.source)
+        Some(&self.answer.error)
     }
 }
 
@@ -145,6 +167,11 @@ mod tests {
             let text = IoError::new("flushing the store", None, answer).to_string();
             assert!(text.starts_with("flushing the store failed: ") && text.ends_with(advice), "{text}");
         }
+        let text = IoError::header_unreadable(Some(Path::new("/data/x")), io::Error::from_raw_os_error(5)).to_string();
+        assert!(
+            text.contains("`/data/x`") && text.ends_with("remove that file, which costs its own blocks only"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::block::HashKind;
 /// Why a store was not opened.
 ///
 /// Nothing of an existing store was deleted, unless by [`reset`](crate::ScratchBuilder::reset), or, with
-/// [`OpenError::Io`], the oldest files that an opening with fewer of them drops.
+/// [`OpenError::Io`], the oldest files that an opening with fewer of them drops, and those in which nothing can be
+/// believed.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {

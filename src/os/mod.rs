@@ -143,6 +143,12 @@ pub(crate) fn len(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.len())
 }
 
+/// Makes `file` longer, by a hole, or cuts it short.
+pub(crate) fn set_len(file: &File, len: u64) -> io::Result<()> {
+    calls::meet_file(SystemCall::Allocate, file)?;
+    file.set_len(len)
+}
+
 /// Makes the bytes of `file` durable, and of its metadata what is needed to read them back.
 pub(crate) fn sync_data(file: &File) -> io::Result<()> {
     calls::meet_file(SystemCall::Sync, file)?;

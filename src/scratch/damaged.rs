@@ -6,9 +6,9 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use crate::block::{BlockHash, FileId, Realm};
-use crate::error::ReadError;
+use crate::error::{OpenError, ReadError};
 use crate::scratch::Scratch;
-use crate::storage::faulty::{Call, Fault, FaultySource};
+use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
 use crate::storage::{FileSource, MemoryFileSource};
 use crate::sync::thread;
 use crate::wheel::OnFull;
@@ -232,6 +232,36 @@ fn every_verb_that_reads_counts_the_errors_of_the_disk() {
     assert!(matches!(scratch.for_each(REALM, |_| ()), Err(ReadError::Io(_))));
     assert!(matches!(scratch.get(REALM, hash), Err(ReadError::Io(_))));
     assert_eq!(scratch.stats().read_errors, 4);
+}
+
+/// A header could not be read just now. Whoever took that for a file without one would delete it.
+#[test]
+fn a_header_that_cannot_be_read_is_an_error_that_names_the_file_and_costs_nothing() {
+    let files = three_files_of(64 << 10);
+    let hashes: Vec<_> = {
+        let scratch = ungathered(files.clone());
+        let hashes = (0..20).map(|number| scratch.put(REALM, &block(number, 4096)).unwrap()).collect();
+        scratch.flush().unwrap();
+        hashes
+    };
+    for load in 1..=2 {
+        let source = FaultySource::new(files.clone()).named();
+        let faults = source.faults();
+        faults.set(Fault::at(load).sticky().only(&[Call::Load]).errno(Errno::Io));
+        match Scratch::open(source) {
+            Err(OpenError::Io(error)) => {
+                assert_eq!(error.path(), Some(format!("folder-0/file-{load}").as_ref()), "{error}");
+                assert!(error.to_string().ends_with("remove that file, which costs its own blocks only"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!((faults.count(Call::Delete), faults.count(Call::Create), faults.count(Call::Store)), (0, 0, 0));
+    }
+    let scratch = ungathered(files);
+    scratch.wait_recovered(PATIENCE).unwrap();
+    for (number, hash) in (0..).zip(&hashes) {
+        assert_eq!(scratch.get(REALM, *hash).as_deref(), Ok(&block(number, 4096)[..]));
+    }
 }
 
 fn eventually(what: &str, is_so: impl Fn() -> bool) {

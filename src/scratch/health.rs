@@ -19,8 +19,8 @@ pub struct Health {
     pub state: HealthState,
     /// Every folder, in the order of the store.
     pub folders: Vec<FolderHealth>,
-    /// Files whose sync has failed, or of which a part could not be read, and that are not recycled yet: each read of
-    /// them is copied and compared.
+    /// Files whose sync has failed, of which a part could not be read, or whose length was another at open, and that
+    /// are not recycled yet: each read of them is copied and compared.
     pub suspect: Vec<FileId>,
     /// Those of them whose sync has failed and that could not be marked yet: a run that began now would take them for
     /// sound ones. It is tried again and again.

@@ -84,6 +84,18 @@ impl Contained {
         Err(io::Error::other(BrokenPromise(format!("the file that was made has {is} bytes, and not {must}"))))
     }
 
+    /// A file that was there, however long: its memory is as long where that can be.
+    fn wrap_found(&self, found: Found) -> io::Result<Found> {
+        let Found { file, memory, len } = found;
+        let memory = self.wrap(memory)?;
+        let is = memory.size();
+        if FileSize::new(len).is_some_and(|size| size != is) {
+            let problem = format!("file {file} has {len} bytes, and its memory {}", is.get());
+            return Err(io::Error::other(BrokenPromise(problem)));
+        }
+        Ok(Found { file, memory, len })
+    }
+
     fn list(
         &self,
         folder: Option<u16>,
@@ -103,8 +115,7 @@ impl Contained {
         if let Some(Found { file, .. }) = found.iter().find(|found| is_elsewhere(found.file)) {
             return Err(refused(*file, "the file source has listed it in another folder"));
         }
-        let wrapped = found.into_iter().map(|Found { file, memory }| Ok(Found { file, memory: self.wrap(memory)? }));
-        wrapped.collect::<io::Result<_>>().map_err(failed)
+        found.into_iter().map(|found| self.wrap_found(found)).collect::<io::Result<_>>().map_err(failed)
     }
 }
 
@@ -156,6 +167,11 @@ impl FileSource for Contained {
 
     fn mark_suspect(&self, file: FileId) -> io::Result<()> {
         self.panics.contain_io(|| self.inner.mark_suspect(file))
+    }
+
+    fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
+        let memory = self.panics.contain_io(|| self.inner.mend(file))?;
+        self.wrap_new(memory)
     }
 }
 
@@ -285,7 +301,7 @@ mod tests {
         let twice = open(|found| found.iter().chain(&found).cloned().collect());
         assert_eq!(refused(twice.scan()), "file 2: the file source has listed it twice");
         let elsewhere = open(|found| {
-            let other = |Found { memory, .. }: Found| Found { file: FileId::new(1).unwrap(), memory };
+            let other = |Found { memory, .. }: Found| Found::new(FileId::new(1).unwrap(), memory);
             found.into_iter().map(other).collect()
         });
         // The default of `scan_folder` leaves it out itself: whoever writes an own one may not.
@@ -293,6 +309,12 @@ mod tests {
         let moved = || elsewhere.inner.scan();
         assert_eq!(refused(elsewhere.list(Some(1), moved)), "file 1: the file source has listed it in another folder");
         assert_eq!(elsewhere.panics.get(), 1, "what it panicked in is told without a path");
+        let longer = open(|found| found.into_iter().map(|found| Found { len: found.len + 4096, ..found }).collect());
+        let Err(OpenError::Io(error)) = longer.scan() else { panic!() };
+        assert!(
+            error.to_string().ends_with("file 2 has 20480 bytes, and its memory 16384; mend the file source"),
+            "{error}"
+        );
         let panics = open(|_| panic!("as the test asks"));
         let Err(OpenError::Io(error)) = panics.scan() else { panic!() };
         assert!(error.panicked().is_some_and(|panicked| panicked.message == "as the test asks"), "{error}");

@@ -327,7 +327,8 @@ fn scan_finds_what_was_created_and_nothing_else(open: Open<'_>) {
     for _ in 0..2 {
         let found = source.scan().unwrap();
         assert_eq!(found.iter().map(|found| found.file.get()).collect::<Vec<_>>(), [1, 3, 1023]);
-        for Found { file, memory } in found {
+        for Found { file, memory, len } in found {
+            assert_eq!(len, memory.size().get());
             assert_eq!(memory.size(), source.file_size());
             assert_eq!(contents(&*memory)[..2], file.get().to_le_bytes());
         }

@@ -14,12 +14,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::folders::{self, Folder, Owned, foreign};
+use super::leftover::{Leftover, remove};
 use super::lock::{Locks, failed};
 use super::names::{self, Listed, Name};
 use super::region::MappedFile;
-use super::{DiskFileSourceBuilder, FileMemory, FileSource, Found, check_header};
-use crate::block::{FileId, FileSize, StoreId};
-use crate::error::OpenError;
+use super::{DiskFileSourceBuilder, FileMemory, FileSource, Found, HeapMemory, check_header};
+use crate::block::{FileId, FileSize, PAGE_LEN, StoreId};
+use crate::error::{IoError, OpenError};
 use crate::os;
 use crate::planted;
 use crate::sync::{Arc, Mutex};
@@ -169,9 +170,6 @@ impl DiskFileSource {
         }
         match len {
             None => Err(foreign(path, "it is no ordinary file".to_owned())),
-            Some(len) if !name.temporary && FileSize::new(*len).is_none() => {
-                Err(foreign(path, format!("its length of {len} bytes is none that a file can have")))
-            }
             Some(_) => Ok(file),
         }
     }
@@ -214,7 +212,7 @@ impl DiskFileSource {
         let mut found = Vec::with_capacity(files.len());
         for (file, listed) in files {
             self.is_called(file, listed.name.suspect);
-            found.push(Found { file, memory: self.open(&listed)? });
+            found.push(self.open(file, &listed)?);
             self.leftovers.lock().retain(|leftover| *leftover != listed.path);
         }
         for (_, leftover) in leftovers {
@@ -224,23 +222,28 @@ impl DiskFileSource {
     }
 
     /// Opens and maps a file that is there, with the size that it has.
-    fn open(&self, listed: &Listed) -> Result<Arc<dyn FileMemory>, OpenError> {
+    fn open(&self, file: FileId, listed: &Listed) -> Result<Found, OpenError> {
         let path = &listed.path;
-        let file = os::open_private(path).map_err(failed("opening a file", path))?;
-        let len = os::len(&file).map_err(failed("reading the size of a file", path))?;
+        let opened = os::open_private(path).map_err(failed("opening a file", path))?;
+        let len = os::len(&opened).map_err(failed("reading the size of a file", path))?;
         let Some(size) = FileSize::new(len) else {
-            return Err(foreign(path, format!("its length of {len} bytes is none that a file can have")));
+            let memory = beginning(&opened, len).map_err(|error| IoError::header_unreadable(Some(path), error))?;
+            return Ok(Found { file, memory: Arc::new(memory), len });
         };
-        allocate_holes(&file, len).map_err(failed("allocating a file that has holes", path))?;
-        let memory = MappedFile::new(file, size, self.locks.clone()).map_err(failed("mapping a file", path))?;
+        // What is suspect is not read through its mapping and takes no more writes; what has another length than ours
+        // is not lent at all. Neither needs its space.
+        if size == self.size && !listed.name.suspect {
+            allocate_holes(&opened, len).map_err(failed("allocating a file that has holes", path))?;
+        }
+        let memory = MappedFile::new(opened, size, self.locks.clone()).map_err(failed("mapping a file", path))?;
         let memory = memory.named(path.clone());
-        Ok(Arc::new(if listed.name.suspect { memory.suspect() } else { memory }))
+        Ok(Found::new(file, Arc::new(if listed.name.suspect { memory.suspect() } else { memory })))
     }
 
     /// All of "create" up to the name: a mapped file at `path`, durable in content.
     fn create_at(&self, path: &Path, header: &[u8]) -> io::Result<MappedFile> {
         let file = os::create_private_file(path)?;
-        let leftover = Leftover::new(path, self);
+        let leftover = Leftover::new(path, &self.leftovers);
         let memory = self.fill(file, header)?;
         leftover.keep();
         Ok(memory)
@@ -258,10 +261,10 @@ impl DiskFileSource {
         let path = self.new_path(file, header)?;
         let temporary = self.temporary_path_of(file);
         let memory = self.create_at(&temporary, header)?;
-        let leftover = Leftover::new(&temporary, self);
+        let leftover = Leftover::new(&temporary, &self.leftovers);
         os::rename(&temporary, &path)?;
         leftover.keep();
-        let leftover = Leftover::new(&path, self);
+        let leftover = Leftover::new(&path, &self.leftovers);
         // Hazard 53: the file is durable, its name is not.
         if !planted::is(53) {
             os::sync_folder(&self.folder_of(file))?;
@@ -390,6 +393,17 @@ impl FileSource for DiskFileSource {
         }
         Ok(())
     }
+
+    fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
+        let folder = self.own_folder_of(file)?;
+        self.mark_suspect(file)?;
+        // Durable, unlike after a failed sync: a file of the right length and the old name would pass for a whole one.
+        os::sync_folder(&folder)?;
+        let path = folder.join(Name::new(self.store, file).to_string());
+        let opened = os::open_private(&names::suspect_path(&path))?;
+        os::set_len(&opened, self.size.get())?;
+        Ok(Arc::new(MappedFile::new(opened, self.size, self.locks.clone())?.named(path).suspect()))
+    }
 }
 
 /// A file does not fit on its disk.
@@ -402,40 +416,13 @@ struct NoSpace {
     error: io::Error,
 }
 
-/// A path that is removed unless somebody says `keep`.
-struct Leftover<'a> {
-    path: Option<&'a Path>,
-    source: &'a DiskFileSource,
-}
-
-impl<'a> Leftover<'a> {
-    fn new(path: &'a Path, source: &'a DiskFileSource) -> Self {
-        Self { path: Some(path), source }
-    }
-
-    fn keep(mut self) {
-        self.path = None;
-    }
-}
-
-impl Drop for Leftover<'_> {
-    fn drop(&mut self) {
-        // There is an error on its way already; the next creation removes what could not be removed here, or the next
-        // scan.
-        if let Some(path) = self.path
-            && remove(path).is_err()
-        {
-            self.source.leftovers.lock().push(path.to_path_buf());
-        }
-    }
-}
-
-/// Removes a file; one that is not there is fine.
-fn remove(path: &Path) -> io::Result<()> {
-    match os::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
+/// The first page of a file that is too short to be mapped, or does not end with a page, on the heap.
+fn beginning(file: &File, len: u64) -> io::Result<HeapMemory> {
+    let mut page = vec![0; usize::try_from(len).map_or(PAGE_LEN, |len| len.min(PAGE_LEN))];
+    os::read_exact_at(file, 0, &mut page)?;
+    let memory = HeapMemory::new(FileSize::MIN);
+    memory.store(0, &[&page])?;
+    Ok(memory)
 }
 
 /// A file that was copied may have holes, which reading through a mapping may fill: on a full disk that is a signal.
@@ -712,16 +699,13 @@ mod tests {
         fs::write(one.join(ours(3).temporary().to_string()), "a leftover, to be deleted by a scan that succeeds")
             .unwrap();
         let other = Name { store: StoreId::from_u128(7), ..ours(1) };
-        let cases: [(PathBuf, usize, &str); 9] = [
+        let cases: [(PathBuf, usize, &str); 6] = [
             (one.join(other.to_string()), 16384, "it is of store 00000000000000000000000000000007"),
             (one.join(other.temporary().to_string()), 16384, "it is of store 00000000000000000000000000000007"),
             (two.join(ours(1).to_string()), 16384, "file 1 of its store lies in"),
             (one.join(ours(2).to_string()), 16384, "file 2 of its store lies in"),
             (one.join(ours(0).to_string()), 16384, "files are numbered from 1 to 1023"),
             (two.join(ours(1024).to_string()), 16384, "files are numbered from 1 to 1023"),
-            (one.join(ours(1).to_string()), 0, "its length of 0 bytes"),
-            (one.join(ours(1).to_string()), 8192, "its length of 8192 bytes"),
-            (two.join(ours(2).to_string()), 16385, "its length of 16385 bytes"),
         ];
         for (path, len, why) in cases {
             fs::write(&path, vec![1; len]).unwrap();
@@ -758,6 +742,62 @@ mod tests {
         source.create(file(2), b"large").unwrap();
         let sizes: Vec<u64> = source.scan().unwrap().iter().map(|found| found.memory.size().get()).collect();
         assert_eq!((sizes, source.file_size().get()), (vec![16 << 10, 32 << 10], 32 << 10));
+    }
+
+    /// A file that somebody had cut short, or appended to, kept its whole store from being opened.
+    #[test]
+    fn a_file_of_any_length_is_found_with_its_header_and_mended_only_when_that_is_asked_for() {
+        for len in [0, 5, 600, 8192, 12288, 16383, 16385, 20480] {
+            let folder = test_folder();
+            let source = builder(&[folder.path()]).build().unwrap();
+            let memory = source.create(file(1), b"header").unwrap();
+            memory.store(12288, &[&[7; 4096]]).unwrap();
+            drop(memory);
+            let path = source.path_of(file(1));
+            File::options().write(true).open(&path).unwrap().set_len(len).unwrap();
+            let before = tree(folder.path());
+            for _ in 0..2 {
+                let found = source.scan().unwrap();
+                assert_eq!((found[0].len, found[0].memory.is_suspect()), (len, false));
+                let (mut header, mut expected) = ([1; 4096], *b"header");
+                found[0].memory.load(0, &mut header).unwrap();
+                expected[usize::try_from(len.min(6)).unwrap()..].fill(0);
+                assert_eq!(header[..6], expected);
+                assert!(tree(folder.path()) == before);
+            }
+            let mended = source.mend(file(1)).unwrap();
+            let is_mended = |memory: &dyn FileMemory| {
+                let mut last = [9; 4096];
+                memory.load(12288, &mut last).unwrap();
+                let kept = usize::try_from(len.saturating_sub(12288).min(4096)).unwrap();
+                assert!(last[..kept].iter().all(|byte| *byte == 7) && last[kept..].iter().all(|byte| *byte == 0));
+                assert_eq!((memory.size(), memory.is_suspect()), (source.file_size(), true));
+                memory.sync().unwrap();
+            };
+            is_mended(&*mended);
+            let found = source.scan().unwrap();
+            assert_eq!((found.len(), found[0].len), (1, 16384));
+            is_mended(&*found[0].memory);
+            // A process that was killed half-way finds it as it was, and under the name of a suspect one.
+            File::options().write(true).open(names::suspect_path(&path)).unwrap().set_len(len).unwrap();
+            is_mended(&*source.mend(file(1)).unwrap());
+            source.delete(file(1)).unwrap();
+            assert!(source.scan().unwrap().is_empty());
+        }
+    }
+
+    /// A file of the right length under its old name would have passed for a whole one after a power cut.
+    #[test]
+    fn the_mark_of_a_mended_file_is_durable() {
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        drop(source.create(file(1), b"header").unwrap());
+        let path = source.path_of(file(1));
+        File::options().write(true).open(&path).unwrap().set_len(5000).unwrap();
+        drop(source.mend(file(1)).unwrap());
+        let suspect = names::suspect_path(&path);
+        let synced = std::fs::canonicalize(folder.path()).unwrap().join(suspect.file_name().unwrap());
+        assert!(os::synced::names().contains(&synced));
     }
 
     /// Copied without its zeros, a file would need space again when it is read, and a full disk would be a signal.

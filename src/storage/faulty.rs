@@ -347,13 +347,19 @@ impl<S: FileSource> FileSource for FaultySource<S> {
         let folder = self.is_named.then(|| Path::new("folder-0"));
         self.faults.meet(Call::Scan, None).map_err(|error| IoError::new("listing a folder", folder, error))?;
         let found = self.inner.scan()?;
-        Ok(found.into_iter().map(|Found { file, memory }| Found { file, memory: self.wrap(file, memory) }).collect())
+        Ok(found
+            .into_iter()
+            .map(|Found { file, memory, len }| Found { file, memory: self.wrap(file, memory), len })
+            .collect())
     }
 
     fn scan_folder(&self, folder: u16) -> Result<Vec<Found>, OpenError> {
         self.faults.meet(Call::Scan, Some(folder)).map_err(|error| IoError::new("listing a folder", None, error))?;
         let found = self.inner.scan_folder(folder)?;
-        Ok(found.into_iter().map(|Found { file, memory }| Found { file, memory: self.wrap(file, memory) }).collect())
+        Ok(found
+            .into_iter()
+            .map(|Found { file, memory, len }| Found { file, memory: self.wrap(file, memory), len })
+            .collect())
     }
 
     fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
@@ -374,6 +380,11 @@ impl<S: FileSource> FileSource for FaultySource<S> {
     fn mark_suspect(&self, file: FileId) -> io::Result<()> {
         self.faults.meet(Call::Mark, Some(self.folder_of(file)))?;
         self.inner.mark_suspect(file)
+    }
+
+    fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
+        self.faults.meet(Call::Create, Some(self.folder_of(file)))?;
+        self.inner.mend(file).map(|memory| self.wrap(file, memory))
     }
 }
 

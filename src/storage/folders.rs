@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::lock::{LOCK_FILE, LockFile, Locks, Record, failed};
 use super::names::{self, Listed};
-use crate::block::{FileSize, StoreId};
+use crate::block::{FileHeader, FileSize, HEADER_LEN, StoreId};
 use crate::error::{ConfigError, IoError, OpenError};
 use crate::os;
 
@@ -96,13 +96,14 @@ impl Claim {
         Ok(claim)
     }
 
-    /// The size of the files of the store, if it is there and has any: that of most of them, as one may be damaged.
+    /// The size of the files of the store, if it is there and has any: the one that most headers name, as the lengths
+    /// of files may have been changed; without a header the length of most of them.
     pub(super) fn file_size(&self) -> Option<FileSize> {
         let files = self.places.iter().flat_map(|place| &place.files);
         let ours = files.filter(|listed| Some(listed.name.store) == self.store && !listed.name.temporary);
-        let mut sizes: Vec<FileSize> = ours.filter_map(|listed| FileSize::new(listed.len?)).collect();
-        sizes.sort_unstable();
-        sizes.chunk_by(|one, other| one == other).max_by_key(|equal| equal.len()).map(|equal| equal[0])
+        let ours: Vec<&Listed> = ours.filter(|listed| listed.len.is_some()).collect();
+        let named = ours.iter().filter_map(|listed| named_size(&listed.path, self.store?));
+        most(named.collect()).or_else(|| most(ours.iter().filter_map(|listed| FileSize::new(listed.len?)).collect()))
     }
 
     /// Creates the folders that are missing and records whose they are.
@@ -247,6 +248,19 @@ impl Claim {
     }
 }
 
+/// The size that the header of a file names; what cannot be read says nothing.
+fn named_size(path: &Path, store: StoreId) -> Option<FileSize> {
+    let mut header = [0; HEADER_LEN];
+    os::read_exact_at(&os::open_private(path).ok()?, 0, &mut header).ok()?;
+    FileHeader::decode(&header).ok().filter(|header| header.store == store).map(|header| header.file_size)
+}
+
+/// The size that is there most often, the larger one of two.
+fn most(mut sizes: Vec<FileSize>) -> Option<FileSize> {
+    sizes.sort_unstable();
+    sizes.chunk_by(|one, other| one == other).max_by_key(|equal| equal.len()).map(|equal| equal[0])
+}
+
 /// Folders that go again unless this is emptied; those that somebody else put something into stay.
 struct Created(Vec<PathBuf>);
 
@@ -300,7 +314,7 @@ mod tests {
     use super::super::names::Name;
     use super::super::test_folder::test_folder;
     use super::*;
-    use crate::block::FileId;
+    use crate::block::{FileId, HashKind};
 
     fn own(folders: &[PathBuf]) -> Result<Owned, OpenError> {
         Claim::new(folders)?.complete()
@@ -553,6 +567,34 @@ mod tests {
         put_file(&folders[0], store, 5, 100);
         put_file(&folders[1], store, 2, 20480);
         assert_eq!(Claim::new(&folders).unwrap().file_size(), FileSize::new(20480));
+    }
+
+    /// Two files of three were cut to one length: the store was taken for one of files of that length.
+    #[test]
+    fn the_size_of_files_is_what_headers_name_whatever_their_lengths_are() {
+        let root = test_folder();
+        let folder = [root.path().join("folder")];
+        let store = own(&folder).unwrap().store;
+        let header = |number, of| FileHeader {
+            file_size: FileSize::new(32768).unwrap(),
+            store: of,
+            file: FileId::new(number).unwrap(),
+            lane: 0,
+            lanes: 1,
+            generation: number.into(),
+            hash_kind: HashKind::Xxh3,
+            nonce: 7,
+            created_at: 0,
+        };
+        for (number, len) in [(1, 12288), (2, 12288), (3, 12288), (4, 0), (5, 100)] {
+            put_file(&folder[0], store, number, len);
+        }
+        assert_eq!(Claim::new(&folder).unwrap().file_size(), FileSize::new(12288));
+        let path = put_file(&folder[0], store, 3, 12288);
+        fs::write(&path, header(3, StoreId::from_u128(7)).encode()).unwrap();
+        assert_eq!(Claim::new(&folder).unwrap().file_size(), FileSize::new(12288), "the header of another store");
+        fs::write(&path, header(3, store).encode()).unwrap();
+        assert_eq!(Claim::new(&folder).unwrap().file_size(), FileSize::new(32768));
     }
 
     /// Two openers of a new folder: the one that comes second must not take the first one's store for its own.

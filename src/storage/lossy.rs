@@ -429,7 +429,7 @@ impl FileSource for LossySource {
         if !state.unsynced.is_empty() {
             state.step(|state| state.sync_folder(|_| true));
         }
-        Ok(state.files.iter().map(|(&id, file)| Found { file: id, memory: self.lend(file) }).collect())
+        Ok(state.files.iter().map(|(&id, file)| Found::new(id, self.lend(file))).collect())
     }
 
     fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {

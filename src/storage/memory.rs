@@ -241,7 +241,7 @@ impl FileSource for MemoryFileSource {
     }
 
     fn scan(&self) -> Result<Vec<Found>, OpenError> {
-        self.own(|files| files.iter().map(|(&file, kept)| Found { file, memory: self.lend(kept) }).collect())
+        self.own(|files| files.iter().map(|(&file, kept)| Found::new(file, self.lend(kept))).collect())
             .ok_or_else(|| OpenError::InUse { folder: PathBuf::from(format!("memory of {}", self.shared.store)) })
     }
 

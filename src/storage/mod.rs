@@ -14,6 +14,7 @@ mod contained;
 mod disk;
 mod disk_builder;
 mod folders;
+mod leftover;
 mod lock;
 mod memory;
 mod names;
@@ -87,7 +88,8 @@ pub trait FileSource: Debug + Send + Sync + 'static {
     /// Where a file lies, for messages, by the name that it has now; `None` if it has no name.
     fn describe(&self, file: FileId) -> Option<PathBuf>;
 
-    /// Every file of this store that is there, in the order of their numbers, whatever it contains.
+    /// Every file of this store that is there, in the order of their numbers, whatever it contains and however long it
+    /// is.
     ///
     /// What a creation left behind that never ended is deleted. Call it before the first `create`.
     ///
@@ -158,6 +160,22 @@ pub trait FileSource: Debug + Send + Sync + 'static {
         let _ = file;
         Ok(())
     }
+
+    /// Gives a file that was [found](Found) with another length the one of the files that this source creates: zeros
+    /// stand in for what it lacks, and what it has beyond is gone. It is [suspect](FileMemory::is_suspect) from now on,
+    /// and every later scan finds it as such, also after a power cut: a length that nobody has changed says so itself.
+    ///
+    /// Space is not set aside for it: nothing is stored to a suspect file, and it is read by
+    /// [`load`](FileMemory::load) only. Memory that a scan has handed out of it must not be used any more.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses; it may be tried again. This default refuses with [`io::ErrorKind::Unsupported`], which is
+    /// right for a source whose files nobody else can reach.
+    fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
+        let problem = format!("this source cannot change the length of file {file}");
+        Err(io::Error::new(io::ErrorKind::Unsupported, problem))
+    }
 }
 
 /// A file that was there when its store was opened.
@@ -165,8 +183,21 @@ pub trait FileSource: Debug + Send + Sync + 'static {
 pub struct Found {
     /// Its number.
     pub file: FileId,
-    /// Its bytes; [`FileMemory::size`] tells how large it is, which may differ from what the source creates.
+    /// Its bytes. Of a file whose length is none that a file can have ([`FileSize::new`]) this is a copy of its first
+    /// page, with zeros in place of what it lacks: enough to see whose it was.
     pub memory: Arc<dyn FileMemory>,
+    /// How many bytes it has. Another number than [`FileSource::file_size`] means that it was made with another size,
+    /// or that somebody else has cut it short or made it longer: its header tells.
+    pub len: u64,
+}
+
+impl Found {
+    /// A file that is as long as its memory.
+    #[must_use]
+    pub fn new(file: FileId, memory: Arc<dyn FileMemory>) -> Self {
+        let len = memory.size().get();
+        Self { file, memory, len }
+    }
 }
 
 /// The memory of one preallocated file: bytes are stored through the file and lent through a mapping.
@@ -222,8 +253,8 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     }
 
     /// Whether bytes seen through [`base`](FileMemory::base) may be other ones than those of the file: an earlier run
-    /// has [marked](FileSource::mark_suspect) it, or (feature `sigbus-guard`) a page that could not be read was replaced
-    /// by zeros. Asked after reading such bytes, and before they are believed. It stays so. Default: never.
+    /// has [marked](FileSource::mark_suspect) it, it was [mended](FileSource::mend), or (feature `sigbus-guard`) a page
+    /// that could not be read was replaced by zeros. Asked after reading such bytes, and before they are believed. It stays so. Default: never.
     fn is_suspect(&self) -> bool {
         false
     }
@@ -359,6 +390,10 @@ macro_rules! source_behind_a_pointer {
             fn mark_suspect(&self, file: FileId) -> io::Result<()> {
                 (**self).mark_suspect(file)
             }
+
+            fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
+                (**self).mend(file)
+            }
         }
     };
 }
@@ -381,6 +416,14 @@ mod tests {
         }
         within_parts(size, u64::MAX, &[b"ab"]).unwrap_err();
         assert_eq!(within_parts(size, 12286, &[b"a", b"", b"b"]).unwrap(), 12286..12288);
+    }
+
+    #[test]
+    fn a_source_that_cannot_mend_says_so() {
+        let source = MemoryFileSource::builder().build().unwrap();
+        let error = source.mend(FileId::new(3).unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().ends_with("the length of file 3"), "{error}");
     }
 
     #[test]

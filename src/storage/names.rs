@@ -1,7 +1,7 @@
 //! The name of a file: its store and its number, so that nobody takes another's files for his own.
 //!
 //! `<store id, 32 digits>-<number, 4 digits>.scratch`, and `.tmp` in place of `.scratch` until its creation has ended,
-//! or `.suspect` once a sync of it has failed.
+//! or `.suspect` once a sync of it has failed, or its length was found changed.
 //!
 //! # Invariants
 //!

@@ -108,7 +108,7 @@ pub(super) struct MappedFile {
     path: Option<PathBuf>,
     /// Whether all of its space was set aside when it was mapped, on a file system where that stays so.
     allocated: bool,
-    /// Whether an earlier run says that a sync of it failed.
+    /// Whether it is marked: a sync of it has failed in an earlier run, or it was mended.
     suspect: bool,
     // Last, so that it is released after the mapping (invariant 3).
     _locks: Arc<Locks>,
@@ -127,7 +127,7 @@ impl MappedFile {
         Self { path: Some(path), ..self }
     }
 
-    /// The same, after an earlier run has marked it suspect.
+    /// The same, marked as suspect.
     pub(super) fn suspect(self) -> Self {
         Self { suspect: true, ..self }
     }

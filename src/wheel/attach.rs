@@ -15,7 +15,7 @@ use crate::storage::{FileSource, Found};
 use crate::sync::Arc;
 use crate::wheel::failing::Failing;
 use crate::wheel::lane::Lane;
-use crate::wheel::plan::{Judged, Plan, check_order, judge, without_suspect_empties};
+use crate::wheel::plan::{Judged, Plan, check_order, judge};
 use crate::wheel::recovery;
 use crate::wheel::threads::Role;
 use crate::wheel::{FileWheel, WheelOptions};
@@ -117,6 +117,7 @@ impl FileWheel {
                 return;
             }
         };
+        self.tell_damage(&plan);
         self.recovery.more(plan.all_found().filter(|judged| judged.header.is_some()).count(), plan.surplus.len());
         let mut absent = self.absent_numbers(&plan, |lane| lane % self.table.source().folders() == folder);
         {
@@ -143,20 +144,20 @@ impl FileWheel {
         }
     }
 
-    /// Everything that may be refused, before anything changes.
+    /// Everything that may be refused, before anything changes in the wheel.
     fn look_into(&self, folder: u16) -> Result<Plan, OpenError> {
         let source = self.table.source();
         let found = source.scan_folder(folder)?;
         let judged = found.into_iter().map(|found| judge(source, found)).collect::<Result<Vec<_>, _>>()?;
         check_order(source, &judged)?;
-        let judged = without_suspect_empties(source, judged)?;
         let options = WheelOptions {
             lanes_per_folder: Some(self.lanes() / source.folders()),
             hash_kind: Some(self.hash_kind),
             ..self.options.clone()
         };
-        let plan = Plan::new(source, judged, &options)?;
-        plan.drop_surplus(source)?;
+        // No header of this folder need tell the layout: those of the others do.
+        let mut plan = Plan::new(source, judged, &options)?;
+        plan.carry_out(source)?;
         Ok(plan)
     }
 

@@ -53,7 +53,8 @@ pub enum Event {
         error: IoError,
     },
     /// A sync of a file failed, so that what was stored in it since the last one may be lost, or a part of it could not
-    /// be read. From now on each read of it is copied and compared, and it is deleted and made anew when its turn comes.
+    /// be read, or it had another length when the store was opened. From now on each read of it is copied and compared,
+    /// and it is deleted and made anew when its turn comes.
     FileSuspect {
         /// The file.
         file: FileId,
@@ -67,6 +68,14 @@ pub enum Event {
         /// The file.
         file: FileId,
         /// What failed.
+        error: IoError,
+    },
+    /// A file had another length when the store was opened, and no header: nothing in it can be believed, so it was
+    /// deleted and is made anew. Its blocks are missing, or found as older versions.
+    FileLost {
+        /// The file.
+        file: FileId,
+        /// What somebody else has done to it.
         error: IoError,
     },
     /// A lane gets no file, several tries in a row: until it heals, writes of its keys that need a file fail with
@@ -180,6 +189,9 @@ impl fmt::Display for Event {
             Self::FileUnmarked { file, error } => {
                 write!(f, "file {file} is not marked yet for the next run, which is tried again: {error}")
             }
+            Self::FileLost { file, error } => {
+                write!(f, "file {file} was lost with its blocks and is made anew: {error}")
+            }
             Self::LaneBroken { lane, folder, error } => {
                 write!(f, "lane {lane}{} is broken, its keys fail until it heals: {error}", In(folder.as_ref()))
             }
@@ -222,6 +234,7 @@ mod tests {
             (Event::FileBroken { file, lane, error: error.clone() }, ["file 3", "free space"]),
             (Event::FileSuspect { file, error: error.clone() }, ["file 3", "creating a file"]),
             (Event::FileUnmarked { file, error: error.clone() }, ["file 3", "next run"]),
+            (Event::FileLost { file, error: error.clone() }, ["file 3", "made anew"]),
             (Event::LaneBroken { lane, folder: folder.clone(), error }, ["lane 1 in `/data`", "free space"]),
             (Event::LaneHealed { lane, folder, after: Duration::from_secs(2) }, ["lane 1 in `/data`", "2s"]),
             (

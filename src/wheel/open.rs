@@ -6,6 +6,8 @@
 //! 2. What a disk refuses from here on makes a lane fail, and not the opening, unless the store is new.
 #![forbid(unsafe_code)]
 
+use std::io::{self, ErrorKind};
+
 use crate::block::FileId;
 use crate::error::{ConfigError, IoError, OpenError};
 use crate::index::BlockIndex;
@@ -15,10 +17,11 @@ use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::attach::Search;
 use crate::wheel::budget::PendingBudget;
+use crate::wheel::event::Event;
 use crate::wheel::hook::Events;
 use crate::wheel::lane::Lane;
 use crate::wheel::pin::Pinner;
-use crate::wheel::plan::{Judged, Plan, check_order, erase, only_leftovers, without_suspect_empties};
+use crate::wheel::plan::{Judged, Plan, check_lengths, check_order, erase, only_leftovers};
 use crate::wheel::recovery::{self, RecoveryState};
 use crate::wheel::staging::Staging;
 use crate::wheel::state::FileState;
@@ -51,14 +54,14 @@ impl FileWheel {
             search.need_all()?;
         }
         check_order(&*source, &judged)?;
-        let judged = without_suspect_empties(&*source, judged)?;
+        check_lengths(&*source, &judged)?;
         let judged = if options.temporary { only_leftovers(&*source, judged)? } else { judged };
         let mut plan = Plan::new(&*source, judged, &options)?;
         plan.missing = search.missing;
-        plan.drop_surplus(&*source)?;
-        let wheel = Self { panics, ..Self::build(source, options, &plan)? };
+        plan.carry_out(&*source)?;
+        let wheel = Arc::new(Self { panics, ..Self::build(source, options, &plan)? });
         wheel.recovery.dropped(plan.surplus.len());
-        let wheel = Arc::new(wheel);
+        wheel.tell_damage(&plan);
         match wheel.lay_out(plan) {
             Ok(()) => Ok(wheel),
             Err(error) => {
@@ -179,6 +182,20 @@ impl FileWheel {
             self.begin_new_lane(lane);
         }
         ids
+    }
+
+    /// Tells of files that somebody else has cut short or made longer while the store was closed.
+    pub(crate) fn tell_damage(&self, plan: &Plan) {
+        for (Judged { id, header, .. }, damage) in plan.damaged() {
+            let file = *id;
+            let error =
+                self.io_error("opening a file of the store", file, io::Error::new(ErrorKind::InvalidData, damage));
+            match header {
+                Some(_) => self.events.emit(|| Event::FileSuspect { file, error }),
+                None => self.events.emit(|| Event::FileLost { file, error }),
+            }
+        }
+        self.recovery.damaged(plan.damaged().count());
     }
 
     /// Numbers that may still be created, the smallest last, for each lane.

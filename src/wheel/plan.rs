@@ -1,11 +1,15 @@
-//! What becomes of the files of an earlier run, before anything changes: each is judged by its header, and has its place
-//! in a lane or none.
+//! What becomes of the files of an earlier run, before anything changes: each is judged by its header, and has its
+//! place in a lane or none.
 //!
 //! # Invariants
 //!
 //! 1. Only headers are read here, so that opening costs the same however much the files hold.
-//! 2. No file goes before every header was judged, and no two of a lane claim the same place in its order.
+//! 2. What is refused has changed nothing: all headers are judged and compared, with each other and with the layout
+//!    that was asked for, before [`Plan::carry_out`] changes the first file. (`reset` and `temporary` ask for no
+//!    layout: they empty the folders.)
 //! 3. What a smaller layout has no room for goes in the order of death: empty files, then the oldest of each lane.
+//! 4. A file of another length than the layout's costs itself only, and only where a header tells that it is no other
+//!    layout. With a header of its own it keeps its place in the order of death and is suspect; without one it goes.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -28,8 +32,24 @@ const HIGHEST_FOUND: u64 = 1 << 41;
 pub(crate) struct Judged {
     pub(crate) id: FileId,
     pub(crate) memory: Arc<dyn FileMemory>,
-    /// `None`: torn while it was recycled, so it is empty.
+    /// `None`: torn while it was recycled, so it is empty; or of another length, so that nothing in it can be believed.
     pub(crate) header: Option<FileHeader>,
+    /// What somebody else has done to its length.
+    pub(crate) damage: Option<OtherLength>,
+}
+
+/// A file has not the length that it was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("somebody else has {}, {len} bytes instead of {size}", self.deed())]
+pub(crate) struct OtherLength {
+    len: u64,
+    size: u64,
+}
+
+impl OtherLength {
+    fn deed(&self) -> &'static str {
+        if self.len < self.size { "cut the file short" } else { "made the file longer" }
+    }
 }
 
 /// Which files belong to which lane.
@@ -43,6 +63,8 @@ pub(crate) struct Plan {
     pub(crate) empty: Vec<Vec<Judged>>,
     /// What a smaller layout drops, the oldest first.
     pub(crate) surplus: Vec<FileId>,
+    /// Without a header, and suspect or of another length: they hold nothing and must not be used again.
+    pub(crate) lost: Vec<Judged>,
     pub(crate) next_generation: u64,
     /// For each folder, why it is not there.
     pub(crate) missing: Vec<Option<IoError>>,
@@ -68,6 +90,9 @@ impl Plan {
             let range = format!("at least {LEAST_FILES_A_LANE} for each lane of a folder");
             return Err(ConfigError::new("files_per_folder", value, range).into());
         }
+        let is_lost =
+            |judged: &Judged| judged.header.is_none() && (judged.memory.is_suspect() || judged.damage.is_some());
+        let (lost, judged): (Vec<_>, Vec<_>) = judged.into_iter().partition(is_lost);
         let newest = judged.iter().filter_map(|judged| judged.header.as_ref()).map(|header| header.generation).max();
         let mut plan = Self {
             lanes,
@@ -76,6 +101,7 @@ impl Plan {
             found: (0..lanes).map(|_| Vec::new()).collect(),
             empty: (0..lanes).map(|_| Vec::new()).collect(),
             surplus: Vec::new(),
+            lost,
             next_generation: newest.map_or(1, |newest| newest + 1),
             missing: vec![None; usize::from(folders)],
         };
@@ -119,13 +145,18 @@ impl Plan {
         }
     }
 
-    /// Deletes what a smaller layout has no room for.
-    pub(crate) fn drop_surplus(&self, source: &dyn FileSource) -> Result<(), OpenError> {
+    /// Mends files of another length, and deletes those that hold nothing and those that a smaller layout has no room
+    /// for.
+    pub(crate) fn carry_out(&mut self, source: &dyn FileSource) -> Result<(), OpenError> {
+        for judged in self.found.iter_mut().flatten().filter(|judged| judged.damage.is_some()) {
+            let mended = source.mend(judged.id);
+            judged.memory = mended.map_err(|error| io_failed(source, "mending a file", judged.id, error))?;
+        }
         if !self.surplus.is_empty() {
             self.sync_found(source)?;
         }
-        for id in &self.surplus {
-            source.delete(*id).map_err(|error| io_failed(source, "removing a file of the store", *id, error))?;
+        for id in self.lost.iter().map(|judged| judged.id).chain(self.surplus.iter().copied()) {
+            source.delete(id).map_err(|error| io_failed(source, "removing a file of the store", id, error))?;
         }
         Ok(())
     }
@@ -138,6 +169,11 @@ impl Plan {
         Ok(())
     }
 
+    /// Files of another length, but for those that a smaller layout drops.
+    pub(crate) fn damaged(&self) -> impl Iterator<Item = (&Judged, OtherLength)> {
+        self.all_found().chain(&self.lost).filter_map(|judged| Some((judged, judged.damage?)))
+    }
+
     pub(crate) fn all_found(&self) -> impl Iterator<Item = &Judged> {
         self.found.iter().flatten().chain(self.empty.iter().flatten())
     }
@@ -145,28 +181,26 @@ impl Plan {
 
 /// Reads the header of a file and compares it with its place.
 pub(crate) fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, OpenError> {
-    let Found { file: id, memory } = found;
+    let Found { file: id, memory, len } = found;
+    let size = source.file_size();
+    let damage = (len != size.get()).then_some(OtherLength { len, size: size.get() });
     let path = source.describe(id).unwrap_or_else(|| PathBuf::from(format!("file {id}")));
     let mut page = vec![0; PAGE_LEN];
-    memory.load(0, &mut page).map_err(|error| io_failed(source, "reading a header", id, error))?;
+    memory.load(0, &mut page).map_err(|error| IoError::header_unreadable(source.describe(id).as_deref(), error))?;
     let foreign = |reason: String| OpenError::Foreign { path: path.clone(), reason };
     let header = match FileHeader::decode(&page) {
         Ok(header) => header,
         Err(HeaderError::Version { found }) => return Err(OpenError::Version { path, found }),
         // Nor was this one torn: its file may hold blocks.
         Err(HeaderError::HashKind { found }) => return Err(OpenError::HashKind { path, found }),
-        // Ours by its name, in a folder that we have locked: it can only have been torn while it was recycled.
-        Err(_) if memory.size() == source.file_size() => return Ok(Judged { id, memory, header: None }),
-        Err(error) => return Err(foreign(format!("it has another size and no header ({error})"))),
+        // Ours by its name, in a folder that we have locked: torn while it was recycled, or damaged since.
+        Err(_) => return Ok(Judged { id, memory, header: None, damage }),
     };
     if header.store != source.store_id() {
         return Err(foreign(format!("its header names store {}", header.store)));
     }
     if header.file != id {
         return Err(foreign(format!("its header names file {}", header.file)));
-    }
-    if header.file_size != memory.size() {
-        return Err(foreign(format!("its header names {} bytes", header.file_size.get())));
     }
     if header.lane % source.folders() != (id.get() - 1) % source.folders() {
         return Err(foreign(format!("its header names lane {}, which lies in another folder", header.lane)));
@@ -178,7 +212,22 @@ pub(crate) fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, Ope
     if !(1..=HIGHEST_FOUND).contains(&header.generation) {
         return Err(foreign(format!("its header names generation {}, which no store reaches", header.generation)));
     }
-    Ok(Judged { id, memory, header: Some(header) })
+    Ok(Judged { id, memory, header: Some(header), damage })
+}
+
+/// A file of another length that has no header may be one of another layout, unless the header of any other file tells
+/// what the layout is.
+pub(crate) fn check_lengths(source: &dyn FileSource, judged: &[Judged]) -> Result<(), OpenError> {
+    let unknown = judged.iter().all(|judged| judged.header.is_none());
+    match judged.iter().find_map(|judged| Some((judged.id, judged.damage?))).filter(|_| unknown) {
+        Some((id, OtherLength { len, size })) => {
+            let path = source.describe(id).unwrap_or_else(|| PathBuf::from(format!("file {id}")));
+            let reason =
+                format!("it has {len} bytes instead of {size}, and no file here has a header that tells its size");
+            Err(OpenError::Foreign { path, reason })
+        }
+        None => Ok(()),
+    }
 }
 
 /// The order of the files of a lane, and of what they hold, is that of their generations: no two of them have the same.
@@ -206,32 +255,23 @@ pub(crate) fn erase(source: &dyn FileSource, found: Vec<Found>) -> Result<Vec<Fo
     };
     let mut found = found;
     found.sort_by_cached_key(generation);
-    for Found { file, memory } in found {
+    for Found { file, memory, .. } in found {
         drop(memory);
         source.delete(file).map_err(|error| io_failed(source, "removing a file of the store", file, error))?;
     }
     Ok(Vec::new())
 }
 
-/// A suspect file without a header holds nothing, and must not be used again.
-pub(crate) fn without_suspect_empties(source: &dyn FileSource, judged: Vec<Judged>) -> Result<Vec<Judged>, OpenError> {
-    let is_of_use = |judged: &Judged| judged.header.is_some() || !judged.memory.is_suspect();
-    let (of_use, others): (Vec<_>, Vec<_>) = judged.into_iter().partition(is_of_use);
-    for Judged { id, memory, .. } in others {
-        drop(memory);
-        source.delete(id).map_err(|error| io_failed(source, "removing a file of the store", id, error))?;
-    }
-    Ok(of_use)
-}
-
 /// A temporary store takes over nothing but files that were never written, left by a process that was killed.
 pub(crate) fn only_leftovers(source: &dyn FileSource, judged: Vec<Judged>) -> Result<Vec<Judged>, OpenError> {
-    for Judged { id, memory, header } in judged {
+    for Judged { id, memory, header, damage } in judged {
         let mut last = vec![0; PAGE_LEN];
         memory
             .load(memory.size().get() - PAGE_SIZE, &mut last)
             .map_err(|error| io_failed(source, "reading a directory", id, error))?;
-        if header.is_some() && last.iter().any(|byte| *byte != 0) {
+        // Of another layout, and never written, is one that has the length which its header names.
+        let is_whole = |header: FileHeader| damage.is_none_or(|damage| damage.len == header.file_size.get());
+        if header.is_some_and(|header| !is_whole(header) || last.iter().any(|byte| *byte != 0)) {
             let value = "on, over a store that holds blocks";
             return Err(ConfigError::new("temporary", value, "used with an empty folder or with `reset`").into());
         }

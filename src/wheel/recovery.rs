@@ -47,6 +47,10 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Files that were removed because the store was opened with fewer.
     pub files_dropped: u64,
+    /// Files that somebody else has cut short or made longer while the store was closed. Of one that still has a header
+    /// the blocks are found that are whole, and it is suspect; one without is made anew. Blocks that are lost with them
+    /// are missing, or found as older versions; [`Event`](crate::Event) tells each file.
+    pub files_damaged: u64,
     /// What was not taken over, by reason.
     pub skipped: Skipped,
 }
@@ -122,6 +126,10 @@ impl RecoveryState {
 
     pub(crate) fn dropped(&self, files: usize) {
         self.progress.lock().report.files_dropped += files as u64;
+    }
+
+    pub(crate) fn damaged(&self, files: usize) {
+        self.progress.lock().report.files_damaged += files as u64;
     }
 
     /// A folder is back: so many more files are to be read, and so many were dropped.
