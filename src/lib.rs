@@ -83,8 +83,8 @@ pub use crate::error::{
     MissingOk, OpenError, ReadError, ReadWithError, ThreadPanicked, WriteError,
 };
 pub use crate::scratch::{
-    BlockInfo, BlockRef, Broken, Explanation, FolderHealth, Health, HealthState, LaneHealth, OldestPin, Scratch,
-    ScratchBuilder, Stats,
+    BlockInfo, BlockRef, Broken, BrokenFile, Explanation, FolderHealth, Health, HealthState, LaneHealth, OldestPin,
+    Scratch, ScratchBuilder, Stats,
 };
 pub use crate::storage::{
     DiskFileSource, DiskFileSourceBuilder, FileMemory, FileSource, Found, MemoryFileSource, MemoryFileSourceBuilder,

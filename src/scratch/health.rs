@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::block::FileId;
 use crate::error::IoError;
-use crate::wheel::{FileWheel, LaneState};
+use crate::wheel::{FileWheel, LaneState, Unready};
 
 /// The state of a store at one instant: see [`Scratch::health`](crate::Scratch::health).
 ///
@@ -25,6 +25,9 @@ pub struct Health {
     /// Those of them whose sync has failed and that could not be marked yet: a run that began now would take them for
     /// sound ones. It is tried again and again.
     pub unmarked: Vec<FileId>,
+    /// Files that could not be made ready again after they had made room. Their lanes go on without them for as long as two
+    /// others are left.
+    pub broken_files: Vec<BrokenFile>,
     /// The file that waits longest for its readers before it can be used again.
     pub oldest_pin: Option<OldestPin>,
     /// Whether blocks of an earlier run are still being looked for.
@@ -39,7 +42,7 @@ pub struct Health {
 pub enum HealthState {
     /// Nothing is known to be wrong.
     Healthy,
-    /// Some lanes are broken, or some files may have lost writes; all else works.
+    /// Some lanes or files are broken, or some files may have lost writes; all else works.
     Degraded,
     /// Every lane is broken, or the store is closed.
     Failed,
@@ -81,6 +84,22 @@ pub struct Broken {
     pub error: IoError,
 }
 
+/// A file that is missing to its lane, since when, and why. It is tried again by itself, at least every 5 s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BrokenFile {
+    /// The file.
+    pub file: FileId,
+    /// Its lane.
+    pub lane: u16,
+    /// The first failure of the row.
+    pub since: SystemTime,
+    /// How often it was tried since.
+    pub attempts: u32,
+    /// The newest failure, with the file.
+    pub error: IoError,
+}
+
 /// A file that drains: its blocks are dead, and somebody still reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -96,9 +115,10 @@ impl Health {
     pub(crate) fn of(wheel: &FileWheel) -> Self {
         if wheel.is_forked() {
             // No lock may be taken there.
-            let (state, folders) = (HealthState::Failed, Vec::new());
-            let (suspect, unmarked) = (Vec::new(), Vec::new());
-            return Self { state, folders, suspect, unmarked, oldest_pin: None, recovering: false, closed: true };
+            let (state, folders, broken_files) = (HealthState::Failed, Vec::new(), Vec::new());
+            let (suspect, unmarked, oldest_pin) = (Vec::new(), Vec::new(), None);
+            let (recovering, closed) = (false, true);
+            return Self { state, folders, suspect, unmarked, broken_files, oldest_pin, recovering, closed };
         }
         let snapshot = wheel.snapshot();
         let mut folders: Vec<FolderHealth> = Vec::new();
@@ -117,6 +137,7 @@ impl Health {
             folders,
             suspect: snapshot.suspect,
             unmarked: snapshot.unmarked,
+            broken_files: snapshot.unready.into_iter().map(BrokenFile::new).collect(),
             oldest_pin: snapshot.oldest_drain.map(|(file, age)| OldestPin { file, age }),
             recovering: snapshot.recovering,
             closed: snapshot.closed,
@@ -130,7 +151,7 @@ impl Health {
         let mut lanes = self.lanes();
         if self.closed || lanes.all(is_down) {
             HealthState::Failed
-        } else if self.lanes().any(is_down) || !self.suspect.is_empty() {
+        } else if self.lanes().any(is_down) || !self.suspect.is_empty() || !self.broken_files.is_empty() {
             HealthState::Degraded
         } else {
             HealthState::Healthy
@@ -146,6 +167,12 @@ impl Health {
     pub fn broken(&self) -> impl Iterator<Item = (&FolderHealth, &LaneHealth, &Broken)> {
         let lanes = self.folders.iter().flat_map(|folder| folder.lanes.iter().map(move |lane| (folder, lane)));
         lanes.filter_map(|(folder, lane)| Some((folder, lane, lane.broken.as_ref()?)))
+    }
+}
+
+impl BrokenFile {
+    fn new((lane, Unready { file, failing }): (u16, Unready)) -> Self {
+        Self { file, lane, since: failing.since, attempts: failing.attempts, error: failing.error }
     }
 }
 
@@ -175,6 +202,13 @@ impl fmt::Display for Health {
         }
         for lane in self.lanes().filter(|lane| lane.broken.is_none() && !lane.readable) {
             write!(f, "\nLane {} is back, and its blocks are being looked for.", lane.lane)?;
+        }
+        for BrokenFile { file, lane, since, attempts, error } in &self.broken_files {
+            let age = since.elapsed().unwrap_or_default().as_secs();
+            write!(
+                f,
+                "\nFile {file} of lane {lane} is broken for {age} s, {attempts} tries, and holds nothing: {error}."
+            )?;
         }
         for file in &self.suspect {
             write!(

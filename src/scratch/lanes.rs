@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::block::{BlockHash, FileId, FileSize, Realm, StoreId};
+use crate::block::{BlockHash, FileHeader, FileId, FileSize, Realm, StoreId};
 use crate::error::{IoError, OpenError, ReadError, WriteError};
 use crate::scratch::{HealthState, Scratch, ScratchBuilder};
-use crate::storage::faulty::{Call, Fault, FaultySource};
+use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
 use crate::storage::{FileMemory, FileSource, Found, MemoryFileSource};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::{Arc, thread};
-use crate::wheel::{Event, Role};
+use crate::wheel::{Event, OnFull, Role};
 
 const REALM: Realm = Realm::DEFAULT;
 /// Bound of everything that a test waits for: only a defect reaches it.
@@ -55,6 +55,10 @@ fn until(events: &Receiver<Event>, is_it: impl Fn(&Event) -> bool) -> Vec<Event>
 }
 
 fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    eventually_with(what, is_so);
+}
+
+fn eventually_with(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < HANGS, "{what}: not within {HANGS:?}");
@@ -317,4 +321,175 @@ fn a_lane_that_was_not_searched_to_the_end_does_not_say_missing() {
     assert_eq!(scratch.get(REALM, here).as_deref(), Ok(&b"of an earlier run"[..]));
     faults.hold_syncs(false);
     scratch.close(HANGS);
+}
+
+/// A store of one lane whose files all exist, one of them suspect.
+fn open_with_a_suspect_file(on_full: OnFull) -> (Scratch, Receiver<Event>, Arc<Faults>, FileId) {
+    let source = FaultySource::new(memory(1, 4));
+    let faults = source.faults();
+    let (scratch, events) = open(source, |builder| at_once(builder).on_full(on_full));
+    let key = key_in(&scratch, 0, 0);
+    let mut number = 0;
+    while scratch.stats().turns < 4 {
+        scratch.put_named(REALM, key, &block(number, 9000)).unwrap();
+        number += 1;
+    }
+    faults.set(Fault::at(1).only(&[Call::Sync]).errno(Errno::Io));
+    scratch.flush().unwrap_err();
+    let [file] = scratch.health().suspect[..] else { panic!("{}", scratch.health()) };
+    (scratch, events, faults, file)
+}
+
+/// A suspect file is deleted when its turn comes. If somebody else takes its space meanwhile, it cannot be made anew:
+/// every write of its lane failed then, though the other files had all their space.
+#[test]
+fn a_file_that_cannot_be_made_anew_costs_that_file_and_its_lane_turns_without_it() {
+    for on_full in [OnFull::Recycle, OnFull::Refuse] {
+        let (scratch, events, faults, file) = open_with_a_suspect_file(on_full);
+        faults.set(Fault::at(1).sticky().only(&[Call::Create]));
+        // Each is written in turn, that of before as well: with `Refuse` a live block keeps its file.
+        let keys = [0, 1, 2].map(|seed| key_in(&scratch, 0, seed));
+        let (mut number, mut written) = (0, [0; 3]);
+        let mut write = |scratch: &Scratch| {
+            let at = usize::try_from(number % 3).unwrap();
+            scratch.put_named(REALM, keys[at], &block(number, 9000)).unwrap();
+            written[at] = number;
+            number += 1;
+            written
+        };
+        eventually_with("the file is broken", || {
+            write(&scratch);
+            !scratch.health().broken_files.is_empty()
+        });
+        let seen = until(&events, |event| matches!(event, Event::FileBroken { .. }));
+        assert!(matches!(seen.last(), Some(Event::FileBroken { file: broken, lane: 0, .. }) if *broken == file));
+        let turns = scratch.stats().turns;
+        let mut last = [0; 3];
+        eventually_with("three laps of three files", || {
+            last = write(&scratch);
+            scratch.stats().turns >= turns + 9
+        });
+        eventually("it is tried again", || scratch.health().broken_files[0].attempts >= 4);
+        last = write(&scratch).max(last);
+        for (key, number) in keys.iter().zip(last) {
+            assert_eq!(scratch.get(REALM, *key).unwrap()[..], block(number, 9000));
+        }
+        let health = scratch.health();
+        assert_eq!((health.state, health.broken().count()), (HealthState::Degraded, 0), "{health}");
+        let broken = &health.broken_files[0];
+        assert_eq!((broken.file, broken.lane, broken.error.kind()), (file, 0, io::ErrorKind::StorageFull));
+        assert!(health.to_string().contains(&format!("File {file} of lane 0 is broken for")), "{health}");
+        assert_eq!(scratch.stats().timeouts, 0);
+
+        faults.clear();
+        eventually("it is taken back", || scratch.health().state == HealthState::Healthy);
+        let is_it = |event: &Event| matches!(event, Event::FileRecycled { file: other, .. } if *other == file);
+        let seen = until(&events, is_it);
+        assert!(
+            !seen.iter().any(|event| matches!(event, Event::LaneBroken { .. } | Event::FileBroken { .. })),
+            "{seen:#?}"
+        );
+        eventually_with("it serves again", || {
+            let written = write(&scratch);
+            let newest = (0..3).max_by_key(|at| written[*at]).unwrap();
+            scratch.info(REALM, keys[newest]).unwrap().file == file
+        });
+        scratch.close(HANGS);
+    }
+}
+
+/// With every other file in the same state there is nothing left to turn: then the lane is broken, and says so.
+#[test]
+fn a_lane_whose_files_are_all_broken_but_one_is_broken_and_heals() {
+    let (scratch, events, faults, _) = open_with_a_suspect_file(OnFull::Recycle);
+    // Written before, too: perhaps the first write fails already.
+    let kept = key_in(&scratch, 0, 0);
+    // Each file that is filled from now on is suspect, and none is made anew.
+    faults.set(Fault::at(1).sticky().only(&[Call::Sync, Call::Create]));
+    let began = Instant::now();
+    let failed = (0..10_000).find_map(|number| scratch.put_named(REALM, kept, &block(number, 9000)).err());
+    assert_eq!(io_of(failed.unwrap()).kind(), io::ErrorKind::StorageFull);
+    until(&events, |event| matches!(event, Event::LaneBroken { .. }));
+    let health = scratch.health();
+    assert_eq!((health.broken().count(), health.broken_files.len()), (1, 3), "{health}");
+    assert_eq!(scratch.get(REALM, kept).unwrap().len(), 9000, "one file is left to be read");
+    faults.clear();
+    until(&events, |event| matches!(event, Event::LaneHealed { .. }));
+    eventually("all files are back", || scratch.health().broken_files.is_empty());
+    scratch.put_named(REALM, kept, b"again").unwrap();
+    assert!(began.elapsed() < HANGS);
+}
+
+/// The folder was back and its disk full: the lane was called healed although no file could be made in it.
+#[test]
+fn a_folder_that_is_back_without_room_leaves_its_lane_broken_by_that() {
+    let files = memory(2, 4);
+    drop(open(files.clone(), at_once));
+    {
+        // What comes back holds no file.
+        let files = files.clone();
+        for found in files.scan().unwrap().iter().filter(|found| found.file.get() % 2 == 0) {
+            files.delete(found.file).unwrap();
+        }
+    }
+    let source = FaultySource::new(files);
+    let faults = source.faults();
+    faults.set(Fault::at(1).sticky().errno(Errno::Io).in_folder(1));
+    let (scratch, events) = open(source, at_once);
+    let broken = || scratch.health().broken().next().map(|(_, _, broken)| broken.error.kind());
+    let away = broken().unwrap();
+    assert_ne!(away, io::ErrorKind::StorageFull);
+    faults.set(Fault::at(1).sticky().only(&[Call::Create]).in_folder(1));
+    eventually("it is broken by its disk", || broken() == Some(io::ErrorKind::StorageFull));
+    eventually("the folder is back", || scratch.health().lanes().all(|lane| lane.readable));
+    assert_eq!(broken(), Some(io::ErrorKind::StorageFull));
+    let key = key_in(&scratch, 1, 1);
+    assert_eq!(io_of(scratch.put_named(REALM, key, b"no room").unwrap_err()).kind(), io::ErrorKind::StorageFull);
+    assert!(scratch.get(REALM, key).unwrap_err().is_missing());
+    faults.clear();
+    eventually("a file is made", || scratch.health().state == HealthState::Healthy);
+    scratch.put_named(REALM, key, b"room").unwrap();
+    scratch.close(HANGS);
+    let told: Vec<_> = events.into_iter().filter(|event| event.to_string().starts_with("lane 1")).collect();
+    assert!(matches!(told[..], [Event::LaneBroken { .. }, Event::LaneHealed { .. }]), "{told:#?}");
+}
+
+/// An empty file that is older than the resumed one takes a new header before it is used. That could not be stored, and
+/// nobody was told.
+#[test]
+fn an_empty_file_of_an_earlier_run_that_gets_no_header_is_told_and_made_anew_in_its_turn() {
+    let files = memory(1, 3);
+    let (scratch, _) = open(files.clone(), at_once);
+    let key = key_in(&scratch, 0, 1);
+    for number in 0..20 {
+        scratch.put_named(REALM, key, &block(number, 9000)).unwrap();
+    }
+    drop(scratch);
+    let empty = {
+        let files = files.clone();
+        let headers = files.scan().unwrap().into_iter().map(|Found { file, memory, .. }| {
+            let mut page = vec![0; 4096];
+            memory.load(0, &mut page).unwrap();
+            (FileHeader::decode(&page).unwrap().generation, file, page)
+        });
+        let (_, oldest, header) = headers.min().unwrap();
+        files.delete(oldest).unwrap();
+        files.create(oldest, &header).unwrap();
+        oldest
+    };
+    let source = FaultySource::new(files);
+    let faults = source.faults();
+    faults.set(Fault::at(1).only(&[Call::Store]));
+    let (scratch, events) = open(source, at_once);
+    scratch.wait_recovered(HANGS).unwrap();
+    let seen = until(&events, |event| matches!(event, Event::FileBroken { .. }));
+    let Some(Event::FileBroken { file, lane: 0, error }) = seen.last() else { panic!("{seen:?}") };
+    assert_eq!((*file, error.kind()), (empty, io::ErrorKind::StorageFull));
+    assert_eq!(scratch.stats().file_failures, 1);
+    assert_eq!(scratch.get(REALM, key).unwrap()[..], block(19, 9000));
+    for number in 20..40 {
+        scratch.put_named(REALM, key, &block(number, 9000)).unwrap();
+    }
+    until(&events, |event| matches!(event, Event::FileRecycled { file, .. } if *file == empty));
+    assert_eq!(scratch.health().state, HealthState::Healthy);
 }

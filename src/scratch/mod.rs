@@ -34,6 +34,6 @@ mod write;
 pub use self::block_ref::BlockRef;
 pub use self::config::{Explanation, ScratchBuilder};
 pub use self::handle::Scratch;
-pub use self::health::{Broken, FolderHealth, Health, HealthState, LaneHealth, OldestPin};
+pub use self::health::{Broken, BrokenFile, FolderHealth, Health, HealthState, LaneHealth, OldestPin};
 pub use self::read::BlockInfo;
 pub use self::stats::Stats;

@@ -92,7 +92,7 @@ impl FileWheel {
         let mut turn = self.turn.lock();
         let of_lane = &mut turn.lanes[lane.index()];
         of_lane.detached = true;
-        of_lane.failing = Some(Failing::broken(error.clone()));
+        of_lane.away = Some(Failing::broken(error.clone()));
         self.tell_broken(lane, error.clone());
     }
 
@@ -112,7 +112,7 @@ impl FileWheel {
                 };
                 let mut turn = self.turn.lock();
                 for lane in self.lanes_of(folder) {
-                    self.lane_fails(&mut turn, lane, None, error.clone());
+                    self.folder_fails(&mut turn, lane, error.clone());
                 }
                 return;
             }

@@ -5,7 +5,8 @@
 //! 1. A lane whose keeper fails is BROKEN from its third failure in a row on, or at once if its folder is not there
 //!    or its source panics: before that writers wait, from then on they get the error without a wait. It heals by one
 //!    success, but for a lane of which a thread has panicked (`threads`).
-//! 2. What is told here is put into the queue of events only: no user code runs.
+//! 2. A file is tried again by itself: one that is not ready stops its lane only if no other is left to turn.
+//! 3. What is told here is put into the queue of events only: no user code runs.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -48,6 +49,11 @@ pub(crate) struct Failing {
 }
 
 impl Failing {
+    /// As a failure of a lane that was broken already by this one, and has not worked since.
+    fn goes_on_from(&mut self, before: &Self) {
+        (self.is_broken, self.began, self.since) = (before.is_broken, before.began, before.since);
+    }
+
     /// Nothing has to be tried again to know it.
     pub(crate) fn broken(error: IoError) -> Self {
         let mut failing = Self::first(error);
@@ -61,14 +67,12 @@ impl Failing {
         Self { error, since, began: now, attempts: 1, again, is_broken: false }
     }
 
-    /// One more failure; whether the lane has become BROKEN by it.
-    fn fails_again(&mut self, error: IoError, at_once: bool) -> bool {
+    /// One more failure; the lane is BROKEN `at_once`, or if it was often enough.
+    fn fails_again(&mut self, error: IoError, at_once: bool) {
         self.error = error;
         self.attempts = self.attempts.saturating_add(1);
         self.again = Instant::now() + back_off(self.attempts);
-        let breaks = !self.is_broken && (at_once || self.attempts >= BROKEN_AFTER);
-        self.is_broken |= breaks;
-        breaks
+        self.is_broken |= at_once || self.attempts >= BROKEN_AFTER;
     }
 
     /// Whether writers get the error now, without a wait (invariant 1).
@@ -82,26 +86,81 @@ impl Failing {
     }
 }
 
+/// A file that is dead on disk and could not be made ready again, and when that is tried next.
+#[derive(Clone, Debug)]
+pub(crate) struct Unready {
+    pub(crate) file: FileId,
+    pub(crate) failing: Failing,
+}
+
 impl FileWheel {
     /// The keeper of a lane has failed, with `file` if it was about one.
     pub(crate) fn lane_fails(&self, turn: &mut Turn, lane: &Lane, file: Option<FileId>, error: IoError) {
         self.counters.file_failures.add(1);
-        let failing = &mut turn.lanes[lane.index()].failing;
+        self.lane_is_stopped(turn, lane, file, error);
+    }
+
+    fn lane_is_stopped(&self, turn: &mut Turn, lane: &Lane, file: Option<FileId>, error: IoError) {
+        let of_lane = &mut turn.lanes[lane.index()];
+        let was_broken = of_lane.is_broken();
         // Nobody panics for a moment, as a disk may be full for one.
         let at_once = error.panicked().is_some();
-        let breaks = if let Some(failing) = failing {
-            failing.fails_again(error.clone(), at_once)
+        if let Some(failing) = &mut of_lane.failing {
+            failing.fails_again(error.clone(), at_once);
         } else {
             if let Some(file) = file {
                 self.events.emit(|| Event::FileBroken { file, lane: lane.id(), error: error.clone() });
             }
-            *failing = Some(Failing { is_broken: at_once, ..Failing::first(error.clone()) });
-            at_once
-        };
-        if breaks {
+            of_lane.failing = Some(Failing { is_broken: at_once, ..Failing::first(error.clone()) });
+        }
+        if !was_broken && of_lane.is_broken() {
             self.tell_broken(lane, error);
         }
         self.turned.notify_all();
+    }
+
+    /// A dead file could not be made ready again (invariant 2).
+    pub(crate) fn file_fails(&self, turn: &mut Turn, lane: &Lane, file: FileId, error: IoError) {
+        let of_lane = &mut turn.lanes[lane.index()];
+        if let Some(unready) = of_lane.unready.iter_mut().find(|unready| unready.file == file) {
+            self.counters.file_failures.add(1);
+            unready.failing.fails_again(error.clone(), false);
+        } else {
+            self.tell_unready(lane, file, error.clone());
+            of_lane.unready.push(Unready { file, failing: Failing::first(error.clone()) });
+        }
+        if !of_lane.can_turn() {
+            self.lane_is_stopped(turn, lane, None, error);
+        }
+        self.turned.notify_all();
+    }
+
+    /// A file is not made ready.
+    pub(crate) fn tell_unready(&self, lane: &Lane, file: FileId, error: IoError) {
+        self.counters.file_failures.add(1);
+        self.events.emit(|| Event::FileBroken { file, lane: lane.id(), error });
+    }
+
+    /// The folder of a lane is not there, or cannot be taken back.
+    pub(crate) fn folder_fails(&self, turn: &mut Turn, lane: &Lane, error: IoError) {
+        self.counters.file_failures.add(1);
+        let away = &mut turn.lanes[lane.index()].away;
+        match away {
+            Some(away) => away.fails_again(error, true),
+            None => *away = Some(Failing::broken(error)),
+        }
+        self.turned.notify_all();
+    }
+
+    /// The folder of a lane is back, and all that the lane holds was found. If no file could be made in it meanwhile the
+    /// lane is as broken as before, for that reason.
+    pub(crate) fn folder_works(&self, turn: &mut Turn, lane: &Lane) {
+        let of_lane = &mut turn.lanes[lane.index()];
+        let Some(away) = of_lane.away.take() else { return };
+        match &mut of_lane.failing {
+            Some(failing) => failing.goes_on_from(&away),
+            None => self.tell_healed(lane, of_lane.why_no_file(), &away),
+        }
     }
 
     pub(crate) fn tell_broken(&self, lane: &Lane, error: IoError) {
@@ -112,11 +171,16 @@ impl FileWheel {
     /// What the keeper of a lane tried has worked.
     pub(crate) fn lane_works(&self, turn: &mut Turn, lane: &Lane) {
         let of_lane = &mut turn.lanes[lane.index()];
-        if let Some(failing) = of_lane.failing.take().filter(Failing::is_broken)
-            && of_lane.fallen.is_none()
-        {
+        if let Some(failing) = of_lane.failing.take().filter(Failing::is_broken) {
+            self.tell_healed(lane, of_lane.why_no_file(), &failing);
+        }
+    }
+
+    /// A lane is not broken any more by what it was, unless something else is left.
+    fn tell_healed(&self, lane: &Lane, left: Option<&Failing>, was: &Failing) {
+        if left.is_none() {
             let folder = self.folder_of(lane.id());
-            self.events.emit(|| Event::LaneHealed { lane: lane.id(), folder, after: failing.began.elapsed() });
+            self.events.emit(|| Event::LaneHealed { lane: lane.id(), folder, after: was.began.elapsed() });
         }
     }
 
@@ -195,13 +259,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_breaks_at_its_third_failure_once_and_is_tried_less_and_less_often() {
+    fn a_lane_breaks_at_its_third_failure_and_is_tried_less_and_less_often() {
         let mut failing = Failing::first(error(5));
         assert!(!failing.is_broken() && failing.holds_back(Instant::now()));
-        assert!(!failing.fails_again(error(5), false) && !failing.is_broken());
-        assert!(failing.fails_again(error(28), false) && failing.is_broken());
+        failing.fails_again(error(5), false);
+        assert!(!failing.is_broken());
+        failing.fails_again(error(28), false);
+        assert!(failing.is_broken());
         for _ in 0..100 {
-            assert!(!failing.fails_again(error(28), false), "said once");
+            failing.fails_again(error(28), false);
             assert!(!failing.holds_back(Instant::now() + LONGEST_BACK_OFF));
         }
         assert_eq!((failing.error, failing.attempts), (error(28), 103));
@@ -211,6 +277,7 @@ mod tests {
     fn a_folder_that_is_not_there_breaks_its_lane_at_once() {
         let mut failing = Failing::broken(error(2));
         assert!(failing.is_broken() && failing.holds_back(Instant::now()));
-        assert!(!failing.fails_again(error(2), false) && failing.is_broken());
+        failing.fails_again(error(2), false);
+        assert!(failing.is_broken());
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::block::FileId;
 use crate::wheel::FileWheel;
-use crate::wheel::failing::Failing;
+use crate::wheel::failing::{Failing, Unready};
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Known;
 use crate::wheel::state::FileState;
@@ -19,6 +19,8 @@ pub(crate) struct Snapshot {
     pub(crate) suspect: Vec<FileId>,
     /// Those of them that the next run would take for sound ones.
     pub(crate) unmarked: Vec<FileId>,
+    /// Files that could not be made ready again, and their lanes.
+    pub(crate) unready: Vec<(u16, Unready)>,
     /// The file that waits longest for its readers, and how long.
     pub(crate) oldest_drain: Option<(FileId, Duration)>,
     pub(crate) recovering: bool,
@@ -49,6 +51,11 @@ impl FileWheel {
         let draining = turn.lanes.iter().flat_map(|lane| &lane.draining);
         let held = draining.filter(|(file, _)| self.table.file(*file).pins.held() > 0);
         let oldest = held.min_by_key(|(_, since)| *since).copied();
+        let unready = self.lanes.iter().flat_map(|lane| {
+            let of_lane = &turn.lanes[lane.index()];
+            of_lane.unready.iter().map(|unready| (lane.id(), unready.clone()))
+        });
+        let unready = unready.collect();
         drop(turn);
         for file in &suspect {
             // Whoever looks first tells it.
@@ -66,6 +73,7 @@ impl FileWheel {
             lanes: lanes.collect(),
             unmarked: suspect.iter().copied().filter(|file| self.table.file(*file).owes_its_mark()).collect(),
             suspect,
+            unready,
             oldest_drain: oldest.map(|(file, since)| (file, now.saturating_duration_since(since))),
             recovering: !self.recovery.is_complete(),
             closed: self.is_closed(),

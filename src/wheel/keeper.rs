@@ -98,6 +98,7 @@ impl FileWheel {
         let now = Instant::now();
         let held_back = of_lane.failing.as_ref().is_some_and(|failing| failing.holds_back(now));
         if of_lane.detached {
+            let held_back = of_lane.away.as_ref().is_some_and(|away| away.holds_back(now));
             // The keeper of the folder's first lane does it for all.
             let is_first = lane.id() < self.table.source().folders();
             return if is_first && !held_back { Job::Attach } else { Job::Rest(REST) };
@@ -110,10 +111,13 @@ impl FileWheel {
         for (file, _) in &of_lane.draining {
             match turn.state(*file) {
                 FileState::Closing if !held_back => return Job::Kill(*file),
-                FileState::Broken if !held_back => return Job::Revive(*file),
                 FileState::Draining if self.has_drained(*file) => return Job::Finish(*file),
                 _ => watch = true,
             }
+        }
+        // It has waited for its time, which is short if it fails again, and gives the lane a file if not.
+        if let Some(unready) = of_lane.unready.iter().find(|unready| !unready.failing.holds_back(now)) {
+            return Job::Revive(unready.file);
         }
         let spare = if held_back { None } else { self.spare_job(turn, lane, now) };
         // A writer that waits comes before the sync of the file that it has filled.
@@ -213,7 +217,8 @@ impl FileWheel {
             return false;
         }
         if of_lane.draining.is_empty() {
-            return true;
+            // One file is left to be read (`turn`, invariant 4).
+            return of_lane.unready.is_empty() || of_lane.has_another_to_give();
         }
         // Hazard 30: nothing turns before the last pin is gone.
         if planted::is(30) {

@@ -83,6 +83,7 @@ use crate::sync::{Arc, Condvar, Mutex, thread};
 pub(crate) use self::copied::Copied;
 pub(crate) use self::counters::{Counters, Failures};
 pub use self::event::{Event, WaitCause};
+pub(crate) use self::failing::Unready;
 pub(crate) use self::file::{FileTable, OwnedPin};
 pub(crate) use self::find::Lent;
 pub(crate) use self::health::LaneState;

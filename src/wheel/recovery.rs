@@ -327,6 +327,10 @@ impl FileWheel {
         // An empty file older than the resumed one takes a new generation before use.
         let (mut turn, renewed) = if is_empty && *resumed {
             let (turn, renewed) = self.youngest(lane, id, self.write_header(lane, id));
+            let renewed = renewed.map_err(|error| {
+                // It is queued with the full ones, and made anew when its turn comes.
+                self.tell_unready(lane, id, self.io_error("writing a header", id, error));
+            });
             (turn, renewed.ok())
         } else {
             (self.turn.lock(), None)
@@ -380,7 +384,7 @@ impl FileWheel {
         let mut turn = self.turn.lock();
         if lane.known() == Known::NotYet {
             lane.set_known();
-            self.lane_works(&mut turn, lane);
+            self.folder_works(&mut turn, lane);
         }
         let of_lane = &mut turn.lanes[lane.index()];
         // A lane whose files are all empty has nothing to resume.

@@ -157,6 +157,7 @@ impl FileWheel {
                 turn.set(id, FileState::Free);
                 let of_lane = &mut turn.lanes[lane.index()];
                 of_lane.draining.retain(|(other, _)| *other != id);
+                of_lane.unready.retain(|unready| unready.file != id);
                 of_lane.spares.push(id);
                 self.events.emit(|| Event::FileRecycled { file: id, lane: lane.id(), generation: lap.generation });
                 self.lane_works(&mut turn, lane);
@@ -164,11 +165,13 @@ impl FileWheel {
             }
             Err(error) => {
                 let error = self.io_error("making the oldest file ready again", id, error);
+                // It is dead on disk (invariant 1): the others may turn without it.
                 if turn.state(id) == FileState::Draining {
                     turn.set(id, FileState::Broken);
+                    turn.lanes[lane.index()].draining.retain(|(other, _)| *other != id);
                 }
                 self.laps.lock()[id.index()] = None;
-                self.lane_fails(&mut turn, lane, Some(id), error);
+                self.file_fails(&mut turn, lane, id, error);
             }
         }
         self.turned.notify_all();

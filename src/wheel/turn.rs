@@ -6,7 +6,8 @@
 //! 2. A lane is handed only files whose generation is larger than that of every file it was handed before.
 //! 3. `order` holds the SEALING and SEALED files of a lane, the oldest generation first; files leave it at the
 //!    front only, so they die in the order of their age.
-//! 4. Of the files of a lane one always stays readable: while others drain, the last that does not never makes room.
+//! 4. Of the files of a lane one always stays readable: while others drain, or are not ready, the last that does not, or
+//!    is, never makes room.
 //! 5. With `Refuse`, once a lane has all its files, the last free one takes tombstones only, until another is free.
 #![forbid(unsafe_code)]
 
@@ -15,7 +16,7 @@ use std::time::Instant;
 
 use crate::block::FileId;
 use crate::wheel::event::Event;
-use crate::wheel::failing::Failing;
+use crate::wheel::failing::{Failing, Unready};
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::reserve::Purpose;
@@ -52,6 +53,10 @@ pub(crate) struct LaneTurn {
     pub(crate) discovered: bool,
     /// Why no file could be made ready, and when that is tried again.
     pub(crate) failing: Option<Failing>,
+    /// Files that could not be made ready again.
+    pub(crate) unready: Vec<Unready>,
+    /// Why its folder is not there, if it was not at open; until the lane was searched.
+    pub(crate) away: Option<Failing>,
     /// Its folder was not there at open and has not been taken back: it has no file at all.
     pub(crate) detached: bool,
     /// A thread of it has panicked: it takes no write any more.
@@ -85,9 +90,10 @@ impl Turn {
         self.states[file.index()] = FileState::Found;
     }
 
-    /// Says at open that a file is there, is empty, and could not be made ready.
+    /// Says at open that a file is there, is empty, and could not be made ready: an older header of it may be on the disk
+    /// still, so nothing else of the lane dies before it.
     pub(crate) fn found_broken(&mut self, file: FileId, lane: &Lane) {
-        self.states[file.index()] = FileState::Broken;
+        self.states[file.index()] = FileState::Closing;
         self.lanes[lane.index()].draining.push((file, Instant::now()));
     }
 
@@ -111,12 +117,24 @@ impl LaneTurn {
 
     /// Why the lane gets no file, if it does not.
     pub(crate) fn why_no_file(&self) -> Option<&Failing> {
-        self.fallen.as_ref().or(self.failing.as_ref())
+        self.fallen.as_ref().or(self.away.as_ref()).or(self.failing.as_ref())
+    }
+
+    /// Whether writers get that error without a wait.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.why_no_file().is_some_and(Failing::is_broken)
+    }
+
+    /// Whether the lane may get another file than those that are not ready.
+    pub(crate) fn can_turn(&self) -> bool {
+        !self.draining.is_empty() || !self.absent.is_empty() || self.has_another_to_give()
     }
 
     /// All files of the lane that are there.
     pub(crate) fn all(&self) -> impl Iterator<Item = FileId> {
-        self.files().chain(self.spares.iter().copied()).chain(self.draining.iter().map(|(file, _)| *file))
+        let draining = self.draining.iter().map(|(file, _)| *file);
+        let unready = self.unready.iter().map(|unready| unready.file);
+        self.files().chain(self.spares.iter().copied()).chain(draining).chain(unready)
     }
 
     /// Whether the oldest file may make room while others drain: another one that does not drain is left.
