@@ -3,19 +3,16 @@
 
 use std::io;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::block::{BlockHash, Realm};
+use crate::block::BlockHash;
 use crate::error::FailedClosure;
+use crate::scratch::small::{HANGS, REALM, eventually};
 use crate::scratch::{Scratch, ScratchBuilder};
 use crate::storage::MemoryFileSource;
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
-use crate::sync::{Arc, thread};
+use crate::sync::Arc;
 use crate::wheel::CloseReport;
-
-const REALM: Realm = Realm::DEFAULT;
-/// Bound of everything that a test waits for: only a defect reaches it.
-const HANGS: Duration = Duration::from_mins(1);
 
 fn memory() -> MemoryFileSource {
     MemoryFileSource::builder().files_per_folder(3).file_size(1 << 20).build().unwrap()
@@ -34,14 +31,6 @@ fn gathers(builder: ScratchBuilder) -> ScratchBuilder {
 
 fn key(number: u128) -> BlockHash {
     BlockHash::from_u128(number)
-}
-
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < HANGS, "{what}: not within {HANGS:?}");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]

@@ -3,34 +3,17 @@
 #![forbid(unsafe_code)]
 
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::block::{BlockHash, FileId, Realm};
+use crate::block::{BlockHash, FileId};
 use crate::error::{OpenError, ReadError};
 use crate::scratch::Scratch;
+use crate::scratch::small::{REALM, block, eventually, three_files_of, ungathered};
 use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
-use crate::storage::{FileSource, MemoryFileSource};
-use crate::sync::thread;
 use crate::wheel::OnFull;
 
-const REALM: Realm = Realm::DEFAULT;
 const PATIENCE: Duration = Duration::from_secs(20);
 const SIZE: u64 = 1 << 20;
-
-fn three_files_of(bytes: u64) -> MemoryFileSource {
-    MemoryFileSource::builder().files_per_folder(3).file_size(bytes).build().unwrap()
-}
-
-/// A store in which each block reaches its file before its call returns.
-fn ungathered(source: impl FileSource) -> Scratch {
-    Scratch::builder(source).gather(0, Duration::ZERO).open().unwrap()
-}
-
-fn block(number: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    bytes
-}
 
 fn key() -> BlockHash {
     BlockHash::of(b"key")
@@ -261,13 +244,5 @@ fn a_header_that_cannot_be_read_is_an_error_that_names_the_file_and_costs_nothin
     scratch.wait_recovered(PATIENCE).unwrap();
     for (number, hash) in (0..).zip(&hashes) {
         assert_eq!(scratch.get(REALM, *hash).as_deref(), Ok(&block(number, 4096)[..]));
-    }
-}
-
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(1));
     }
 }

@@ -6,29 +6,13 @@ use std::time::{Duration, Instant};
 use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, Realm, Slot};
 use crate::error::{ReadError, WriteError};
 use crate::index::{Published, View};
+use crate::scratch::small::{REALM, block, three_files_of, ungathered};
 use crate::scratch::{BlockRef, Scratch};
 use crate::storage::faulty::{Call, Fault, FaultySource};
-use crate::storage::{FileSource, MemoryFileSource};
 use crate::sync::{Arc, Condvar, Mutex, thread};
 use crate::wheel::{OnFull, Verify};
 
-const REALM: Realm = Realm::DEFAULT;
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn three_files_of(bytes: u64) -> MemoryFileSource {
-    MemoryFileSource::builder().files_per_folder(3).file_size(bytes).build().unwrap()
-}
-
-/// A store in which each block reaches its file before its call returns.
-fn ungathered(source: impl FileSource) -> Scratch {
-    Scratch::builder(source).gather(0, Duration::ZERO).open().unwrap()
-}
-
-fn block(number: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    bytes
-}
 
 /// Where a block and its entry lie in the memory of their file.
 fn damage(scratch: &Scratch, at: u64) {

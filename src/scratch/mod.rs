@@ -3,12 +3,14 @@
 
 mod block_ref;
 #[cfg(all(test, not(loom)))]
+mod broken;
+#[cfg(all(test, not(loom)))]
 mod closing;
 mod config;
 #[cfg(all(test, not(loom)))]
 mod damaged;
 #[cfg(all(test, not(loom)))]
-mod failing;
+mod events;
 #[cfg(all(test, not(loom)))]
 mod faults;
 #[cfg(all(test, not(loom)))]
@@ -26,6 +28,8 @@ mod power;
 mod read;
 #[cfg(all(test, not(loom)))]
 mod sequences;
+#[cfg(all(test, not(loom)))]
+mod small;
 mod stats;
 #[cfg(all(test, not(loom)))]
 mod tests;
