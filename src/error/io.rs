@@ -103,6 +103,7 @@ impl IoError {
     fn advice(&self) -> &'static str {
         match self.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free space on that disk, or give it fewer files",
+            ErrorKind::FileTooLarge => "; raise the limit on the size of files of this process",
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; let this process write there",
             ErrorKind::NotFound => "; check that the folder is there and nothing removes its files",
             ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {

@@ -355,6 +355,16 @@ pub(crate) fn open_file_limit() -> Option<u64> {
     return None;
 }
 
+/// How large a file this process may write, in bytes; `None` if there is no limit or it is not known.
+///
+/// Whoever stores behind it is not told by an error: the system sends SIGXFSZ, which ends the process.
+pub(crate) fn file_size_limit() -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    #[cfg(not(unix))]
+    return None;
+}
+
 /// Size of a page of memory in bytes: what mappings and advice are rounded to.
 pub(crate) fn page_size() -> usize {
     #[cfg(unix)]

@@ -251,6 +251,11 @@ impl DiskFileSource {
 
     /// Gives an empty file its header and its space, durably, and maps it.
     fn fill(&self, file: File, header: &[u8]) -> io::Result<MappedFile> {
+        // The system would not say so, but end the process.
+        if let Some(limit) = os::file_size_limit().filter(|limit| *limit < self.size.get()) {
+            let problem = format!("files of this process are limited to {limit} bytes (RLIMIT_FSIZE)");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+        }
         os::write_all_at(&file, 0, &[header])?;
         os::preallocate(&file, self.size.get())?;
         os::sync_all(&file)?;

@@ -7,6 +7,7 @@ use super::folders::Claim;
 use super::{DiskFileSource, MIN_FILES_PER_FOLDER, check_file_size, check_files_per_folder, check_folders};
 use crate::block::{FileId, FileSize};
 use crate::error::{ConfigError, OpenError};
+use crate::os;
 
 /// Options of a [`DiskFileSource`], checked all at once by [`build`](DiskFileSourceBuilder::build).
 ///
@@ -133,11 +134,23 @@ impl DiskFileSourceBuilder {
             Size::Always(_) => wanted,
             Size::IfNew(_) => claim.file_size().unwrap_or(wanted),
         };
+        check_size_limit(field, size)?;
         let files_per_folder = match self.space {
             Space::FilesPerFolder(files) => files,
             Space::Capacity(bytes) => files_in(bytes, folders, size)?,
         };
         Ok(DiskFileSource::new(claim.complete()?, size, files_per_folder))
+    }
+}
+
+/// A store behind the limit would end the process by a signal.
+fn check_size_limit(field: &'static str, size: FileSize) -> Result<(), ConfigError> {
+    match os::file_size_limit() {
+        Some(limit) if limit < size.get() => {
+            let range = format!("at most {limit}, the limit on the size of files (RLIMIT_FSIZE)");
+            Err(ConfigError::new(field, size.get(), range))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,8 @@ mod fork;
 #[cfg(unix)]
 mod forked;
 #[cfg(unix)]
+mod limits;
+#[cfg(unix)]
 mod modes;
 mod order;
 mod place;
