@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use scratchspace::{BlockHash, CloseReport, OpenError, ReadError, Scratch, WriteError};
 
-use crate::place::{FILE_SIZE, Hung, Place, REALM, bytes_of, key, panic_quietly, until, without_hanging, write_later};
+use crate::place::{FILE_SIZE, Hung, Place, REALM, bytes_of, key, panic_quietly, write_later};
+use crate::waiting::{until, without_hanging};
 
 const LONG: Duration = Duration::from_secs(30);
 

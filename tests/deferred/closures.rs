@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use scratchspace::{BlockHash, FailedClosure, FlushError, ReadError, Scratch, WriteError};
 
-use crate::place::{Hung, Place, REALM, bytes_of, key, panic_quietly, until, without_hanging, write_later};
+use crate::place::{Hung, Place, REALM, bytes_of, key, panic_quietly, write_later};
+use crate::waiting::{until, without_hanging};
 
 const LONG_DELAY: Duration = Duration::from_secs(10);
 

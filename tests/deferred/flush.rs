@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use scratchspace::{DiskFileSource, FailedClosure, Scratch};
 
-use crate::place::{FILE_SIZE, Hung, Place, REALM, bytes_of, key, panic_quietly, until, write_later};
+use crate::place::{FILE_SIZE, Hung, Place, REALM, bytes_of, key, panic_quietly, write_later};
+use crate::waiting::until;
 
 /// Whether some file of the store holds these bytes, at the start of a page.
 fn is_in_a_file(folder: &Path, bytes: &[u8]) -> bool {

@@ -8,3 +8,5 @@ mod kill;
 mod place;
 mod process;
 mod threads;
+#[path = "../common/waiting.rs"]
+mod waiting;

@@ -2,17 +2,15 @@
 #![forbid(unsafe_code)]
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use scratchspace::{
     BlockHash, DiskFileSource, FileSource, MemoryFileSource, Realm, Scratch, ScratchBuilder, WriteError,
 };
 use tempfile::TempDir;
 
+use crate::waiting::BOUND;
+
 pub(crate) const REALM: Realm = Realm::DEFAULT;
-/// Nothing here takes longer unless it hangs.
-const BOUND: Duration = Duration::from_mins(1);
 pub(crate) const FILE_SIZE: u64 = 256 << 10;
 
 /// Where the files of a store are kept between two openings.
@@ -98,24 +96,6 @@ impl Hung {
     pub(crate) fn release(self) {
         self.release.send(()).ok();
     }
-}
-
-/// Waits for something that happens without any further call.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < BOUND, "{what} did not happen");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Runs `act` on a thread of its own; it must not hang and not panic.
-pub(crate) fn without_hanging<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, finished) = channel();
-    let thread = thread::spawn(move || done.send(act()).ok());
-    let result = finished.recv_timeout(BOUND).expect("it neither hangs nor panics");
-    thread.join().unwrap();
-    result
 }
 
 /// A panic that prints nothing.

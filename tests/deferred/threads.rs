@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use crate::place::{Hung, Place, REALM, bytes_of, until, without_hanging, write_later};
+use crate::place::{Hung, Place, REALM, bytes_of, write_later};
 use crate::process;
+use crate::waiting::{until, without_hanging};
 
 /// Threads of this process that belong to a store; `None` where the system does not tell.
 fn threads_of_stores() -> Option<usize> {

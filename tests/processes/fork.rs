@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::place::BOUND;
+use crate::waiting::BOUND;
 
 /// What a child that panicked ends with.
 const PANICKED: i32 = 101;

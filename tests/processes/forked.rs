@@ -16,7 +16,8 @@ use scratchspace::{
 };
 
 use crate::fork::{ABORTED, WELL, end_here, fork, fork_here};
-use crate::place::{BOUND, REALM, alone_in, block, disk, of_test, open, test_folder, until, without_hanging};
+use crate::place::{REALM, alone_in, block, disk, of_test, open, test_folder};
+use crate::waiting::{BOUND, until, without_hanging};
 
 /// Calls every verb of an inherited handle; panics at the first that does not say `Forked`.
 fn assert_every_verb_is_refused(scratch: &Scratch, hash: BlockHash, writer: BlittableWriter) {

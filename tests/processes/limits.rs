@@ -8,7 +8,8 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use scratchspace::{BlockHash, HealthState, OpenError, Scratch, WriteError};
 
-use crate::place::{REALM, alone_in, block, disk, of_test, open, test_folder, until};
+use crate::place::{REALM, alone_in, block, disk, of_test, open, test_folder};
+use crate::waiting::until;
 
 const FILE_SIZE: u64 = 256 << 10;
 

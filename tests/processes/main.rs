@@ -12,3 +12,5 @@ mod modes;
 mod order;
 mod place;
 mod two;
+#[path = "../common/waiting.rs"]
+mod waiting;

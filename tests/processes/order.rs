@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use scratchspace::{BlittableWriter, BlockHash, BlockRef, OpenError, ReadError, Scratch, WriteError};
 
-use crate::place::{BOUND, REALM, block, disk, open, test_folder, until, without_hanging};
+use crate::place::{REALM, block, disk, open, test_folder};
+use crate::waiting::{BOUND, until, without_hanging};
 
 const LEN: usize = 70_000;
 

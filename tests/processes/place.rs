@@ -3,16 +3,13 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc::channel;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use scratchspace::{DiskFileSource, DiskFileSourceBuilder, Realm, Scratch};
 use tempfile::TempDir;
 
+use crate::waiting::BOUND;
+
 pub(crate) const REALM: Realm = Realm::DEFAULT;
-/// Nothing here takes longer unless it hangs.
-pub(crate) const BOUND: Duration = Duration::from_mins(1);
 /// Set in a process that `of_test` has made, to the folder that it works in.
 const ALONE: &str = "SCRATCHSPACE_ALONE_IN";
 
@@ -38,24 +35,6 @@ pub(crate) fn open(folder: &Path) -> Scratch {
 /// Another block for each number.
 pub(crate) fn block(number: usize, len: usize) -> Vec<u8> {
     (number + 1).to_le_bytes().into_iter().cycle().take(len).collect()
-}
-
-/// Waits for something that happens without any further call.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < BOUND, "{what} did not happen");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Runs `act` on a thread of its own; it must not hang and not panic.
-pub(crate) fn without_hanging<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, finished) = channel();
-    let thread = thread::spawn(move || done.send(act()).ok());
-    let result = finished.recv_timeout(BOUND).expect("it neither hangs nor panics");
-    thread.join().unwrap();
-    result
 }
 
 /// The folder of a process that runs one test alone. Such a test does nothing among the others.

@@ -8,7 +8,8 @@ use std::process::{Child, ChildStdout, Stdio};
 
 use scratchspace::{BlockHash, OpenError, ReadError, Realm, Scratch, WriteError};
 
-use crate::place::{BOUND, REALM, alone_in, block, disk, of_test, open, test_folder, until, without_hanging};
+use crate::place::{REALM, alone_in, block, disk, of_test, open, test_folder};
+use crate::waiting::{BOUND, until, without_hanging};
 
 /// A process of its own that opens the store in its folder, or says why not, and keeps it until it is killed or told.
 #[test]
