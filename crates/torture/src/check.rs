@@ -51,7 +51,11 @@ pub(crate) fn check_all(site: &Site<'_>, scratch: &Scratch) -> Result<(), String
         lost += check(site, scratch, key, forgets, &mut order)
             .map_err(|what| format!("key {key} after an opening: {what}; {}", oracle.key(key)))?;
     }
-    order.check(site)?;
+    // A lane that a kill has left without any block goes on with the generations that its files have: a lap that is older
+    // by its number may then be filled after a younger one has died. Only what all lies before this opening is in order.
+    if oracle.count(Count::Unsettled) == 0 {
+        order.check(site)?;
+    }
     let limit = oracle.count(Count::GatherLimit);
     if oracle.count(Count::Unsettled) == 0 && lost > limit {
         return Err(format!("{lost} bytes of blocks were lost that had been put, and gather buffers hold {limit}"));
