@@ -11,6 +11,19 @@ use crate::sync::thread;
 /// A panic of a thread of the store, or of its file source, that the store has caught. It is the
 /// [`source`](Error::source) of an [`IoError`](super::IoError), which gives it by
 /// [`panicked`](super::IoError::panicked).
+///
+/// # Examples
+///
+/// ```
+/// use scratchspace::IoError;
+///
+/// fn report(error: &IoError) -> String {
+///     match error.panicked() {
+///         Some(panicked) => format!("{:?} has panicked, mend it: {}", panicked.thread, panicked.message),
+///         None => error.to_string(),
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ThreadPanicked {

@@ -8,7 +8,7 @@
 //! 1. A call that failed half-way leaves a file no longer than it was.
 //! 2. A hint never fails: what it cannot do it leaves undone.
 //! 3. What creates, stores, syncs, renames or deletes goes through here, and by `calls.rs`, where tests see it: std's
-//!    calls have functions of the same name for that.
+//!    calls have functions of the same name for that. But for what makes or removes a folder, or empties a lock file.
 
 pub(crate) mod calls;
 #[cfg(any(not(target_os = "linux"), test))]

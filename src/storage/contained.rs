@@ -171,7 +171,12 @@ impl FileSource for Contained {
 
     fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
         let memory = self.panics.contain_io(|| self.inner.mend(file))?;
-        self.wrap_new(memory)
+        let memory = self.wrap_new(memory)?;
+        // Zeros that stand in for what was lost would pass for what was written.
+        if memory.is_suspect() {
+            return Ok(memory);
+        }
+        Err(io::Error::other(BrokenPromise(format!("the memory of file {file}, which was mended, is not suspect"))))
     }
 }
 
@@ -284,6 +289,19 @@ mod tests {
         fn delete(&self, file: FileId) -> io::Result<()> {
             self.memory.delete(file)
         }
+
+        fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
+            self.memory.create(file, b"zeros in place of what was lost")
+        }
+    }
+
+    /// The zeros that stand in for what a file has lost would have been believed.
+    #[test]
+    fn memory_of_a_mended_file_that_is_not_suspect_is_refused() {
+        let memory = MemoryFileSource::builder().file_size(16 << 10).build().unwrap();
+        let source = Contained::new(Arc::new(Odd { memory, list: |found| found }), Panics::default());
+        let error = source.mend(FileId::new(1).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("the memory of file 1, which was mended, is not suspect"), "{error}");
     }
 
     /// A file that was listed twice was installed twice, the second time while it served.

@@ -251,15 +251,20 @@ impl DiskFileSource {
 
     /// Gives an empty file its header and its space, durably, and maps it.
     fn fill(&self, file: File, header: &[u8]) -> io::Result<MappedFile> {
-        // The system would not say so, but end the process.
-        if let Some(limit) = os::file_size_limit().filter(|limit| *limit < self.size.get()) {
-            let problem = format!("files of this process are limited to {limit} bytes (RLIMIT_FSIZE)");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
-        }
+        self.check_limit()?;
         os::write_all_at(&file, 0, &[header])?;
         os::preallocate(&file, self.size.get())?;
         os::sync_all(&file)?;
         MappedFile::new(file, self.size, self.locks.clone())
+    }
+
+    /// Whether files may grow to their size: the system would not say so, but end the process.
+    fn check_limit(&self) -> io::Result<()> {
+        if let Some(limit) = os::file_size_limit().filter(|limit| *limit < self.size.get()) {
+            let problem = format!("files of this process are limited to {limit} bytes (RLIMIT_FSIZE)");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+        }
+        Ok(())
     }
 
     fn create_named(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
@@ -286,7 +291,9 @@ impl DiskFileSource {
         }
         let temporary = self.temporary_path_of(file);
         let memory = self.create_at(&temporary, header)?;
+        let leftover = Leftover::new(&temporary, &self.leftovers);
         remove(&temporary)?;
+        leftover.keep();
         Ok(Arc::new(memory))
     }
 
@@ -406,7 +413,12 @@ impl FileSource for DiskFileSource {
         os::sync_folder(&folder)?;
         let path = folder.join(Name::new(self.store, file).to_string());
         let opened = os::open_private(&names::suspect_path(&path))?;
+        if os::len(&opened)? < self.size.get() {
+            self.check_limit()?;
+        }
         os::set_len(&opened, self.size.get())?;
+        // What was cut must not be back after a power cut: blocks of the same keys may have been written since.
+        os::sync_all(&opened)?;
         Ok(Arc::new(MappedFile::new(opened, self.size, self.locks.clone())?.named(path).suspect()))
     }
 }

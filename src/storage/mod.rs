@@ -7,7 +7,8 @@
 //!
 //! 1. Bytes reach a file by [`FileMemory::store`] alone, whose failure is an error: nothing is stored through a
 //!    mapping.
-//! 2. A file has all its space from its creation to its death, so that reading it never needs more.
+//! 2. A file has all its space from its creation to its death, so that reading it never needs more. Only one that was
+//!    [mended](FileSource::mend) has not: it is read by [`FileMemory::load`] alone.
 //! 3. A source touches only what carries its store's id in its name, and only while it owns all of its folders.
 
 mod contained;
@@ -172,6 +173,24 @@ pub trait FileSource: Debug + Send + Sync + 'static {
     ///
     /// If the system refuses; it may be tried again. This default refuses with [`io::ErrorKind::Unsupported`], which is
     /// right for a source whose files nobody else can reach.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::{DiskFileSource, FileId, FileSource};
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// let source = DiskFileSource::builder().folder(folder.path()).files_per_folder(3).file_size(64 << 10).build()?;
+    /// let file = FileId::new(1).unwrap();
+    /// drop(source.create(file, b"header")?);
+    /// std::fs::File::options().write(true).open(source.describe(file).unwrap())?.set_len(16 << 10)?;
+    /// assert_eq!(source.scan()?[0].len, 16 << 10);
+    ///
+    /// let memory = source.mend(file)?;
+    /// assert_eq!(memory.size(), source.file_size());
+    /// assert!(memory.is_suspect());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
         let problem = format!("this source cannot change the length of file {file}");
         Err(io::Error::new(io::ErrorKind::Unsupported, problem))
@@ -179,6 +198,18 @@ pub trait FileSource: Debug + Send + Sync + 'static {
 }
 
 /// A file that was there when its store was opened.
+///
+/// # Examples
+///
+/// ```
+/// use scratchspace::{FileId, FileSource, Found, MemoryFileSource};
+///
+/// let source = MemoryFileSource::builder().file_size(1 << 20).build()?;
+/// let file = FileId::new(1).unwrap();
+/// let found = Found::new(file, source.create(file, b"header")?);
+/// assert_eq!(found.len, source.file_size().get());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Found {
     /// Its number.
@@ -304,13 +335,13 @@ fn check_header(header: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The number of folders, checked: each holds at least three files of at most 1023.
 /// What a source says of itself, before anything is computed from it: it may be anybody's.
 pub(crate) fn check_source(source: &dyn FileSource) -> Result<(), ConfigError> {
     let folders = check_folders(usize::from(source.folders()))?;
     check_files_per_folder(source.files_per_folder(), folders).map(drop)
 }
 
+/// The number of folders, checked: each holds at least three files of at most 1023.
 fn check_folders(folders: usize) -> Result<u16, ConfigError> {
     let most = FileId::MAX / MIN_FILES_PER_FOLDER;
     match u16::try_from(folders) {

@@ -117,7 +117,6 @@ impl FileWheel {
                 return;
             }
         };
-        self.tell_damage(&plan);
         self.recovery.more(plan.all_found().filter(|judged| judged.header.is_some()).count(), plan.surplus.len());
         let mut absent = self.absent_numbers(&plan, |lane| lane % self.table.source().folders() == folder);
         {
@@ -144,7 +143,7 @@ impl FileWheel {
         }
     }
 
-    /// Everything that may be refused, before anything changes in the wheel.
+    /// Everything that may be refused, before anything changes in the wheel; tells what is damaged.
     fn look_into(&self, folder: u16) -> Result<Plan, OpenError> {
         let source = self.table.source();
         let found = source.scan_folder(folder)?;
@@ -157,7 +156,10 @@ impl FileWheel {
         };
         // No header of this folder need tell the layout: those of the others do.
         let mut plan = Plan::new(source, judged, &options)?;
-        plan.carry_out(source)?;
+        plan.mend(source)?;
+        // Again at the next try, if a file that is lost cannot be deleted.
+        self.tell_damage(&plan);
+        plan.remove(source)?;
         Ok(plan)
     }
 

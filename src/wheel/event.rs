@@ -54,7 +54,7 @@ pub enum Event {
     },
     /// A sync of a file failed, so that what was stored in it since the last one may be lost, or a part of it could not
     /// be read, or it had another length when the store was opened. From now on each read of it is copied and compared,
-    /// and it is deleted and made anew when its turn comes.
+    /// and it is deleted and made anew when its turn comes. What an earlier run has marked is told at each opening.
     FileSuspect {
         /// The file.
         file: FileId,
@@ -70,8 +70,8 @@ pub enum Event {
         /// What failed.
         error: IoError,
     },
-    /// A file had another length when the store was opened, and no header: nothing in it can be believed, so it was
-    /// deleted and is made anew. Its blocks are missing, or found as older versions.
+    /// A file had another length when the store was opened, and no header: nothing in it can be believed, so it is
+    /// deleted, and made anew when its lane wants another file. Its blocks are missing, or found as older versions.
     FileLost {
         /// The file.
         file: FileId,

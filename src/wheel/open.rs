@@ -12,7 +12,7 @@ use crate::block::FileId;
 use crate::error::{ConfigError, IoError, OpenError};
 use crate::index::BlockIndex;
 use crate::os;
-use crate::storage::{Contained, FileSource, Panics};
+use crate::storage::{Contained, FileSource, Panics, check_source};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::attach::Search;
@@ -37,10 +37,12 @@ const OTHER_DESCRIPTORS: u64 = 64;
 impl FileWheel {
     /// Opens the wheel over the files of `source`; see the module's words.
     pub(crate) fn open(source: Arc<dyn FileSource>, options: WheelOptions) -> Result<Arc<Self>, OpenError> {
-        // First of all: what is refused for its numbers has deleted nothing.
-        check_descriptors(&*source)?;
         let panics = Panics::default();
         let source: Arc<dyn FileSource> = Arc::new(Contained::new(source, panics.clone()));
+        // First of all: what is refused for its numbers has deleted nothing. Of the answers that are kept: a source may
+        // have given others before.
+        check_source(&*source)?;
+        check_descriptors(&*source)?;
         let mut search = Search::new(&*source)?;
         if options.reset || options.temporary {
             // What a missing folder holds would be back with it.
@@ -58,11 +60,11 @@ impl FileWheel {
         let judged = if options.temporary { only_leftovers(&*source, judged)? } else { judged };
         let mut plan = Plan::new(&*source, judged, &options)?;
         plan.missing = search.missing;
-        plan.carry_out(&*source)?;
+        plan.mend(&*source)?;
         let wheel = Arc::new(Self { panics, ..Self::build(source, options, &plan)? });
         wheel.recovery.dropped(plan.surplus.len());
         wheel.tell_damage(&plan);
-        match wheel.lay_out(plan) {
+        match plan.remove(wheel.table.source()).and_then(|()| wheel.lay_out(plan)) {
             Ok(()) => Ok(wheel),
             Err(error) => {
                 wheel.stop_threads();
@@ -184,18 +186,18 @@ impl FileWheel {
         ids
     }
 
-    /// Tells of files that somebody else has cut short or made longer while the store was closed.
+    /// Tells of files that somebody else has cut short or made longer while the store was closed, and of those that an
+    /// earlier run found suspect. Once they are mended, by the names that they have then, and before any is deleted.
     pub(crate) fn tell_damage(&self, plan: &Plan) {
-        for (Judged { id, header, .. }, damage) in plan.damaged() {
+        for (Judged { id, header, .. }, why) in plan.to_be_told() {
             let file = *id;
-            let error =
-                self.io_error("opening a file of the store", file, io::Error::new(ErrorKind::InvalidData, damage));
+            let error = self.io_error("opening a file of the store", file, io::Error::new(ErrorKind::InvalidData, why));
             match header {
                 Some(_) => self.events.emit(|| Event::FileSuspect { file, error }),
                 None => self.events.emit(|| Event::FileLost { file, error }),
             }
         }
-        self.recovery.damaged(plan.damaged().count());
+        self.recovery.damaged(plan.damaged());
     }
 
     /// Numbers that may still be created, the smallest last, for each lane.

@@ -5,7 +5,7 @@
 //!
 //! 1. Only headers are read here, so that opening costs the same however much the files hold.
 //! 2. What is refused has changed nothing: all headers are judged and compared, with each other and with the layout
-//!    that was asked for, before [`Plan::carry_out`] changes the first file. (`reset` and `temporary` ask for no
+//!    that was asked for, before [`Plan::mend`] and [`Plan::remove`] change the first file. (`reset` and `temporary` ask for no
 //!    layout: they empty the folders.)
 //! 3. What a smaller layout has no room for goes in the order of death: empty files, then the oldest of each lane.
 //! 4. A file of another length than the layout's costs itself only, and only where a header tells that it is no other
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use crate::block::{FileHeader, FileId, FileSize, HashKind, HeaderError, PAGE_LEN, PAGE_SIZE};
 use crate::error::{ConfigError, IoError, Layout, OpenError};
 use crate::planted;
-use crate::storage::{FileMemory, FileSource, Found};
+use crate::storage::{FileMemory, FileSource, Found, HeapMemory};
 use crate::sync::Arc;
 use crate::wheel::WheelOptions;
 
@@ -50,6 +50,15 @@ impl OtherLength {
     fn deed(&self) -> &'static str {
         if self.len < self.size { "cut the file short" } else { "made the file longer" }
     }
+}
+
+/// Why a file of an earlier run is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Told {
+    #[error(transparent)]
+    Length(OtherLength),
+    #[error("an earlier run has marked the file: a sync of it had failed, or its length had been changed")]
+    Marked,
 }
 
 /// Which files belong to which lane.
@@ -145,14 +154,21 @@ impl Plan {
         }
     }
 
-    /// Mends files of another length, and deletes those that hold nothing and those that a smaller layout has no room
-    /// for.
-    pub(crate) fn carry_out(&mut self, source: &dyn FileSource) -> Result<(), OpenError> {
+    /// Gives files of another length the right one. The first of the two steps that change something.
+    pub(crate) fn mend(&mut self, source: &dyn FileSource) -> Result<(), OpenError> {
         for judged in self.found.iter_mut().flatten().filter(|judged| judged.damage.is_some()) {
+            // The mapping of what is about to be cut goes first.
+            judged.memory = Arc::new(HeapMemory::new(FileSize::MIN));
             let mended = source.mend(judged.id);
             judged.memory = mended.map_err(|error| io_failed(source, "mending a file", judged.id, error))?;
         }
-        if !self.surplus.is_empty() {
+        Ok(())
+    }
+
+    /// Deletes files that hold nothing and must not be used again, and those that a smaller layout has no room for. The
+    /// second step: what was lost has been told by then, as no later run finds it.
+    pub(crate) fn remove(&self, source: &dyn FileSource) -> Result<(), OpenError> {
+        if !self.surplus.is_empty() || !self.lost.is_empty() {
             self.sync_found(source)?;
         }
         for id in self.lost.iter().map(|judged| judged.id).chain(self.surplus.iter().copied()) {
@@ -169,9 +185,20 @@ impl Plan {
         Ok(())
     }
 
-    /// Files of another length, but for those that a smaller layout drops.
-    pub(crate) fn damaged(&self) -> impl Iterator<Item = (&Judged, OtherLength)> {
-        self.all_found().chain(&self.lost).filter_map(|judged| Some((judged, judged.damage?)))
+    /// How many files have another length, but for those that a smaller layout drops.
+    pub(crate) fn damaged(&self) -> usize {
+        self.all_found().chain(&self.lost).filter(|judged| judged.damage.is_some()).count()
+    }
+
+    /// What each opening tells: of files with a header that are suspect, and of files that are lost, what has happened.
+    ///
+    /// A run that was killed may have mended a file, and told nobody: all that later ones find is that it is suspect.
+    pub(crate) fn to_be_told(&self) -> impl Iterator<Item = (&Judged, Told)> {
+        let found = self.found.iter().flatten().filter_map(|judged| {
+            let marked = judged.memory.is_suspect().then_some(Told::Marked);
+            Some((judged, judged.damage.map(Told::Length).or(marked)?))
+        });
+        found.chain(self.lost.iter().filter_map(|judged| Some((judged, Told::Length(judged.damage?)))))
     }
 
     pub(crate) fn all_found(&self) -> impl Iterator<Item = &Judged> {
@@ -262,23 +289,36 @@ pub(crate) fn erase(source: &dyn FileSource, found: Vec<Found>) -> Result<Vec<Fo
     Ok(Vec::new())
 }
 
-/// A temporary store takes over nothing but files that were never written, left by a process that was killed.
+/// A temporary store takes over nothing but files that were never written, left by a process that was killed. All are
+/// looked at before the first is deleted.
 pub(crate) fn only_leftovers(source: &dyn FileSource, judged: Vec<Judged>) -> Result<Vec<Judged>, OpenError> {
-    for Judged { id, memory, header, damage } in judged {
-        let mut last = vec![0; PAGE_LEN];
-        memory
-            .load(memory.size().get() - PAGE_SIZE, &mut last)
-            .map_err(|error| io_failed(source, "reading a directory", id, error))?;
-        // Of another layout, and never written, is one that has the length which its header names.
-        let is_whole = |header: FileHeader| damage.is_none_or(|damage| damage.len == header.file_size.get());
-        if header.is_some_and(|header| !is_whole(header) || last.iter().any(|byte| *byte != 0)) {
+    for one in &judged {
+        if may_hold_blocks(source, one)? {
             let value = "on, over a store that holds blocks";
             return Err(ConfigError::new("temporary", value, "used with an empty folder or with `reset`").into());
         }
+    }
+    for Judged { id, memory, .. } in judged {
         drop(memory);
         source.delete(id).map_err(|error| io_failed(source, "removing a left-over file", id, error))?;
     }
     Ok(Vec::new())
+}
+
+/// Whether there may be a block in a file, as far as its last page tells: the entries of the first slots.
+fn may_hold_blocks(source: &dyn FileSource, judged: &Judged) -> Result<bool, OpenError> {
+    let Judged { id, memory, header, damage } = judged;
+    let Some(header) = header else { return Ok(false) };
+    // Zeros stand in for what a file has lost that was mended, so its last page proves nothing; nor does it of one that
+    // has another length than its header names. With the length which that names it is of another layout.
+    if memory.is_suspect() || damage.is_some_and(|damage| damage.len != header.file_size.get()) {
+        return Ok(true);
+    }
+    let mut last = vec![0; PAGE_LEN];
+    memory
+        .load(memory.size().get() - PAGE_SIZE, &mut last)
+        .map_err(|error| io_failed(source, "reading a directory", *id, error))?;
+    Ok(last.iter().any(|byte| *byte != 0))
 }
 
 fn io_failed(source: &dyn FileSource, what: &'static str, file: FileId, error: io::Error) -> OpenError {

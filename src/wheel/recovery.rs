@@ -48,7 +48,7 @@ pub struct RecoveryReport {
     /// Files that were removed because the store was opened with fewer.
     pub files_dropped: u64,
     /// Files that somebody else has cut short or made longer while the store was closed. Of one that still has a header
-    /// the blocks are found that are whole, and it is suspect; one without is made anew. Blocks that are lost with them
+    /// the blocks are found that are whole, and it is suspect; one without is deleted. Blocks that are lost with them
     /// are missing, or found as older versions; [`Event`](crate::Event) tells each file.
     pub files_damaged: u64,
     /// What was not taken over, by reason.
@@ -90,7 +90,8 @@ impl fmt::Display for Skipped {
 #[non_exhaustive]
 pub struct Recovery {
     /// Whether the directory of every file that is there was searched. From then on a miss is a miss, but for blocks
-    /// that only a piece could name which the disk did not read ([`Skipped::unreadable`]).
+    /// that only a piece could name which the disk did not read ([`Skipped::unreadable`]), or a part of a file that
+    /// somebody else has cut off ([`RecoveryReport::files_damaged`]).
     ///
     /// A folder that was not there at open does not count: what is not found of its keys is an error and no miss. Once
     /// it is back this is `false` again until it was searched.
@@ -317,8 +318,9 @@ impl FileWheel {
     /// Gives a file whose directory was read its place in the lane.
     fn place(&self, lane: &Lane, file: &BlockFile, directory: &Directory, resumed: &mut bool) {
         let id = file.id();
+        let holds_nothing = directory.entries == 0 && directory.unreadable == 0;
         // What is in the page cache of a suspect file proves nothing, and it must not be used again.
-        let is_empty = directory.entries == 0 && directory.unreadable == 0 && !file.is_suspect();
+        let is_empty = holds_nothing && !file.is_suspect();
         if is_empty {
             // Its header may be in the page cache only. If it cannot be made durable the file is retired below, and no
             // other dies before it.
@@ -341,7 +343,7 @@ impl FileWheel {
             file.begin_lap(generation, nonce);
             turn.set(id, FileState::Free);
             turn.lanes[lane.index()].spares.push(id);
-        } else if !*resumed {
+        } else if !*resumed && !holds_nothing {
             *resumed = true;
             let handed = file.generation();
             let has_room = file.size().fits(directory.next_page, 1, directory.next_slot);
@@ -362,6 +364,8 @@ impl FileWheel {
             of_lane.handed = of_lane.handed.max(handed);
             of_lane.writable = true;
         } else {
+            // One that is suspect and holds nothing, a spare that was cut short as a rule, is no reason to seal the next
+            // one as well. That may be older, and then dies after it: nothing is hidden by a file without an entry.
             turn.set(id, FileState::Sealed);
             turn.lanes[lane.index()].order.push_front(id);
         }
