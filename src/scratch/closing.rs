@@ -11,7 +11,7 @@ use crate::scratch::small::{HANGS, REALM, eventually};
 use crate::scratch::{Scratch, ScratchBuilder};
 use crate::storage::MemoryFileSource;
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
-use crate::sync::Arc;
+use crate::sync::{Arc, thread};
 use crate::wheel::CloseReport;
 
 fn memory() -> MemoryFileSource {
@@ -161,4 +161,20 @@ fn a_close_by_the_store_itself_says_that_it_waited_for_nothing() {
     scratch.write_named(REALM, key(2), 8, move |_| told.send(inner.close(HANGS)).unwrap()).unwrap();
     let report = reports.recv_timeout(HANGS).unwrap();
     assert!(report.detached && report.unfinished == 1 && report.unstored == 1 && !report.is_clean(), "{report:?}");
+}
+
+/// A `put` stored its block after the last sync of the close, and returned that all was well; so did the close.
+#[test]
+fn a_close_whose_time_is_over_while_a_put_stores_says_so() {
+    let (scratch, faults) = open(&memory(), |builder| builder.gather(0, Duration::ZERO));
+    faults.hold_stores(true);
+    let writer = {
+        let scratch = scratch.clone();
+        thread::spawn(move || scratch.put_named(REALM, key(1), b"on its way"))
+    };
+    eventually("it stores", || faults.held_stores() == 1);
+    let report = scratch.close(Duration::from_millis(50));
+    faults.hold_stores(false);
+    writer.join().unwrap().unwrap();
+    assert_eq!((report.unfinished, report.unstored, report.is_clean()), (1, 0, false), "{report:?}");
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use crate::block::{BlockHash, FileId, Slot};
-use crate::error::{FailedClosure, ReadError, WriteError};
+use crate::error::{FailedClosure, IoError, ReadError, WriteError};
 use crate::scratch::small::{HANGS, MILLISECOND, REALM, block, eventually, key_in, memory, open_told, until};
 use crate::scratch::{HealthState, Scratch};
 use crate::storage::DiskFileSource;
@@ -394,4 +394,50 @@ fn a_hook_that_hangs_or_panics_does_not_hold_the_store_up() {
     assert_eq!(scratch.stats().hook_panics, 0);
     drop(go);
     eventually("all events are told", || scratch.stats().hook_panics > 3);
+}
+
+/// A file that could not be marked was no longer shown once it made room, though its death could not be made durable
+/// either: the store was called healthy, and the next run believed that file.
+#[test]
+fn a_file_that_cannot_be_marked_and_cannot_die_is_shown() {
+    let (scratch, _events, faults) = open_told(memory(1, 3, 64 << 10), |builder| builder);
+    let (wheel, file) = (scratch.wheel(), FileId::new(1).unwrap());
+    scratch.put(REALM, b"of an old lap").unwrap();
+    scratch.flush().unwrap();
+    wheel.seal_active();
+    eventually("it is sealed", || wheel.keepers_rest());
+    assert_eq!(scratch.health().state, HealthState::Healthy);
+    // Its next header is stored, and not synced.
+    let calls = [Call::Sync, Call::Mark, Call::Delete];
+    faults.set(Fault::at(1).sticky().only(&calls).kind(io::ErrorKind::ReadOnlyFilesystem));
+    wheel.recycle_oldest();
+    let health = scratch.health();
+    assert_eq!((&health.suspect[..], &health.unmarked[..]), (&[][..], &[file][..]), "{health}");
+    assert_ne!(health.state, HealthState::Healthy);
+    faults.clear();
+    eventually("it is dead", || scratch.health().unmarked.is_empty());
+    assert!(scratch.close(HANGS).is_clean());
+}
+
+/// Each sync of a file that failed was told, and so was one of a file that could not be read.
+#[test]
+fn a_file_is_told_to_be_suspect_once() {
+    for is_unreadable in [false, true] {
+        let (scratch, events, faults) = open_told(memory(1, 3, 64 << 10), |builder| builder);
+        let wheel = scratch.wheel();
+        scratch.put(REALM, b"first").unwrap();
+        let file = wheel.table.file(FileId::new(1).unwrap());
+        if is_unreadable {
+            wheel.tell_unreadable(file, &IoError::new("reading", None, io::Error::other("a bad sector")));
+        }
+        for failures in 1..3 {
+            file.store(32 << 10, &[b"later"]).unwrap();
+            faults.set(Fault::at(1).only(&[Call::Sync]));
+            wheel.sync_file(file);
+            assert_eq!(scratch.stats().sync_failures, failures);
+        }
+        scratch.close(HANGS);
+        let told = events.iter().filter(|event| matches!(event, Event::FileSuspect { .. })).count();
+        assert_eq!(told, 1, "unreadable before: {is_unreadable}");
+    }
 }

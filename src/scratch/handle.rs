@@ -299,7 +299,8 @@ impl Scratch {
 
     /// How the store is: which lanes are broken and why, which files may have lost writes, who holds a file up.
     ///
-    /// All of one instant. Takes a short lock, and touches no disk. Failed, closed and empty in a forked child.
+    /// Lanes and files are of one instant; `unmarked`, `recovering` and `readable` of a moment later. Takes short locks, and
+    /// touches no disk. Failed, closed and empty in a forked child.
     ///
     /// # Examples
     ///

@@ -22,8 +22,8 @@ pub struct Health {
     /// Files whose sync has failed, of which a part could not be read, or whose length was another at open, and that
     /// are not recycled yet: each read of them is copied and compared.
     pub suspect: Vec<FileId>,
-    /// Those of them whose sync has failed and that could not be marked yet: a run that began now would take them for
-    /// sound ones. It is tried again and again.
+    /// Files whose sync has failed and that could not be marked yet: a run that began now would take them for sound ones.
+    /// It is tried again and again. Also those that make room already, as long as they are not dead on the disk.
     pub unmarked: Vec<FileId>,
     /// Files that could not be made ready again after they had made room. Their lanes go on without them for as long as two
     /// others are left.
@@ -151,7 +151,9 @@ impl Health {
         let mut lanes = self.lanes();
         if self.closed || lanes.all(is_down) {
             HealthState::Failed
-        } else if self.lanes().any(is_down) || !self.suspect.is_empty() || !self.broken_files.is_empty() {
+        } else if self.lanes().any(is_down)
+            || !(self.suspect.is_empty() && self.unmarked.is_empty() && self.broken_files.is_empty())
+        {
             HealthState::Degraded
         } else {
             HealthState::Healthy

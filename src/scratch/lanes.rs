@@ -493,3 +493,30 @@ fn an_empty_file_of_an_earlier_run_that_gets_no_header_is_told_and_made_anew_in_
     until(&events, |event| matches!(event, Event::FileRecycled { file, .. } if *file == empty));
     assert_eq!(scratch.health().state, HealthState::Healthy);
 }
+
+/// The lane lacked a file that its disk had no room for, and writers were told that the store is full: nothing of that
+/// goes away by itself, whereas the file was there again within seconds.
+#[test]
+fn a_lane_that_refuses_says_what_keeps_a_file_from_it_before_it_says_full() {
+    let (scratch, _events, faults, file) = open_with_a_suspect_file(OnFull::Refuse);
+    faults.set(Fault::at(1).sticky().only(&[Call::Create]));
+    let mut number = 1000;
+    let mut write = |seed: u64| {
+        number += 1;
+        scratch.put_named(REALM, key_in(&scratch, 0, seed), &block(number, 9000))
+    };
+    eventually_with("the file is broken", || {
+        write(0).unwrap();
+        scratch.health().broken_files.iter().any(|broken| broken.file == file)
+    });
+    // Blocks that live.
+    let failed = (1..100).find_map(|seed| Some((seed, write(seed).err()?)));
+    let (seed, error) = failed.unwrap();
+    assert_eq!(io_of(error).kind(), io::ErrorKind::StorageFull);
+    faults.clear();
+    eventually("the file is back", || scratch.health().broken_files.is_empty());
+    write(seed).unwrap();
+    let full = (seed + 1..seed + 100).find_map(|seed| write(seed).err()).unwrap();
+    assert!(matches!(full, WriteError::Full { .. }), "{full}");
+    scratch.close(HANGS);
+}

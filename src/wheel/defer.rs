@@ -142,16 +142,19 @@ impl FileWheel {
             }
             let ran = self.run_one_queued(lane, deadline)
                 || self.lanes.iter().any(|other| other.id() != lane.id() && self.run_one_queued(other, deadline));
-            if ran {
-                continue;
+            if ran && let Some(charge) = self.pending_budget.try_charge(len) {
+                return Ok(charge);
             }
+            // Also if one was run: others may take what it leaves, again and again.
             if deadline.has_passed() {
                 return Err(self.timed_out(deadline));
             }
             if self.is_closed() {
                 return Err(WriteError::Closed);
             }
-            self.turned.wait_until(&mut self.turn.lock(), deadline.at.min(Instant::now() + LOOK_AGAIN));
+            if !ran {
+                self.turned.wait_until(&mut self.turn.lock(), deadline.at.min(Instant::now() + LOOK_AGAIN));
+            }
         }
     }
 
@@ -208,6 +211,8 @@ impl FileWheel {
     }
 
     fn run(&self, deferred: &Arc<Deferred>, closure: Closure, ticket: &Ticket, bytes: &mut [u8]) -> Completion {
+        // Left by a panic after the reservation: the slot has failed by then.
+        let unsettled = Unsettled { wheel: self, deferred };
         // From here its memory is bounded by staging: a closure that hangs keeps nobody from the budget.
         self.pending_budget.give_back(deferred.len);
         let file = self.table.file(deferred.address.file());
@@ -228,11 +233,12 @@ impl FileWheel {
                 self.counters.closures_run.add(1);
                 self.counters.blocks_written.add(1);
                 self.counters.bytes_written.add(u64::from(deferred.len));
-                deferred.settle(Ok(()));
+                unsettled.settle(Ok(()));
                 Completion::Done
             }
             Err(reason) => {
                 self.fail_deferred(deferred, reservation, reason.clone());
+                unsettled.forget();
                 Completion::Failed(reason)
             }
         }
@@ -346,9 +352,37 @@ impl FileWheel {
     }
 }
 
+/// A closure that was taken and whose fate nobody knows yet. If it is dropped so, who ran it has panicked: nobody waits
+/// for it then, as it will never be over.
+struct Unsettled<'a> {
+    wheel: &'a FileWheel,
+    deferred: &'a Deferred,
+}
+
+impl Unsettled<'_> {
+    fn settle(self, result: Result<(), FailedClosure>) {
+        self.deferred.settle(result);
+        self.forget();
+    }
+
+    /// Its fate is known.
+    fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        self.wheel.tell_failed(self.deferred.realm, self.deferred.key, FailedClosure::Panicked);
+        self.deferred.settle(Err(FailedClosure::Panicked));
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    #[cfg(debug_assertions)]
+    use crate::block::FileId;
     use crate::storage::MemoryFileSource;
     use crate::sync::atomic::{AtomicUsize, Ordering};
     use crate::sync::{Condvar, Mutex, thread};
@@ -450,6 +484,68 @@ mod tests {
         defer(&wheel, 3, |_| ()).unwrap();
         wheel.flush().unwrap();
         assert_eq!(wheel.pending_bytes(), 0);
+        wheel.close(HANGS);
+    }
+
+    /// A writer that waited for budget ran what others had queued, and looked at the clock only when nothing was queued:
+    /// while others took what it had freed, it waited as long as they went on.
+    #[test]
+    fn a_wait_for_budget_ends_though_others_use_what_it_frees() {
+        /// Queues one that queues the next one as it runs.
+        fn chain(wheel: &Arc<FileWheel>, number: u64, left: u64) {
+            let next = Arc::clone(wheel);
+            let closure = move |_: &mut [u8]| {
+                thread::sleep(Duration::from_millis(10));
+                if left > 0 {
+                    chain(&next, number + 1, left - 1);
+                }
+            };
+            defer(wheel, number, closure).unwrap();
+        }
+        let wheel = wheel(0, Duration::from_millis(200));
+        // The flusher is held up: only the writer runs what is queued.
+        let gate = Arc::new((Mutex::new((false, false)), Condvar::new()));
+        let held = Arc::clone(&gate);
+        let hang = move |_: &mut [u8]| {
+            let mut state = held.0.lock();
+            state.0 = true;
+            while !state.1 {
+                assert!(!held.1.wait_until(&mut state, Instant::now() + HANGS).timed_out());
+            }
+        };
+        defer(&wheel, 0, hang).unwrap();
+        eventually("the flusher hangs", || gate.0.lock().0);
+        chain(&wheel, 1, 60);
+        let error = defer(&wheel, 1000, |_| ()).unwrap_err();
+        assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
+        gate.0.lock().1 = true;
+        gate.1.notify_all();
+        wheel.close(HANGS);
+    }
+
+    /// Whoever ran a closure panicked outside of it: the block was being run for ever, and each flush waited for it until
+    /// its deadline.
+    #[cfg(debug_assertions)]
+    #[test]
+    fn a_closure_whose_runner_panics_is_over() {
+        let wheel = wheel(1 << 20, HANGS);
+        make_wait(&wheel, false);
+        let reservation = wheel.reserve(&wheel.lanes[0], 1, Purpose::Data, &wheel.deadline()).unwrap();
+        let (key, kind) = (BlockHash::from_u128(1), BlockKind::Named);
+        let deferred =
+            Arc::new(Deferred::new(Realm::DEFAULT, key, kind, 8, Box::new(|_| ()), reservation.into_ticket()));
+        wheel.pending_budget.try_charge(8).unwrap().keep();
+        deferred.is_published();
+        let (closure, ticket) = deferred.take().unwrap();
+        // The file of another one: a defect, and noticed.
+        let other = FileId::new(ticket.address().file().get() + 1).unwrap();
+        let wrong = Ticket::new(wheel.table.file(other).address(ticket.address().slot()), ticket.page());
+        let ran = catch_unwind(AssertUnwindSafe(|| wheel.run(&deferred, closure, &wrong, &mut [0; 8])));
+        assert!(ran.is_err());
+        assert_eq!(deferred.result(), Some(Err(FailedClosure::Panicked)));
+        assert_eq!(wheel.counters.failed.get(), 1);
+        drop(Reservation::resume(wheel.table.file(ticket.address().file()), &ticket));
+        assert!(wheel.flush().is_err());
         wheel.close(HANGS);
     }
 }

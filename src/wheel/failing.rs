@@ -3,8 +3,8 @@
 //! # Invariants
 //!
 //! 1. A lane whose keeper fails is BROKEN from its third failure in a row on, or at once if its folder is not there
-//!    or its source panics: before that writers wait, from then on they get the error without a wait. It heals by one
-//!    success, but for a lane of which a thread has panicked (`threads`).
+//!    or its source panics (where that stops the lane, see 2): before that writers wait, from then on they get the error
+//!    without a wait. It heals by one success, but for a lane of which a thread has panicked (`threads`).
 //! 2. A file is tried again by itself: one that is not ready stops its lane only if no other is left to turn.
 //! 3. What is told here is put into the queue of events only: no user code runs.
 #![forbid(unsafe_code)]

@@ -291,8 +291,9 @@ impl BlockFile {
     /// Makes every earlier store durable. The only place where a file is synced (failure rule R3).
     ///
     /// The kernel reports a lost write to one caller only, so a failure makes the file suspect for good.
-    /// `tell` gets it before anybody else may find the file clean; the answer is whether there was none.
-    pub(crate) fn sync_or(&self, tell: impl FnOnce(io::Error)) -> bool {
+    /// `tell` gets it before anybody else may find the file clean, and whether nobody was told of the file before; the
+    /// answer is whether there was none.
+    pub(crate) fn sync_or(&self, tell: impl FnOnce(io::Error, bool)) -> bool {
         let mut synced = self.synced.lock();
         // Acquire pairs with the Release in `store`.
         let covered = self.stores.load(Ordering::Acquire);
@@ -306,10 +307,8 @@ impl BlockFile {
         let synced_all = result.is_ok();
         if let Err(error) = result {
             // Before the mutex is left. Hazard 54: who syncs next finds nothing wrong.
-            if !planted::is(54) {
-                self.suspicion.sync_failed();
-            }
-            tell(error);
+            let is_news = planted::is(54) || self.suspicion.sync_failed();
+            tell(error, is_news);
         }
         *synced = covered;
         synced_all
@@ -319,7 +318,7 @@ impl BlockFile {
     #[cfg(all(test, not(loom)))]
     pub(crate) fn sync(&self) -> io::Result<()> {
         let mut failure = None;
-        self.sync_or(|error| failure = Some(error));
+        self.sync_or(|error, _| failure = Some(error));
         failure.map_or(Ok(()), Err)
     }
 

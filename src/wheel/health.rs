@@ -1,4 +1,4 @@
-//! The state of all lanes and files at one instant, for `Scratch::health`.
+//! The state of all lanes and files, for `Scratch::health`: of one instant, but for what is told a moment later.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Known;
 use crate::wheel::state::FileState;
 
-/// What is looked at under one lock.
+/// What is looked at under one lock, and after it `unmarked`, `recovering` and whether lanes are readable.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) lanes: Vec<LaneState>,
     /// Files whose sync has failed and that serve still.
     pub(crate) suspect: Vec<FileId>,
-    /// Those of them that the next run would take for sound ones.
+    /// Files that the next run would take for sound ones, those whose death could not be made durable as well.
     pub(crate) unmarked: Vec<FileId>,
     /// Files that could not be made ready again, and their lanes.
     pub(crate) unready: Vec<(u16, Unready)>,
@@ -71,7 +71,7 @@ impl FileWheel {
         });
         Snapshot {
             lanes: lanes.collect(),
-            unmarked: suspect.iter().copied().filter(|file| self.table.file(*file).owes_its_mark()).collect(),
+            unmarked: self.table.iter().filter(|file| file.owes_its_mark()).map(BlockFile::id).collect(),
             suspect,
             unready,
             oldest_drain: oldest.map(|(file, since)| (file, now.saturating_duration_since(since))),

@@ -43,6 +43,8 @@ enum Job {
     Revive(FileId),
     /// A suspect file: somebody has to be told, or the next run left word.
     Attend(FileId),
+    /// A free file became suspect while it was on its way to be one.
+    Retire(FileId),
     Rest(Duration),
     Stop,
 }
@@ -69,6 +71,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
             Job::Kill(file) => wheel.kill(lane, file),
             Job::Attach => wheel.attach(lane),
             Job::Attend(file) => wheel.attend_to(wheel.table.file(file)),
+            Job::Retire(file) => wheel.retire(wheel.table.file(file)),
             Job::Stop => return,
             Job::Rest(time) => {
                 wheel.pace_write_back(lane, &mut write_back);
@@ -105,6 +108,10 @@ impl FileWheel {
         }
         if !of_lane.writable {
             return Job::Rest(REST);
+        }
+        // Whoever found it suspect may have looked before it was free, and found nothing to retire.
+        if let Some(file) = of_lane.spares.iter().find(|file| self.table.file(**file).is_suspect()) {
+            return Job::Retire(*file);
         }
         let mut watch = false;
 
@@ -152,6 +159,23 @@ impl FileWheel {
     pub(crate) fn has_turned(&self, file: FileId, generation: u64) -> bool {
         let turn = self.turn.lock();
         turn.state(file).is_dying() || self.table.file(file).generation() != generation
+    }
+
+    /// Seals the active file of the first lane as if it were full.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn seal_active(&self) {
+        let lane = &self.lanes[0];
+        let active = lane.active().unwrap();
+        self.table.file(active).cursor.seal();
+        self.demote(&mut self.turn.lock(), lane, active);
+        self.wake_keepers();
+    }
+
+    /// Makes room by the oldest file of the first lane.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn recycle_oldest(&self) {
+        let oldest = *self.turn.lock().lanes[0].order.front().unwrap();
+        self.recycle(&self.lanes[0], oldest);
     }
 
     pub(crate) fn wake_keepers(&self) {

@@ -258,9 +258,9 @@ impl FileWheel {
         let mut kind = io::ErrorKind::Other;
         // Hazard 51: the old lap dies in the page cache only.
         if !planted::is(51) {
-            file.sync_or(|error| {
+            file.sync_or(|error, is_news| {
                 kind = error.kind();
-                self.tell_suspect(file, error);
+                self.tell_suspect(file, error, is_news);
             });
         }
         // Also if somebody else's sync has covered the header, and failed: then this one found nothing to do.

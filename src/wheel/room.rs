@@ -193,6 +193,11 @@ impl FileWheel {
             Some(oldest) if refuses || !of_lane.has_another_to_give() => Outlook::AllPinned { oldest },
             // Writers of it that are not over yet may still fail, and leave nothing in the file.
             None if refuses && oldest.is_some_and(|oldest| oldest.live_blocks() > 0) => {
+                // The lane is not full: it lacks a file, which is tried again.
+                if let Some(unready) = of_lane.unready.iter().min_by_key(|unready| unready.failing.is_broken()) {
+                    let failing = &unready.failing;
+                    return Outlook::Failing { error: failing.error.clone(), now: failing.is_broken() };
+                }
                 let live = of_lane.order.iter().map(|file| self.table.file(*file).live_bytes()).sum();
                 Outlook::Refused { live }
             }

@@ -19,7 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// How a close ended: what is lost, and what it does not know to be stored.
 ///
-/// A second close, or one in a forked child, finds nothing to do and says nothing.
+/// A second close has nothing left to do, and says only what is so still: `lent`, `panics`, `unmarked`, what is unfinished,
+/// and as `io` the panic of a thread. One in a forked child says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
@@ -30,8 +31,8 @@ pub struct CloseReport {
     /// Closures that failed and gathered blocks that the disk refused, other than `dropped`, since the last flush that
     /// said so: their blocks are lost. [`on_event`](crate::ScratchBuilder::on_event) tells which and why.
     pub failed: u64,
-    /// Closures that somebody ran still when the time was over, a hung one for instance: their blocks are lost, or stored
-    /// later and not synced.
+    /// Closures that somebody ran still when the time was over, a hung one for instance, and calls of other threads that
+    /// were not over: what they write is lost, or stored later and not synced.
     pub unfinished: u64,
     /// Gathered blocks, and removals, whose store had not ended when the time was over: they are lost, or stored later
     /// and not synced.
@@ -174,8 +175,8 @@ impl FileWheel {
 
     /// Syncs a file. A failure is told by every flush that it concerns, and the file takes no more writes.
     pub(crate) fn sync_file(&self, file: &BlockFile) {
-        file.sync_or(|error| {
-            self.failures.sync_failed(self.tell_suspect(file, error));
+        file.sync_or(|error, is_news| {
+            self.failures.sync_failed(self.tell_suspect(file, error, is_news));
         });
         if self.is_suspect(file) {
             self.retire(file);
@@ -220,6 +221,10 @@ impl FileWheel {
         }
         // Counted before the syncs: what ends after them is in a file, and no more than that.
         report.unfinished = self.waiting_closures().len() as u64;
+        // What a call stores after the syncs is not durable, though the call may still say that all is well.
+        if !self.calls.is_drained() {
+            report.unfinished += self.calls.held().max(1);
+        }
         self.store_gathers(&deadline);
         report.unstored = self.unstored();
         self.sync_dirty_files();

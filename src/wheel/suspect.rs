@@ -57,13 +57,14 @@ impl Suspicion {
         *self.owed.lock() = None;
     }
 
-    /// A sync has failed, which whoever has asked for it tells.
-    pub(crate) fn sync_failed(&self) {
+    /// A sync has failed; whether nobody was told of the file before, which whoever has asked for the sync does then.
+    pub(crate) fn sync_failed(&self) -> bool {
         // Relaxed: the Release below carries it to whoever finds the file suspect.
-        self.told.store(true, Ordering::Relaxed);
+        let was_told = self.told.swap(true, Ordering::Relaxed);
         // Release pairs with the Acquire in `BlockFile::has_lost_writes`.
         self.sync_failed.store(true, Ordering::Release);
         self.suspect();
+        !was_told
     }
 
     fn suspect(&self) {
@@ -153,12 +154,14 @@ impl FileWheel {
     }
 
     /// Why a file was not synced: it is suspect from now on. Called under its `synced` (invariant 4).
-    pub(crate) fn tell_suspect(&self, file: &BlockFile, error: io::Error) -> IoError {
+    pub(crate) fn tell_suspect(&self, file: &BlockFile, error: io::Error, is_news: bool) -> IoError {
         // First, so that the error names the file as it is called now.
         let marked = self.table.source().mark_suspect(file.id());
         let error = self.io_error("syncing a file", file.id(), error);
         self.counters.sync_failures.add(1);
-        self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
+        if is_news {
+            self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
+        }
         self.settle_mark(file, marked);
         error
     }
@@ -223,6 +226,7 @@ mod tests {
     use crate::storage::{FileSource, MemoryFileSource};
     use crate::sync::Arc;
     use crate::wheel::WheelOptions;
+    use crate::wheel::pending::Deadline;
     use crate::wheel::reserve::Purpose;
 
     const ONE: Option<FileId> = FileId::new(1);
@@ -327,5 +331,20 @@ mod tests {
         assert_eq!(wheel.close(Duration::from_secs(20)).unmarked, 0);
         drop(wheel);
         assert_eq!(marked(&files), []);
+    }
+
+    /// A sync failed of a file on its way to be free, and found nothing to retire. The lane then had a free file that it
+    /// was never handed, and for the sake of which it was given no other: its writers waited for ever.
+    #[test]
+    fn a_free_file_that_is_suspect_already_when_it_comes_is_made_anew_and_handed_out() {
+        let (_, wheel, _) = new_wheel();
+        let file = wheel.table.file(ONE.unwrap());
+        let generation = file.generation();
+        // As by that sync: whoever asked for it has told.
+        assert!(file.suspicion.sync_failed());
+        wheel.wake_keepers();
+        drop(wheel.reserve(&wheel.lanes[0], 1, Purpose::Data, &Deadline::after(Duration::from_secs(20))).unwrap());
+        assert!(wheel.lanes[0].active() == ONE && !file.is_suspect() && file.generation() > generation);
+        wheel.close(Duration::from_secs(20));
     }
 }

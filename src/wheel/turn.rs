@@ -194,7 +194,7 @@ impl FileWheel {
     /// Hands the lane its next free file, if it has one.
     fn promote(&self, turn: &mut Turn, lane: &Lane) -> bool {
         let of_lane = &mut turn.lanes[lane.index()];
-        // A suspect one is about to be retired.
+        // A suspect one is about to be retired, by the keeper if by nobody else.
         let ready = of_lane.spares.iter().enumerate().filter(|(_, id)| !self.table.file(**id).is_suspect());
         let Some((at, _)) = ready.min_by_key(|(_, id)| self.table.file(**id).generation()) else { return false };
         let next = of_lane.spares.swap_remove(at);
