@@ -184,6 +184,10 @@ pub fn check_on_disk(image: &Image, setup: &Setup, known: &Known) -> Result<(), 
 fn serves(open: impl Fn() -> Result<Scratch, OpenError>, setup: &Setup, known: &Known) -> Result<(), OpenError> {
     let scratch = open()?;
     reads_are_right(&scratch, known);
+    // One of two folders is left out if its lock file is torn: its keys are errors, whatever is done with them.
+    if scratch.health().broken().next().is_some() {
+        return Ok(());
+    }
     let late = writes_are_taken(&scratch, setup);
     assert_eq!(scratch.close(PATIENCE).dropped, 0, "all was flushed");
     drop(scratch);
@@ -211,6 +215,7 @@ fn reads_are_right(scratch: &Scratch, known: &Known) {
             match &read {
                 Ok(bytes) => known.judge(kind, other, key, bytes),
                 Err(ReadError::Missing { .. } | ReadError::Corrupted { .. }) => {}
+                Err(ReadError::Io(_)) if scratch.health().broken().next().is_some() => continue,
                 Err(error) => panic!("{error:?}"),
             }
             if let Some(exact) = known.exact.get(&(other, key)) {
@@ -222,7 +227,8 @@ fn reads_are_right(scratch: &Scratch, known: &Known) {
     }
     for of in known.keys().map(|(of, _)| of).chain(0..4).collect::<BTreeSet<_>>() {
         let mut all = Vec::new();
-        scratch.for_each(realm(of), |info| all.push(*info)).expect("open");
+        let listed = scratch.for_each(realm(of), |info| all.push(*info));
+        assert!(listed.is_ok() || scratch.health().broken().next().is_some(), "{listed:?}");
         for info in all {
             assert_eq!(info.realm.get(), of);
             if let Ok(block) = scratch.get(info.realm, info.hash) {

@@ -180,7 +180,12 @@ impl Plan {
     /// Makes durable what a killed run may have left in the page cache, before a file dies (`recovery`, invariant 4).
     fn sync_found(&self, source: &dyn FileSource) -> Result<(), OpenError> {
         for Judged { id, memory, .. } in self.all_found() {
-            memory.sync().map_err(|error| io_failed(source, "syncing a file of an earlier run", *id, error))?;
+            memory.sync().map_err(|error| {
+                // The next opening must not believe the page cache of it. If no mark can be made either, the error of
+                // the sync is what is told: nothing is opened.
+                let _ = source.mark_suspect(*id);
+                io_failed(source, "syncing a file of an earlier run", *id, error)
+            })?;
         }
         Ok(())
     }
