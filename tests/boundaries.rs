@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use scratchspace::{
     BlittableError, BlittableErrorKind, BlockHash, CommitError, MemoryFileSource, MissingOk, OnFull, ReadError,
@@ -61,6 +61,11 @@ fn what_a_waiting_closure_hides_is_not_forgotten_by_a_store_that_refuses() {
     while scratch.stats().failed == 0 {
         // Late at times, as nobody waits long here.
         let _ = scratch.flush();
+    }
+    // Whoever comes between the count and the end of the closure is told like those who waited for it.
+    let began = Instant::now();
+    while matches!(scratch.read(R, key, |_| ()), Err(ReadError::Failed { .. })) {
+        assert!(began.elapsed() < LONG);
     }
     assert_eq!(read(&scratch, key), Some(first));
 }
