@@ -16,9 +16,9 @@ impl FileWheel {
         self.turn.lock().state(file).is_dying()
     }
 
-    /// Whether a lane has a failure that it has not got over.
+    /// Whether a lane, or one of its files, has a failure that it has not got over.
     pub(crate) fn is_failing(&self) -> bool {
-        self.turn.lock().lanes.iter().any(|lane| lane.failing.is_some())
+        self.turn.lock().lanes.iter().any(|lane| lane.failing.is_some() || !lane.unready.is_empty())
     }
 
     /// Where every file and every lane stands.

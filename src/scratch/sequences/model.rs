@@ -430,7 +430,7 @@ impl Model {
             self.until_done(|model| model.remove(key));
             self.check(key, How::Contains);
         }
-        // A lane remembers a failure until it has to do the same again.
+        // A lane remembers a failure, and one of its files does, until the same has worked.
         if !self.store().wheel().is_failing() {
             self.kinds.clear();
         }
