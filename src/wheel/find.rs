@@ -20,12 +20,12 @@ use crate::error::{IoError, ReadError};
 use crate::index::Candidates;
 use crate::planted;
 use crate::sync::Arc;
-use crate::wheel::defer::Completion;
 use crate::wheel::file::{BlockFile, FilePin};
 use crate::wheel::gather::GatherBuffer;
 use crate::wheel::lane::Known;
 use crate::wheel::pending::{Deadline, Record};
 use crate::wheel::pin::PinError;
+use crate::wheel::run::Completion;
 use crate::wheel::slots::{self, State};
 use crate::wheel::{Copied, FileWheel, Verify};
 

@@ -8,9 +8,9 @@ use crate::error::{FailedClosure, ReadError};
 use crate::storage::MemoryFileSource;
 use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
 use crate::sync::{Arc, thread};
-use crate::wheel::defer::Completion;
 use crate::wheel::pending::Deferred;
 use crate::wheel::reserve::Purpose;
+use crate::wheel::run::Completion;
 use crate::wheel::slots::State;
 use crate::wheel::{FileWheel, NewBlock, WheelOptions};
 

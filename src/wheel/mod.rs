@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `publish` | what the index names, and how much of a file is live |
 //! | `store`, `batch` | blocks that are stored on the caller's thread |
-//! | `defer`, `budget` | closures: who runs them, and how they end; how much memory those keep that wait |
+//! | `defer`, `budget` | writes whose closure waits, and how much memory those keep |
+//! | `run` | closures: who runs them, and how they end |
 //! | `find` | from a key to bytes that are lent |
 //! | `verify` | whether stored bytes are those that were written, and what a reader is told if not |
 //! | `turn` | what each lane has: files that are filled, handed out, sealed, or die next |
@@ -58,6 +59,7 @@ mod recycle;
 mod remove;
 mod reserve;
 mod room;
+mod run;
 mod settle;
 mod slots;
 mod staging;

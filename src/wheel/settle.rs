@@ -7,10 +7,10 @@ use crate::error::{FailedClosure, FlushError, IoError};
 use crate::planted;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, has_ended};
-use crate::wheel::defer::Completion;
 use crate::wheel::file::{BlockFile, FilePin};
 use crate::wheel::pending::{Deadline, Deferred};
 use crate::wheel::pin::PinWord;
+use crate::wheel::run::Completion;
 use crate::wheel::state::FileState;
 use crate::wheel::{FileWheel, OwnedPin};
 

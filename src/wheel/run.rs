@@ -1,0 +1,300 @@
+//! Closures of deferred writes: who runs one, and how it ends.
+//!
+//! # Invariants
+//!
+//! 1. A closure runs at most once, outside every lock, on exactly the block's length of zeroed bytes.
+//! 2. Whoever takes a closure settles its block: stored or gathered, or FAILED and restored.
+//! 3. A closure that calls back into its own store gets `Reentrant`; so does whoever it calls.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use crate::block::{BlockHash, BlockKind};
+use crate::error::{FailedClosure, WriteError};
+use crate::planted;
+use crate::sync::Arc;
+use crate::wheel::FileWheel;
+use crate::wheel::event::WaitCause;
+use crate::wheel::lane::Lane;
+use crate::wheel::pending::{Closure, Deadline, Deferred};
+use crate::wheel::reserve::Reservation;
+use crate::wheel::slots::State;
+use crate::wheel::staging::StagingBuffer;
+use crate::wheel::store::NewBlock;
+use crate::wheel::ticket::Ticket;
+
+thread_local! {
+    /// The wheels whose closures this thread is running now, the innermost last.
+    static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How `complete` ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Completion {
+    /// The block is stored or gathered.
+    Done,
+    /// Its closure failed.
+    Failed(FailedClosure),
+    /// It was not over by the deadline.
+    Busy,
+}
+
+impl FileWheel {
+    /// Whether this thread is inside a closure of this store.
+    pub(crate) fn is_reentrant(&self) -> bool {
+        let me = std::ptr::from_ref(self).addr();
+        // A thread that is ending, and drops a handle with its other locals, runs no closure any more.
+        INSIDE.try_with(|inside| inside.borrow().contains(&me)).unwrap_or(false)
+    }
+
+    /// Runs the oldest queued closure of a lane here; whether there was one.
+    pub(crate) fn run_one_queued(&self, lane: &Lane, deadline: &Deadline) -> bool {
+        while let Some(deferred) = lane.pop() {
+            if !deferred.is_queued() {
+                continue;
+            }
+            return match self.complete(&deferred, deadline) {
+                Completion::Done | Completion::Failed(_) => true,
+                Completion::Busy => {
+                    if deferred.is_queued() {
+                        lane.push_front(deferred);
+                    }
+                    false
+                }
+            };
+        }
+        false
+    }
+
+    /// Runs the closure, or waits for whoever runs it.
+    pub(crate) fn complete(&self, deferred: &Arc<Deferred>, deadline: &Deadline) -> Completion {
+        // Awake, it is queued, or over.
+        while self.wait_for_block(deferred, deadline) {
+            if let Some(result) = deferred.result() {
+                return result.map_or_else(Completion::Failed, |()| Completion::Done);
+            }
+            // Memory first: a closure that was taken must be run.
+            let Some(mut staging) = self.staging_for(deferred, deadline) else { break };
+            if let Some((closure, ticket)) = deferred.take() {
+                return self.run(deferred, closure, &ticket, &mut staging);
+            }
+        }
+        Completion::Busy
+    }
+
+    fn wait_for_block(&self, deferred: &Deferred, deadline: &Deadline) -> bool {
+        if deferred.is_queued() {
+            return true;
+        }
+        let began = Instant::now();
+        let awake = deferred.wait(deadline.at);
+        self.tell_wait(self.lane_of(self.key_hash(deferred.realm, deferred.key)), WaitCause::Block, began);
+        awake
+    }
+
+    fn staging_for(&self, deferred: &Deferred, deadline: &Deadline) -> Option<StagingBuffer<'_>> {
+        let began = Instant::now();
+        let staging = self.staging.acquire(deferred.len as usize, deadline.at);
+        self.tell_wait(self.lane_of(self.key_hash(deferred.realm, deferred.key)), WaitCause::Staging, began);
+        staging
+    }
+
+    fn run(&self, deferred: &Arc<Deferred>, closure: Closure, ticket: &Ticket, bytes: &mut [u8]) -> Completion {
+        // Left by a panic after the reservation: the slot has failed by then.
+        let unsettled = Unsettled { wheel: self, deferred };
+        // From here its memory is bounded by staging: a closure that hangs keeps nobody from the budget.
+        self.pending_budget.give_back(deferred.len);
+        let file = self.table.file(deferred.address.file());
+        file.slots.set(deferred.address.slot(), State::Running);
+        let reservation = Reservation::resume(file, ticket);
+        let result = self.run_closure(closure, bytes).and_then(|()| {
+            // Hazard 22: whatever the closure has written is what was promised.
+            let is_trusted = planted::is(22) && deferred.kind == BlockKind::Content;
+            let found = if is_trusted { deferred.key } else { self.hash_of(bytes) };
+            if deferred.kind == BlockKind::Content && found != deferred.key {
+                return Err(FailedClosure::WrongHash { expected: deferred.key, found });
+            }
+            self.store_deferred(deferred, &reservation, found, bytes)
+        });
+        match result {
+            Ok(()) => {
+                reservation.finish();
+                self.counters.closures_run.add(1);
+                self.counters.blocks_written.add(1);
+                self.counters.bytes_written.add(u64::from(deferred.len));
+                unsettled.settle(Ok(()));
+                Completion::Done
+            }
+            Err(reason) => {
+                self.fail_deferred(deferred, reservation, reason.clone());
+                unsettled.forget();
+                Completion::Failed(reason)
+            }
+        }
+    }
+
+    fn run_closure(&self, closure: Closure, bytes: &mut [u8]) -> Result<(), FailedClosure> {
+        let me = std::ptr::from_ref(self).addr();
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(me));
+        let result = catch_unwind(AssertUnwindSafe(|| closure(bytes)));
+        let result = result.map_err(|payload| {
+            // What it panicked with is the user's too, and may panic when it is dropped.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again);
+            }
+            FailedClosure::Panicked
+        });
+        let _ = INSIDE.try_with(|inside| inside.borrow_mut().pop());
+        // The closure may have forked, and this be the child.
+        self.table.process().end_if_forked();
+        result
+    }
+
+    fn store_deferred(
+        &self,
+        deferred: &Deferred,
+        reservation: &Reservation<'_>,
+        hash: BlockHash,
+        bytes: &[u8],
+    ) -> Result<(), FailedClosure> {
+        let lane = self.lane_of(self.key_hash(deferred.realm, deferred.key));
+        let block = NewBlock {
+            realm: deferred.realm,
+            key: deferred.key,
+            kind: deferred.kind,
+            hash,
+            parts: &[bytes],
+            len: deferred.len,
+        };
+        let io = |error| match error {
+            WriteError::Io(error) => FailedClosure::Io(error),
+            other => FailedClosure::Io(self.io_error(
+                "storing a deferred block",
+                deferred.address.file(),
+                std::io::Error::other(other),
+            )),
+        };
+        // A gather buffer comes free as soon as its store returns; a store of a full disk returns an error.
+        if self.is_gathered(deferred.len)
+            && let Some(mut slot) = self.gather_of(lane, &self.deadline())
+        {
+            let hides = Some(Arc::clone(&deferred.hides));
+            let full = self.gather_reserved(lane, &mut slot, reservation, &block, hides).map_err(io)?;
+            drop(slot);
+            if let Some(full) = full {
+                self.store_outstanding(lane, full);
+            }
+            return Ok(());
+        }
+        self.store_payload_and_entry(lane, reservation, &block).map_err(io)?;
+        reservation.file().pending.lock().remove(reservation.slot());
+        deferred.hides.forget();
+        Ok(())
+    }
+
+    /// Things are as they were before the write, but for the report.
+    fn fail_deferred(&self, deferred: &Arc<Deferred>, reservation: Reservation<'_>, reason: FailedClosure) {
+        self.tell_failed(deferred.realm, deferred.key, reason.clone());
+        self.forget_deferred(deferred, reservation, reason);
+    }
+
+    fn forget_deferred(&self, deferred: &Arc<Deferred>, reservation: Reservation<'_>, reason: FailedClosure) {
+        let file = reservation.file();
+        let hash = self.key_hash(deferred.realm, deferred.key);
+        // Index first, FAILED after it: until then the record tells whose word it is, so that a write of the
+        // same key replaces the word instead of adding another.
+        self.restore(hash, deferred.address, Some(deferred.len), deferred.hides.begin_to_fail());
+        file.slots.set(reservation.slot(), State::Failed);
+        file.pending.lock().remove(reservation.slot());
+        deferred.settle(Err(reason));
+        drop(reservation);
+    }
+
+    /// Gives a block up whose closure nobody has taken; reported as a failure if there is a `reason`.
+    ///
+    /// What the closure captured is user code when it is dropped: the caller decides who does that.
+    pub(crate) fn give_up(&self, deferred: &Arc<Deferred>, reason: Option<FailedClosure>) -> Option<Closure> {
+        let (closure, ticket) = deferred.take()?;
+        self.pending_budget.give_back(deferred.len);
+        let reservation = Reservation::resume(self.table.file(deferred.address.file()), &ticket);
+        match reason {
+            Some(reason) => self.fail_deferred(deferred, reservation, reason),
+            None => self.forget_deferred(deferred, reservation, FailedClosure::Abandoned),
+        }
+        Some(closure)
+    }
+
+    /// Drops a closure unrun, as carefully as it would be run.
+    pub(crate) fn drop_closure(&self, closure: Closure) {
+        // A panic there is the user's, and told by the panic hook; nothing of the store depends on it.
+        let _ = self.run_closure(Box::new(move |_| drop(closure)), &mut []);
+    }
+}
+
+/// A closure that was taken and whose fate nobody knows yet. If it is dropped so, who ran it has panicked: nobody waits
+/// for it then, as it will never be over.
+struct Unsettled<'a> {
+    wheel: &'a FileWheel,
+    deferred: &'a Deferred,
+}
+
+impl Unsettled<'_> {
+    fn settle(self, result: Result<(), FailedClosure>) {
+        self.deferred.settle(result);
+        self.forget();
+    }
+
+    /// Its fate is known.
+    fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        self.wheel.tell_failed(self.deferred.realm, self.deferred.key, FailedClosure::Panicked);
+        self.deferred.settle(Err(FailedClosure::Panicked));
+    }
+}
+
+#[cfg(all(test, not(loom), debug_assertions))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::block::{FileId, Realm};
+    use crate::storage::MemoryFileSource;
+    use crate::wheel::WheelOptions;
+    use crate::wheel::reserve::Purpose;
+
+    /// Bound of everything that the test waits for: only a defect reaches it.
+    const HANGS: Duration = Duration::from_mins(1);
+
+    /// Whoever ran a closure panicked outside of it: the block was being run for ever, and each flush waited for it until
+    /// its deadline.
+    #[test]
+    fn a_closure_whose_runner_panics_is_over() {
+        let source = MemoryFileSource::builder().files_per_folder(3).file_size(4 << 20).build().unwrap();
+        let options = WheelOptions { wait_timeout: HANGS, ..WheelOptions::default() };
+        let wheel = FileWheel::open(Arc::new(source), options).unwrap();
+        let reservation = wheel.reserve(&wheel.lanes[0], 1, Purpose::Data, &wheel.deadline()).unwrap();
+        let (key, kind) = (BlockHash::from_u128(1), BlockKind::Named);
+        let deferred =
+            Arc::new(Deferred::new(Realm::DEFAULT, key, kind, 8, Box::new(|_| ()), reservation.into_ticket()));
+        wheel.pending_budget.try_charge(8).unwrap().keep();
+        deferred.is_published();
+        let (closure, ticket) = deferred.take().unwrap();
+        // The file of another one: a defect, and noticed.
+        let other = FileId::new(ticket.address().file().get() + 1).unwrap();
+        let wrong = Ticket::new(wheel.table.file(other).address(ticket.address().slot()), ticket.page());
+        let ran = catch_unwind(AssertUnwindSafe(|| wheel.run(&deferred, closure, &wrong, &mut [0; 8])));
+        assert!(ran.is_err());
+        assert_eq!(deferred.result(), Some(Err(FailedClosure::Panicked)));
+        assert_eq!(wheel.counters.failed.get(), 1);
+        drop(Reservation::resume(wheel.table.file(ticket.address().file()), &ticket));
+        assert!(wheel.flush().is_err());
+        wheel.close(HANGS);
+    }
+}
