@@ -119,6 +119,7 @@ impl Contained {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a default would not ask the source behind")]
 impl FileSource for Contained {
     fn store_id(&self) -> StoreId {
         self.store
@@ -194,6 +195,7 @@ impl fmt::Debug for ContainedMemory {
 }
 
 // SAFETY: that of the memory behind, which lives as long as `self`, and whose address and size do not change.
+#[deny(clippy::missing_trait_methods, reason = "a default would not ask the memory behind")]
 unsafe impl FileMemory for ContainedMemory {
     fn size(&self) -> FileSize {
         self.size

@@ -319,6 +319,7 @@ impl<S: FileSource> FaultySource<S> {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a default would not ask the source behind")]
 impl<S: FileSource> FileSource for FaultySource<S> {
     fn store_id(&self) -> StoreId {
         self.inner.store_id()
@@ -396,6 +397,7 @@ struct FaultyMemory {
 }
 
 // SAFETY: that of the memory behind, which lives as long as `self`; what fails here changes nothing.
+#[deny(clippy::missing_trait_methods, reason = "a default would not ask the memory behind")]
 unsafe impl FileMemory for FaultyMemory {
     fn size(&self) -> FileSize {
         self.inner.size()

@@ -270,6 +270,7 @@ impl FileSource for MemoryFileSource {
 }
 
 // SAFETY: that of `HeapMemory`, which lives as long as `self`.
+#[deny(clippy::missing_trait_methods, reason = "a default would not ask the memory behind")]
 unsafe impl FileMemory for OwnedMemory {
     fn size(&self) -> FileSize {
         self.kept.memory.size()
@@ -289,6 +290,10 @@ unsafe impl FileMemory for OwnedMemory {
 
     fn sync(&self) -> io::Result<()> {
         self.kept.memory.sync()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.kept.memory.check()
     }
 
     fn is_suspect(&self) -> bool {

@@ -19,6 +19,7 @@ mod leftover;
 mod lock;
 mod memory;
 mod names;
+mod pointer;
 mod region;
 
 #[cfg(test)]
@@ -374,63 +375,6 @@ fn check_file_size(field: &'static str, bytes: u64) -> Result<FileSize, ConfigEr
         ConfigError::new(field, bytes, format!("a multiple of {PAGE_SIZE} from {least} to {most}"))
     })
 }
-
-macro_rules! source_behind_a_pointer {
-    ($pointer:ident) => {
-        impl<S: FileSource + ?Sized> FileSource for $pointer<S> {
-            fn store_id(&self) -> StoreId {
-                (**self).store_id()
-            }
-
-            fn file_size(&self) -> FileSize {
-                (**self).file_size()
-            }
-
-            fn folders(&self) -> u16 {
-                (**self).folders()
-            }
-
-            fn files_per_folder(&self) -> u16 {
-                (**self).files_per_folder()
-            }
-
-            fn describe(&self, file: FileId) -> Option<PathBuf> {
-                (**self).describe(file)
-            }
-
-            fn scan(&self) -> Result<Vec<Found>, OpenError> {
-                (**self).scan()
-            }
-
-            fn scan_folder(&self, folder: u16) -> Result<Vec<Found>, OpenError> {
-                (**self).scan_folder(folder)
-            }
-
-            fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
-                (**self).create(file, header)
-            }
-
-            fn create_unnamed(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
-                (**self).create_unnamed(file, header)
-            }
-
-            fn delete(&self, file: FileId) -> io::Result<()> {
-                (**self).delete(file)
-            }
-
-            fn mark_suspect(&self, file: FileId) -> io::Result<()> {
-                (**self).mark_suspect(file)
-            }
-
-            fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
-                (**self).mend(file)
-            }
-        }
-    };
-}
-
-source_behind_a_pointer!(Box);
-source_behind_a_pointer!(Arc);
 
 #[cfg(test)]
 mod tests {
