@@ -289,6 +289,11 @@ impl DiskFileSource {
         if let Some(unnamed) = os::unnamed_file(&self.folder_of(file))? {
             return Ok(Arc::new(self.fill(unnamed, header)?));
         }
+        self.create_and_unname(file, header)
+    }
+
+    /// A file without a name where the system creates each with one.
+    fn create_and_unname(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
         let temporary = self.temporary_path_of(file);
         let memory = self.create_at(&temporary, header)?;
         let leftover = Leftover::new(&temporary, &self.leftovers);
@@ -595,6 +600,33 @@ mod tests {
             assert_eq!(source.scan().unwrap().len(), 1);
             source.delete(file(1)).unwrap();
         }
+    }
+
+    /// A file whose name could not be taken away was in the way of every later one of that number.
+    #[test]
+    #[cfg(all(target_os = "linux", not(loom)))]
+    fn a_name_that_could_not_be_taken_away_is_not_in_the_way_of_the_next_file() {
+        use crate::os::calls::SystemCall;
+        use crate::os::watch::Watch;
+
+        let folder = test_folder();
+        let source = builder(&[folder.path()]).build().unwrap();
+        let before = tree(folder.path());
+        let watch = Watch::new(folder.path());
+        let mut failed = Vec::new();
+        for (k, sticky) in (1..).flat_map(|k| [(k, false), (k, true)]) {
+            watch.fail(k, libc::EIO, sticky);
+            let Err(error) = source.create_and_unname(file(1), b"header") else { break };
+            assert_eq!(error.raw_os_error(), Some(libc::EIO), "call {k}");
+            watch.clear();
+            failed.extend(watch.failed().first().copied());
+            let created = source.create_unnamed(file(1), b"header");
+            assert!(created.is_ok(), "call {k}: {:?}", created.err());
+            assert!(tree(folder.path()) == before, "call {k}, sticky: {sticky}");
+        }
+        watch.clear();
+        assert!(watch.failed().contains(&SystemCall::Remove) && !failed.is_empty());
+        assert!(tree(folder.path()) == before);
     }
 
     /// A file was used before its folder was synced: after a power cut its name was missing, and its blocks with it.

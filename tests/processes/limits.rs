@@ -84,6 +84,33 @@ fn files_above_the_limit_of_their_size_are_refused_by_its_name() {
     scratch.flush().unwrap();
 }
 
+/// A file that somebody else had cut short was given its length back beyond the limit, and SIGXFSZ ended the process.
+#[test]
+fn a_file_that_was_cut_short_is_not_mended_beyond_the_limit() {
+    let Some(folder) = alone_in() else {
+        let folder = test_folder();
+        let name = "limits::a_file_that_was_cut_short_is_not_mended_beyond_the_limit";
+        return succeeds(of_test(name, folder.path()));
+    };
+    let scratch = open(&folder);
+    for number in 0..40 {
+        put(&scratch, number).unwrap();
+    }
+    drop(scratch);
+    let is_first = |path: &std::path::PathBuf| path.to_string_lossy().ends_with("-0001.scratch");
+    let path = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).find(is_first).unwrap();
+    std::fs::File::options().write(true).open(path).unwrap().set_len(FILE_SIZE / 2).unwrap();
+    let source = disk(&folder).build().unwrap();
+    limit(Resource::Fsize, Some(FILE_SIZE - 1));
+    let Err(OpenError::Io(error)) = Scratch::open(source) else { panic!("it is not refused") };
+    assert!(error.kind() == ErrorKind::FileTooLarge && error.to_string().contains("RLIMIT_FSIZE"), "{error}");
+    assert_eq!(error.path().unwrap().metadata().unwrap().len(), FILE_SIZE / 2);
+    limit(Resource::Fsize, Some(FILE_SIZE));
+    let scratch = open(&folder);
+    assert_eq!(scratch.health().suspect.len(), 1);
+    assert_heals(&scratch, 300);
+}
+
 /// Whoever lowers the limit below the files of an open store has to ignore the signal.
 #[test]
 fn a_limit_that_is_lowered_while_a_store_is_open_fails_its_writes_and_costs_nothing() {

@@ -1,0 +1,155 @@
+//! What an opening does to the files that it finds, and in which order: each test opens with the story of its defect.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::Duration;
+
+use crate::block::{FileId, FileSize, StoreId};
+use crate::error::OpenError;
+use crate::scratch::Scratch;
+use crate::scratch::small::{REALM, block, eventually, ungathered};
+use crate::storage::faulty::{Call, Fault, FaultySource};
+use crate::storage::test_folder::test_folder;
+use crate::storage::{DiskFileSource, FileMemory, FileSource, Found};
+use crate::sync::{Arc, Mutex};
+
+const SIZE: u64 = 64 << 10;
+
+fn disk(folder: &Path) -> DiskFileSource {
+    DiskFileSource::builder().folder(folder).files_per_folder(3).file_size(SIZE).build().unwrap()
+}
+
+/// Two of these fill a file.
+fn fill(scratch: &Scratch, numbers: Range<u64>) {
+    for number in numbers {
+        scratch.put(REALM, &block(number, 28_000)).unwrap();
+    }
+}
+
+/// Leaves a store whose three files hold blocks, the first one the oldest.
+fn lay_out(folder: &Path) {
+    let scratch = ungathered(disk(folder));
+    fill(&scratch, 0..4);
+    eventually("the third file", || scratch.stats().files == 3);
+}
+
+/// Where the files of a store are, by their numbers.
+fn paths(folder: &Path) -> BTreeMap<u16, PathBuf> {
+    let all = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let number = |path: &Path| path.file_stem()?.to_str()?.rsplit_once('-')?.1.parse().ok();
+    all.filter_map(|path| Some((number(&path)?, path))).collect()
+}
+
+fn cut(path: &Path, len: u64) {
+    std::fs::File::options().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+/// A file that had lost its header was deleted for good while what a killed run had stored to the others was in the page
+/// cache only: a power cut brought back an older lap of one of them, without the tombstones of the file that was gone.
+#[test]
+fn no_lost_file_is_deleted_before_all_others_are_durable() {
+    for sync in 1..=2 {
+        let folder = test_folder();
+        lay_out(folder.path());
+        cut(&paths(folder.path())[&1], 100);
+        let source = FaultySource::new(disk(folder.path()));
+        let faults = source.faults();
+        faults.set(Fault::at(sync).only(&[Call::Sync]));
+        let Err(OpenError::Io(error)) = Scratch::open(source) else { panic!("sync {sync} has failed") };
+        assert_eq!(error.what(), "syncing a file of an earlier run");
+        assert_eq!((faults.failed(), faults.count(Call::Delete)), (1, 0), "sync {sync}");
+        assert!(paths(folder.path()).contains_key(&1));
+    }
+}
+
+/// What was done, to which file, and whether there was memory of it.
+type Seen = (&'static str, u16, bool);
+
+/// A source that knows of which files there is memory still, when they change.
+#[derive(Debug)]
+struct Watched {
+    disk: DiskFileSource,
+    lent: Mutex<Vec<(FileId, Weak<dyn FileMemory>)>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Watched {
+    fn lend(&self, file: FileId, memory: &Arc<dyn FileMemory>) {
+        self.lent.lock().push((file, Arc::downgrade(memory)));
+    }
+
+    fn see(&self, what: &'static str, file: FileId) {
+        let is_lent = self.lent.lock().iter().any(|(other, memory)| *other == file && memory.strong_count() > 0);
+        self.seen.lock().push((what, file.get(), is_lent));
+    }
+}
+
+impl FileSource for Watched {
+    fn store_id(&self) -> StoreId {
+        self.disk.store_id()
+    }
+
+    fn file_size(&self) -> FileSize {
+        self.disk.file_size()
+    }
+
+    fn folders(&self) -> u16 {
+        self.disk.folders()
+    }
+
+    fn files_per_folder(&self) -> u16 {
+        self.disk.files_per_folder()
+    }
+
+    fn describe(&self, file: FileId) -> Option<PathBuf> {
+        self.disk.describe(file)
+    }
+
+    fn scan(&self) -> Result<Vec<Found>, OpenError> {
+        let found = self.disk.scan()?;
+        for found in &found {
+            self.lend(found.file, &found.memory);
+        }
+        Ok(found)
+    }
+
+    fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        self.see("create", file);
+        self.disk.create(file, header).inspect(|memory| self.lend(file, memory))
+    }
+
+    fn delete(&self, file: FileId) -> io::Result<()> {
+        self.disk.delete(file)
+    }
+
+    fn mark_suspect(&self, file: FileId) -> io::Result<()> {
+        self.disk.mark_suspect(file)
+    }
+
+    fn mend(&self, file: FileId) -> io::Result<Arc<dyn FileMemory>> {
+        self.see("mend", file);
+        self.disk.mend(file).inspect(|memory| self.lend(file, memory))
+    }
+}
+
+/// A file was cut, and made anew, while its old mapping was there: the space of the one was in use until the other had
+/// its own, and on some systems a file that is mapped cannot be cut at all.
+#[test]
+fn a_file_is_mended_and_made_anew_once_it_is_mapped_no_more() {
+    let folder = test_folder();
+    lay_out(folder.path());
+    cut(&paths(folder.path())[&1], SIZE + 4096);
+    let seen = Arc::default();
+    let source = Watched { disk: disk(folder.path()), lent: Mutex::default(), seen: Arc::clone(&seen) };
+    let scratch = ungathered(source);
+    scratch.wait_recovered(Duration::from_secs(20)).unwrap();
+    assert_eq!(*seen.lock(), [("mend", 1, false)]);
+    // The first file is the oldest, and dies by deletion.
+    fill(&scratch, 10..14);
+    eventually("the first file is made anew", || seen.lock().len() > 1);
+    assert_eq!(seen.lock()[1], ("create", 1, false));
+}
