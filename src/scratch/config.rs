@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::block::HashKind;
 use crate::error::{ConfigError, OpenError};
 use crate::scratch::Scratch;
-use crate::storage::{DiskFileSource, FileSource, check_source};
+use crate::storage::{DiskFileSource, FileSource};
 use crate::sync::Arc;
 use crate::wheel::{Event, FileWheel, HookOption, LEAST_FILES_A_LANE, OnFull, Verify, WheelOptions, derive_file_size};
 
@@ -248,13 +248,13 @@ impl ScratchBuilder {
     pub fn open(self) -> Result<Scratch, OpenError> {
         self.check()?;
         let Self { source, options, capacity } = self;
-        let wheel = FileWheel::open(Arc::clone(&source), options.clone())?;
-        let explanation = Explanation::new(&*source, &options, capacity, &wheel);
+        let wheel = FileWheel::open(source, options.clone())?;
+        let explanation = Explanation::new(&options, capacity, &wheel);
         Ok(Scratch::from_wheel(wheel, explanation))
     }
 
+    /// What needs no answer of the source.
     fn check(&self) -> Result<(), ConfigError> {
-        check_source(&*self.source)?;
         let options = &self.options;
         let (least, most) = GATHER_BYTES;
         if options.gather_bytes != 0 && !(least..=most).contains(&options.gather_bytes) {
@@ -272,15 +272,6 @@ impl ScratchBuilder {
             && !(1..=MOST_EXPECTED).contains(&blocks)
         {
             return Err(ConfigError::new("expected_blocks", blocks, format!("1 to {MOST_EXPECTED}")));
-        }
-        if let Some(lanes) = options.lanes_per_folder {
-            let files = self.source.files_per_folder();
-            let most = files / LEAST_FILES_A_LANE;
-            if !(1..=most).contains(&lanes) {
-                let value = format!("{lanes} with `files_per_folder` {files}");
-                let range = format!("1 to {most}, as each lane needs {LEAST_FILES_A_LANE} files");
-                return Err(ConfigError::new("lanes_per_folder", value, range));
-            }
         }
         Ok(())
     }
@@ -310,7 +301,8 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    fn new(source: &dyn FileSource, options: &WheelOptions, capacity: Option<u64>, wheel: &FileWheel) -> Self {
+    fn new(options: &WheelOptions, capacity: Option<u64>, wheel: &FileWheel) -> Self {
+        let source = wheel.table.source();
         let (folders, files, size) = (source.folders(), source.files_per_folder(), source.file_size().get());
         let derived = |given: bool, why: &str| if given { "as asked".to_owned() } else { why.to_owned() };
         let mut lines = Vec::new();

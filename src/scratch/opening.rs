@@ -9,12 +9,12 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use crate::block::{FileId, FileSize, StoreId};
-use crate::error::OpenError;
+use crate::error::{OpenError, PLANNED_PANIC};
 use crate::scratch::Scratch;
-use crate::scratch::small::{REALM, block, eventually, ungathered};
+use crate::scratch::small::{REALM, block, eventually, three_files_of, ungathered};
 use crate::storage::faulty::{Call, Fault, FaultySource};
 use crate::storage::test_folder::test_folder;
-use crate::storage::{DiskFileSource, FileMemory, FileSource, Found};
+use crate::storage::{DiskFileSource, FileMemory, FileSource, Found, MemoryFileSource};
 use crate::sync::{Arc, Mutex};
 
 const SIZE: u64 = 64 << 10;
@@ -64,6 +64,75 @@ fn no_lost_file_is_deleted_before_all_others_are_durable() {
         assert_eq!((faults.failed(), faults.count(Call::Delete)), (1, 0), "sync {sync}");
         assert!(paths(folder.path()).contains_key(&1));
     }
+}
+
+/// A source that counts how often it is asked what it is, and panics if it is asked for one thing.
+#[derive(Debug)]
+struct Asked {
+    memory: MemoryFileSource,
+    panics_in: Option<usize>,
+    counts: Arc<Mutex<[u32; 4]>>,
+}
+
+impl Asked {
+    fn ask(&self, what: usize) -> &MemoryFileSource {
+        assert!(self.panics_in != Some(what), "{PLANNED_PANIC}");
+        self.counts.lock()[what] += 1;
+        &self.memory
+    }
+}
+
+impl FileSource for Asked {
+    fn store_id(&self) -> StoreId {
+        self.ask(0).store_id()
+    }
+
+    fn file_size(&self) -> FileSize {
+        self.ask(1).file_size()
+    }
+
+    fn folders(&self) -> u16 {
+        self.ask(2).folders()
+    }
+
+    fn files_per_folder(&self) -> u16 {
+        self.ask(3).files_per_folder()
+    }
+
+    fn describe(&self, file: FileId) -> Option<PathBuf> {
+        self.memory.describe(file)
+    }
+
+    fn scan(&self) -> Result<Vec<Found>, OpenError> {
+        self.memory.scan()
+    }
+
+    fn create(&self, file: FileId, header: &[u8]) -> io::Result<Arc<dyn FileMemory>> {
+        self.memory.create(file, header)
+    }
+
+    fn delete(&self, file: FileId) -> io::Result<()> {
+        self.memory.delete(file)
+    }
+}
+
+/// A source that panicked when it was asked for its numbers did so on the thread of whoever opened a store over it, and
+/// one that changed its answers was explained by another one than the store was made of.
+#[test]
+fn a_source_is_asked_once_what_it_is_and_a_panic_of_it_is_an_error() {
+    for what in 0..4 {
+        let asked = Asked { memory: three_files_of(SIZE), panics_in: Some(what), counts: Arc::default() };
+        let Err(OpenError::Io(error)) = Scratch::builder(asked).lanes_per_folder(1).open() else { panic!("{what}") };
+        assert_eq!(error.what(), "asking a file source what it is");
+        assert!(error.panicked().is_some_and(|panicked| panicked.message == PLANNED_PANIC), "{error}");
+    }
+    let counts = Arc::default();
+    let asked = Asked { memory: three_files_of(SIZE), panics_in: None, counts: Arc::clone(&counts) };
+    let scratch = Scratch::builder(asked).lanes_per_folder(1).open().unwrap();
+    fill(&scratch, 0..20);
+    assert!(scratch.explain().to_string().contains("files_per_folder   3"));
+    scratch.flush().unwrap();
+    assert_eq!(*counts.lock(), [1; 4]);
 }
 
 /// What was done, to which file, and whether there was memory of it.

@@ -4,7 +4,8 @@
 //! # Invariants
 //!
 //! 1. No panic of a source passes: nothing above is left half done by one. It is an error, that of a failed call.
-//! 2. What a source says of itself is asked once: it is the same for as long as the store is open.
+//! 2. What a source says of itself, and where memory begins, is asked once, here: it is the same for as long as the store
+//!    is open.
 //! 3. Memory that is handed on has the right size and begins on a page; a list of files names each once.
 
 use std::fmt;
@@ -18,7 +19,7 @@ use super::{FileMemory, FileSource, Found};
 use crate::block::{FileId, FileSize, PAGE_SIZE, StoreId};
 use crate::error::{BrokenPromise, IoError, OpenError, ThreadPanicked};
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// How many panics were caught.
 #[derive(Clone, Debug, Default)]
@@ -59,10 +60,13 @@ pub(crate) struct Contained {
 }
 
 impl Contained {
-    pub(crate) fn new(inner: Arc<dyn FileSource>, panics: Panics) -> Self {
-        let (store, size) = (inner.store_id(), inner.file_size());
-        let (folders, files_per_folder) = (inner.folders(), inner.files_per_folder());
-        Self { inner, store, size, folders, files_per_folder, panics }
+    /// Asks a source what it is; an error if it panics.
+    pub(crate) fn new(inner: Arc<dyn FileSource>, panics: Panics) -> Result<Self, OpenError> {
+        let what_it_is = || (inner.store_id(), inner.file_size(), inner.folders(), inner.files_per_folder());
+        let (store, size, folders, files_per_folder) = panics
+            .contain(what_it_is)
+            .map_err(|error| OpenError::Io(IoError::new("asking a file source what it is", None, error)))?;
+        Ok(Self { inner, store, size, folders, files_per_folder, panics })
     }
 
     fn wrap(&self, inner: Arc<dyn FileMemory>) -> io::Result<Arc<dyn FileMemory>> {
@@ -71,7 +75,7 @@ impl Contained {
             let problem = format!("the memory of a file begins at {base:?}, and not on a multiple of {PAGE_SIZE}");
             return Err(io::Error::other(BrokenPromise(problem)));
         }
-        Ok(Arc::new(ContainedMemory { inner, size, panics: self.panics.clone() }))
+        Ok(Arc::new(ContainedMemory { inner, size, base: AtomicPtr::new(base.as_ptr()), panics: self.panics.clone() }))
     }
 
     /// A file that was just made: as large as the source says that it makes them.
@@ -185,6 +189,8 @@ impl FileSource for Contained {
 struct ContainedMemory {
     inner: Arc<dyn FileMemory>,
     size: FileSize,
+    /// Never changed.
+    base: AtomicPtr<u8>,
     panics: Panics,
 }
 
@@ -202,8 +208,8 @@ unsafe impl FileMemory for ContainedMemory {
     }
 
     fn base(&self) -> NonNull<u8> {
-        // Asked before, and the same always: that is promised.
-        self.inner.base()
+        // Relaxed: written before anybody else has this memory.
+        NonNull::new(self.base.load(Ordering::Relaxed)).expect("it was none when it was asked for")
     }
 
     fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
@@ -249,7 +255,7 @@ mod tests {
     #[test]
     fn behind_the_boundary_a_source_keeps_the_contract() {
         let source = MemoryFileSource::builder().folders(2).file_size(16 << 10).build().unwrap();
-        check_file_source(|| Box::new(Contained::new(Arc::new(source.clone()), Panics::default())));
+        check_file_source(|| Box::new(Contained::new(Arc::new(source.clone()), Panics::default()).unwrap()));
     }
 
     /// One file of a source that does what its test asks.
@@ -301,7 +307,7 @@ mod tests {
     #[test]
     fn memory_of_a_mended_file_that_is_not_suspect_is_refused() {
         let memory = MemoryFileSource::builder().file_size(16 << 10).build().unwrap();
-        let source = Contained::new(Arc::new(Odd { memory, list: |found| found }), Panics::default());
+        let source = Contained::new(Arc::new(Odd { memory, list: |found| found }), Panics::default()).unwrap();
         let error = source.mend(FileId::new(1).unwrap()).unwrap_err().to_string();
         assert!(error.contains("the memory of file 1, which was mended, is not suspect"), "{error}");
     }
@@ -312,7 +318,7 @@ mod tests {
         let open = |list: fn(Vec<Found>) -> Vec<Found>| {
             let memory = MemoryFileSource::builder().folders(2).file_size(16 << 10).build().unwrap();
             memory.create(FileId::new(2).unwrap(), b"").unwrap();
-            Contained::new(Arc::new(Odd { memory, list }), Panics::default())
+            Contained::new(Arc::new(Odd { memory, list }), Panics::default()).unwrap()
         };
         let refused = |result: Result<Vec<Found>, OpenError>| match result {
             Err(OpenError::Foreign { path, reason }) => format!("{}: {reason}", path.display()),

@@ -21,7 +21,7 @@ use crate::wheel::event::Event;
 use crate::wheel::hook::Events;
 use crate::wheel::lane::Lane;
 use crate::wheel::pin::Pinner;
-use crate::wheel::plan::{Judged, Plan, check_lengths, check_order, erase, only_leftovers};
+use crate::wheel::plan::{Judged, LEAST_FILES_A_LANE, Plan, check_lengths, check_order, erase, only_leftovers};
 use crate::wheel::recovery::{self, RecoveryState};
 use crate::wheel::staging::Staging;
 use crate::wheel::state::FileState;
@@ -38,10 +38,10 @@ impl FileWheel {
     /// Opens the wheel over the files of `source`; see the module's words.
     pub(crate) fn open(source: Arc<dyn FileSource>, options: WheelOptions) -> Result<Arc<Self>, OpenError> {
         let panics = Panics::default();
-        let source: Arc<dyn FileSource> = Arc::new(Contained::new(source, panics.clone()));
-        // First of all: what is refused for its numbers has deleted nothing. Of the answers that are kept: a source may
-        // have given others before.
+        let source: Arc<dyn FileSource> = Arc::new(Contained::new(source, panics.clone())?);
+        // First of all: what is refused for its numbers has deleted nothing.
         check_source(&*source)?;
+        check_lanes(&*source, &options)?;
         check_descriptors(&*source)?;
         let mut search = Search::new(&*source)?;
         if options.reset || options.temporary {
@@ -277,6 +277,20 @@ impl FileWheel {
             }
         }
         Ok(())
+    }
+}
+
+/// Each lane that is asked for has its files.
+fn check_lanes(source: &dyn FileSource, options: &WheelOptions) -> Result<(), ConfigError> {
+    let files = source.files_per_folder();
+    let most = files / LEAST_FILES_A_LANE;
+    match options.lanes_per_folder {
+        Some(lanes) if !(1..=most).contains(&lanes) => {
+            let value = format!("{lanes} with `files_per_folder` {files}");
+            let range = format!("1 to {most}, as each lane needs {LEAST_FILES_A_LANE} files");
+            Err(ConfigError::new("lanes_per_folder", value, range))
+        }
+        _ => Ok(()),
     }
 }
 
