@@ -1,39 +1,19 @@
-//! Failures as users see them: what makes a lane BROKEN, and one place for each kind to be counted and told.
+//! What keeps a lane from its next file, or a file from being ready, and when that is tried again.
 //!
 //! # Invariants
 //!
-//! 1. A lane whose keeper fails is BROKEN from its third failure in a row on, or at once if its folder is not there
-//!    or its source panics (where that stops the lane, see 2): before that writers wait, from then on they get the error
-//!    without a wait. It heals by one success, but for a lane of which a thread has panicked (`threads`).
-//! 2. A file is tried again by itself: one that is not ready stops its lane only if no other is left to turn.
-//! 3. What is told here is put into the queue of events only: no user code runs.
+//! 1. A lane is BROKEN from its third failure in a row on, or at once if whoever counts the failure says so: before that
+//!    writers wait, from then on they get the error without a wait. `tell` says when it heals.
 #![forbid(unsafe_code)]
 
-use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::block::{BlockAddress, BlockHash, FileId, Realm};
-use crate::error::{FailedClosure, IoError, WriteError};
-use crate::sync::thread;
-use crate::wheel::FileWheel;
-use crate::wheel::event::{Event, WaitCause};
-use crate::wheel::lane::Lane;
-use crate::wheel::pending::Deadline;
-use crate::wheel::slots;
-use crate::wheel::turn::Turn;
+use crate::block::FileId;
+use crate::error::IoError;
+use crate::wheel::back_off::back_off;
 
-/// After a first failure, the same is tried again this much later, then after twice as long each time.
-const BACK_OFF: Duration = Duration::from_millis(200);
-/// The longest time between two tries.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
 /// So many failures in a row make a lane BROKEN.
 const BROKEN_AFTER: u32 = 3;
-
-/// How long after so many failures in a row, at least one, the same is tried again.
-pub(crate) fn back_off(failures: u32) -> Duration {
-    (BACK_OFF * (1 << failures.min(10)) / 2).min(LONGEST_BACK_OFF)
-}
 
 /// Why a lane gets no file, and when that is tried again.
 #[derive(Clone, Debug)]
@@ -50,7 +30,7 @@ pub(crate) struct Failing {
 
 impl Failing {
     /// As a failure of a lane that was broken already by this one, and has not worked since.
-    fn goes_on_from(&mut self, before: &Self) {
+    pub(crate) fn goes_on_from(&mut self, before: &Self) {
         (self.is_broken, self.began, self.since) = (before.is_broken, before.began, before.since);
     }
 
@@ -61,14 +41,15 @@ impl Failing {
         failing
     }
 
-    fn first(error: IoError) -> Self {
+    /// To be tried again a moment later.
+    pub(crate) fn first(error: IoError) -> Self {
         let now = Instant::now();
         let (since, again) = (SystemTime::now(), now + back_off(1));
         Self { error, since, began: now, attempts: 1, again, is_broken: false }
     }
 
     /// One more failure; the lane is BROKEN `at_once`, or if it was often enough.
-    fn fails_again(&mut self, error: IoError, at_once: bool) {
+    pub(crate) fn fails_again(&mut self, error: IoError, at_once: bool) {
         self.error = error;
         self.attempts = self.attempts.saturating_add(1);
         self.again = Instant::now() + back_off(self.attempts);
@@ -78,6 +59,11 @@ impl Failing {
     /// Whether writers get the error now, without a wait (invariant 1).
     pub(crate) fn is_broken(&self) -> bool {
         self.is_broken
+    }
+
+    /// How long ago the first failure of the row was.
+    pub(crate) fn lasts(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Whether the next try is not due yet.
@@ -93,166 +79,12 @@ pub(crate) struct Unready {
     pub(crate) failing: Failing,
 }
 
-impl FileWheel {
-    /// The keeper of a lane has failed, with `file` if it was about one.
-    pub(crate) fn lane_fails(&self, turn: &mut Turn, lane: &Lane, file: Option<FileId>, error: IoError) {
-        self.counters.file_failures.add(1);
-        self.lane_is_stopped(turn, lane, file, error);
-    }
-
-    fn lane_is_stopped(&self, turn: &mut Turn, lane: &Lane, file: Option<FileId>, error: IoError) {
-        let of_lane = &mut turn.lanes[lane.index()];
-        let was_broken = of_lane.is_broken();
-        // Nobody panics for a moment, as a disk may be full for one.
-        let at_once = error.panicked().is_some();
-        if let Some(failing) = &mut of_lane.failing {
-            failing.fails_again(error.clone(), at_once);
-        } else {
-            if let Some(file) = file {
-                self.events.emit(|| Event::FileBroken { file, lane: lane.id(), error: error.clone() });
-            }
-            of_lane.failing = Some(Failing { is_broken: at_once, ..Failing::first(error.clone()) });
-        }
-        if !was_broken && of_lane.is_broken() {
-            self.tell_broken(lane, error);
-        }
-        self.turned.notify_all();
-    }
-
-    /// A dead file could not be made ready again (invariant 2).
-    pub(crate) fn file_fails(&self, turn: &mut Turn, lane: &Lane, file: FileId, error: IoError) {
-        let of_lane = &mut turn.lanes[lane.index()];
-        if let Some(unready) = of_lane.unready.iter_mut().find(|unready| unready.file == file) {
-            self.counters.file_failures.add(1);
-            unready.failing.fails_again(error.clone(), false);
-        } else {
-            self.tell_unready(lane, file, error.clone());
-            of_lane.unready.push(Unready { file, failing: Failing::first(error.clone()) });
-        }
-        if !of_lane.can_turn() {
-            self.lane_is_stopped(turn, lane, None, error);
-        }
-        self.turned.notify_all();
-    }
-
-    /// A file is not made ready.
-    pub(crate) fn tell_unready(&self, lane: &Lane, file: FileId, error: IoError) {
-        self.counters.file_failures.add(1);
-        self.events.emit(|| Event::FileBroken { file, lane: lane.id(), error });
-    }
-
-    /// The folder of a lane is not there, or cannot be taken back.
-    pub(crate) fn folder_fails(&self, turn: &mut Turn, lane: &Lane, error: IoError) {
-        self.counters.file_failures.add(1);
-        let away = &mut turn.lanes[lane.index()].away;
-        match away {
-            Some(away) => away.fails_again(error, true),
-            None => *away = Some(Failing::broken(error)),
-        }
-        self.turned.notify_all();
-    }
-
-    /// The folder of a lane is back, and all that the lane holds was found. If no file could be made in it meanwhile the
-    /// lane is as broken as before, for that reason.
-    pub(crate) fn folder_works(&self, turn: &mut Turn, lane: &Lane) {
-        let of_lane = &mut turn.lanes[lane.index()];
-        let Some(away) = of_lane.away.take() else { return };
-        match &mut of_lane.failing {
-            Some(failing) => failing.goes_on_from(&away),
-            None => self.tell_healed(lane, of_lane.why_no_file(), &away),
-        }
-    }
-
-    pub(crate) fn tell_broken(&self, lane: &Lane, error: IoError) {
-        let folder = self.folder_of(lane.id());
-        self.events.emit(|| Event::LaneBroken { lane: lane.id(), folder, error });
-    }
-
-    /// What the keeper of a lane tried has worked.
-    pub(crate) fn lane_works(&self, turn: &mut Turn, lane: &Lane) {
-        let of_lane = &mut turn.lanes[lane.index()];
-        if let Some(failing) = of_lane.failing.take().filter(Failing::is_broken) {
-            self.tell_healed(lane, of_lane.why_no_file(), &failing);
-        }
-    }
-
-    /// A lane is not broken any more by what it was, unless something else is left.
-    fn tell_healed(&self, lane: &Lane, left: Option<&Failing>, was: &Failing) {
-        if left.is_none() {
-            let folder = self.folder_of(lane.id());
-            self.events.emit(|| Event::LaneHealed { lane: lane.id(), folder, after: was.began.elapsed() });
-        }
-    }
-
-    /// Why nobody knows what a lane holds.
-    pub(crate) fn unknown_error(&self, lane: &Lane) -> IoError {
-        let failing = self.turn.lock().lanes[lane.index()].why_no_file().map(|failing| failing.error.clone());
-        failing.unwrap_or_else(|| {
-            let error = io::Error::other("the folder is back, and its blocks are being looked for");
-            IoError::new("finding a block", self.folder_of(lane.id()).as_deref(), error)
-        })
-    }
-
-    /// Where the files of a lane lie.
-    pub(crate) fn folder_of(&self, lane: u16) -> Option<PathBuf> {
-        let source = self.table.source();
-        let file = FileId::new(lane % source.folders() + 1)?;
-        Some(source.describe(file)?.parent()?.to_path_buf())
-    }
-
-    /// A block was promised and is not there.
-    pub(crate) fn tell_failed(&self, realm: Realm, hash: BlockHash, reason: FailedClosure) {
-        self.counters.failed.add(1);
-        match &reason {
-            FailedClosure::Panicked => self.counters.failed_panicked.add(1),
-            FailedClosure::WrongHash { .. } => self.counters.failed_wrong_hash.add(1),
-            FailedClosure::Io(_) => self.counters.failed_io.add(1),
-            FailedClosure::Abandoned => self.counters.failed_abandoned.add(1),
-            // Not the fate of a block: only a flush says it.
-            FailedClosure::Busy { .. } => {}
-        }
-        self.failures.block_failed(reason.clone());
-        self.events.emit(|| Event::BlockFailed { realm, hash, reason });
-    }
-
-    /// A block was proven bad; told once, however many readers prove it at the same time.
-    pub(crate) fn tell_corrupted(&self, address: BlockAddress) {
-        let (file, slot) = (self.table.file(address.file()), address.slot());
-        {
-            // Counted before this is left: the other one may take the word out next, and whoever removes the key then
-            // asks the counter whether the disk may hold an older version.
-            let _pending = file.pending.lock();
-            if file.slots.flags(slot) & slots::CONDEMNED != 0 {
-                return;
-            }
-            file.slots.mark(slot, slots::CONDEMNED);
-            self.counters.corrupted.add(1);
-        }
-        self.events.emit(|| Event::BlockCorrupted { address });
-    }
-
-    /// A wait for `cause` that began at `since` is over.
-    pub(crate) fn tell_wait(&self, lane: &Lane, cause: WaitCause, since: Instant) {
-        let waited = since.elapsed();
-        if waited > self.options.report_waits {
-            self.counters.long_waits.add(1);
-            self.events.emit(|| {
-                let thread = thread::current().name().map(str::to_owned);
-                Event::Waited { thread, lane: lane.id(), cause, waited }
-            });
-        }
-    }
-
-    /// The error of a write whose time is over.
-    pub(crate) fn timed_out(&self, deadline: &Deadline) -> WriteError {
-        self.counters.timeouts.add(1);
-        WriteError::Timeout { waited: deadline.waited() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+    use crate::wheel::back_off::LONGEST;
 
     fn error(number: i32) -> IoError {
         IoError::new("creating a file", None, io::Error::from_raw_os_error(number))
@@ -268,7 +100,7 @@ mod tests {
         assert!(failing.is_broken());
         for _ in 0..100 {
             failing.fails_again(error(28), false);
-            assert!(!failing.holds_back(Instant::now() + LONGEST_BACK_OFF));
+            assert!(!failing.holds_back(Instant::now() + LONGEST));
         }
         assert_eq!((failing.error, failing.attempts), (error(28), 103));
     }

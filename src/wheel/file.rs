@@ -8,7 +8,7 @@
 //!    TOMBSTONE, until the file has drained. A slot becomes BAD from these states only.
 //! 3. `finished` counts reservations that are over; it is the last thing a reservation does.
 //! 4. `unstored` counts slots whose bytes wait in a gather buffer. A slot is counted there before it is finished.
-//! 5. The bytes of a suspect file (`suspect`) are read by `load`, and believed only with their hash: what the mapping shows
+//! 5. The bytes of a suspect file (`suspicion`) are read by `load`, and believed only with their hash: what the mapping shows
 //!    may change below it, or be no more than zeros.
 
 use std::fmt;
@@ -27,7 +27,7 @@ use crate::wheel::cursor::Cursor;
 use crate::wheel::pending::PendingTable;
 use crate::wheel::pin::{PinError, PinWord, Pinner};
 use crate::wheel::slots::{Slots, State};
-use crate::wheel::suspect::Suspicion;
+use crate::wheel::suspicion::Suspicion;
 
 /// The table of files, and the source whose locks live as long as any mapping is lent.
 pub(crate) struct FileTable {
@@ -177,7 +177,7 @@ impl BlockFile {
     pub(crate) fn delete_by(&self, delete: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let _synced = self.synced.lock();
         delete()?;
-        self.suspicion.gone();
+        self.suspicion.owes_nothing();
         // Relaxed: `synced` carries it to the next sync.
         self.deleted.store(true, Ordering::Relaxed);
         Ok(())

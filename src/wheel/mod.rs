@@ -15,10 +15,11 @@
 //! | `keeper`, `recycle` | the background life of files |
 //! | `flusher` | the background life of closures and gather buffers |
 //! | `plan`, `open`, `attach`, `recovery` | files of an earlier run, and folders that come late |
-//! | `suspect` | files that are believed by their hashes only, and the word that the next run is left |
+//! | `suspicion`, `suspect` | files that are believed by their hashes only, and the word that the next run is left |
 //! | `settle` | flush and close |
 //! | `threads` | the background threads, and what becomes of the lane of one that panics |
-//! | `hook`, `failing`, `health` | what users see of failures: events, broken lanes, the state of all |
+//! | `failing`, `back_off` | lanes and files that fail, and when that is tried again |
+//! | `hook`, `tell`, `health` | what users see of failures: events, broken lanes, the state of all |
 //!
 //! # Invariants
 //!
@@ -27,6 +28,7 @@
 //! 3. A word that leaves the index lowers its file's live count; a word that enters has raised it before.
 
 mod attach;
+mod back_off;
 mod batch;
 mod budget;
 mod copied;
@@ -66,6 +68,8 @@ mod staging;
 mod state;
 mod store;
 mod suspect;
+mod suspicion;
+mod tell;
 mod threads;
 mod ticket;
 mod turn;

@@ -2,12 +2,11 @@
 //!
 //! # Invariants
 //!
-//! 1. A suspect file stays suspect until other memory is installed.
-//! 2. Whatever has made a file suspect, the hook is told once and the file takes no more writes: by whoever meets it, and by
+//! 1. Whatever has made a file suspect, the hook is told once and the file takes no more writes: by whoever meets it, and by
 //!    the keeper if nobody does.
-//! 3. A file whose sync has failed owes its mark until the source has made it, or the file is gone: it is tried at once,
+//! 2. A file whose sync has failed owes its mark until the source has made it, or the file is gone: it is tried at once,
 //!    then by the keeper, later and later, and when the store is closed.
-//! 4. A mark is made under the file's `synced`: the file is not deleted, and made anew, meanwhile.
+//! 3. A mark is made under the file's `synced`: the file is not deleted, and made anew, meanwhile.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -15,63 +14,9 @@ use std::time::Instant;
 
 use crate::block::FileId;
 use crate::error::IoError;
-use crate::os::{self, Unharmed};
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wheel::FileWheel;
 use crate::wheel::event::Event;
-use crate::wheel::failing::back_off;
 use crate::wheel::file::BlockFile;
-
-/// Why a file is not believed, and who knows.
-#[derive(Debug, Default)]
-pub(crate) struct Suspicion {
-    suspect: AtomicBool,
-    sync_failed: AtomicBool,
-    /// What tells that a page of the mapping was replaced by zeros.
-    unharmed: Unharmed,
-    /// Whether the hook was told, or an earlier run's was.
-    told: AtomicBool,
-    owed: Mutex<Option<Owed>>,
-}
-
-/// A mark that could not be made.
-#[derive(Debug)]
-struct Owed {
-    attempts: u32,
-    again: Instant,
-}
-
-impl Suspicion {
-    /// For other memory; `marked`: an earlier run says that a sync has failed. Only before the file is handed out.
-    pub(crate) fn begin(&self, marked: bool) {
-        // Relaxed: published as the memory is.
-        self.told.store(marked, Ordering::Relaxed);
-        self.sync_failed.store(marked, Ordering::Relaxed);
-        self.suspect.store(marked, Ordering::Relaxed);
-        self.gone();
-    }
-
-    /// Nobody will find the file any more.
-    pub(crate) fn gone(&self) {
-        *self.owed.lock() = None;
-    }
-
-    /// A sync has failed; whether nobody was told of the file before, which whoever has asked for the sync does then.
-    pub(crate) fn sync_failed(&self) -> bool {
-        // Relaxed: the Release below carries it to whoever finds the file suspect.
-        let was_told = self.told.swap(true, Ordering::Relaxed);
-        // Release pairs with the Acquire in `BlockFile::has_lost_writes`.
-        self.sync_failed.store(true, Ordering::Release);
-        self.suspect();
-        !was_told
-    }
-
-    fn suspect(&self) {
-        // Release pairs with the Acquire in `BlockFile::is_suspect`.
-        self.suspect.store(true, Ordering::Release);
-    }
-}
 
 impl BlockFile {
     /// Whether the mapping may show other bytes than were stored: a sync of the file has failed, or a part of it could
@@ -80,42 +25,29 @@ impl BlockFile {
     /// Says so to nobody: see [`FileWheel::is_suspect`].
     #[inline]
     pub(crate) fn is_suspect(&self) -> bool {
-        // Acquire pairs with the Release in `Suspicion::suspect`; faults are counted rarely, if ever.
-        self.suspicion.suspect.load(Ordering::Acquire) || self.is_poisoned()
+        // Faults are counted rarely, if ever.
+        self.suspicion.is_suspect() || self.is_poisoned()
     }
 
     /// Whether a page of the mapping was replaced by zeros, so that what was lent from it may be wrong.
     #[inline]
     pub(crate) fn is_poisoned(&self) -> bool {
-        self.suspicion.unharmed.has_met_a_fault(os::faults(), || {
-            let is_poisoned = self.memory().is_ok_and(|memory| memory.is_suspect());
-            if is_poisoned {
-                self.suspicion.suspect();
-            }
-            is_poisoned
-        })
+        self.suspicion.has_met_a_fault(|| self.memory().is_ok_and(|memory| memory.is_suspect()))
     }
 
     /// Whether a sync of this file has failed, now or in an earlier run.
     pub(crate) fn has_lost_writes(&self) -> bool {
-        // Acquire pairs with the Release in `Suspicion::sync_failed`.
-        self.suspicion.sync_failed.load(Ordering::Acquire)
+        self.suspicion.has_lost_writes()
     }
 
     /// Whether the next run would take this file for a sound one.
     pub(crate) fn owes_its_mark(&self) -> bool {
-        self.suspicion.owed.lock().is_some()
+        self.suspicion.owes_its_mark()
     }
 
-    /// Whether there is something to be told or tried about this file now (invariants 2 and 3).
+    /// Whether there is something to be told or tried about this file now (invariants 1 and 2).
     fn needs_a_word(&self, now: Instant) -> bool {
-        let is_due = || self.suspicion.owed.lock().as_ref().is_some_and(|owed| owed.again <= now);
-        self.is_suspect() && (!self.is_told() || is_due())
-    }
-
-    fn is_told(&self) -> bool {
-        // Relaxed: whoever finds it unset looks again by a swap.
-        self.suspicion.told.load(Ordering::Relaxed)
+        self.is_suspect() && (!self.suspicion.is_told() || self.suspicion.is_due(now))
     }
 }
 
@@ -124,7 +56,7 @@ impl FileWheel {
     #[inline]
     pub(crate) fn is_suspect(&self, file: &BlockFile) -> bool {
         let is_suspect = file.is_suspect();
-        if is_suspect && !file.is_told() {
+        if is_suspect && !file.suspicion.is_told() {
             self.tell_replaced(file);
         }
         is_suspect
@@ -144,8 +76,7 @@ impl FileWheel {
         if matches!(error.kind(), Interrupted | OutOfMemory | WouldBlock) {
             return;
         }
-        // Relaxed: the Release below carries it to whoever finds the file suspect.
-        if !file.suspicion.told.swap(true, Ordering::Relaxed) {
+        if file.suspicion.tell() {
             self.counters.unreadable_files.add(1);
             self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
         }
@@ -153,7 +84,7 @@ impl FileWheel {
         self.retire(file);
     }
 
-    /// Why a file was not synced: it is suspect from now on. Called under its `synced` (invariant 4).
+    /// Why a file was not synced: it is suspect from now on. Called under its `synced` (invariant 3).
     pub(crate) fn tell_suspect(&self, file: &BlockFile, error: io::Error, is_news: bool) -> IoError {
         // First, so that the error names the file as it is called now.
         let marked = self.table.source().mark_suspect(file.id());
@@ -168,14 +99,8 @@ impl FileWheel {
 
     /// What came of a mark.
     fn settle_mark(&self, file: &BlockFile, marked: io::Result<()>) {
-        let mut owed = file.suspicion.owed.lock();
-        let Err(error) = marked else {
-            *owed = None;
-            return;
-        };
-        let attempts = owed.as_ref().map_or(1, |owed| owed.attempts.saturating_add(1));
-        *owed = Some(Owed { attempts, again: Instant::now() + back_off(attempts) });
-        drop(owed);
+        let Err(error) = marked else { return file.suspicion.owes_nothing() };
+        let attempts = file.suspicion.owes_its_mark_still();
         self.counters.mark_failures.add(1);
         if attempts == 1 {
             let error = self.io_error("marking a file suspect", file.id(), error);
