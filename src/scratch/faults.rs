@@ -28,8 +28,8 @@ use crate::scratch::Scratch;
 use crate::scratch::faults::files::{Files, Kind};
 use crate::scratch::history::{History, Short, Version, number_of};
 use crate::storage::MemoryFileSource;
+use crate::storage::dice::Dice;
 use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
-use crate::storage::lossy::Dice;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, thread};
 

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::block::FileId;
-use crate::storage::lossy::Dice;
+use crate::storage::dice::Dice;
 
 /// What became of a key once.
 #[derive(Clone, Debug)]

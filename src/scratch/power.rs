@@ -26,7 +26,8 @@ use crate::block::{BlockHash, FileId, FileSize, PAGE_SIZE, Realm};
 use crate::error::{FailedClosure, FlushError, OpenError, ReadError, WriteError};
 use crate::scratch::history::{History, Short, Version, bytes, number_of};
 use crate::scratch::{BlockRef, Scratch};
-use crate::storage::lossy::{Crash, Dice, Image, LossySource, Plan};
+use crate::storage::dice::Dice;
+use crate::storage::lossy::{Crash, Image, LossySource, Plan};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread;
 

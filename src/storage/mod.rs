@@ -24,6 +24,8 @@ mod region;
 
 #[cfg(test)]
 pub(crate) mod contract;
+#[cfg(all(test, not(loom)))]
+pub(crate) mod dice;
 #[cfg(test)]
 pub(crate) mod faulty;
 #[cfg(all(test, not(loom)))]
