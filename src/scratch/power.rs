@@ -17,53 +17,37 @@
 //!    process, which speaks of its own writes and of what it found in sound files. A power cut ends such a past.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod oracle;
+
 use std::env;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::block::{BlockHash, FileId, FileSize, PAGE_SIZE, Realm};
-use crate::error::{FailedClosure, FlushError, OpenError, ReadError, WriteError};
-use crate::scratch::history::{History, Short, Version, bytes, number_of};
+use crate::block::{BlockHash, FileSize, PAGE_SIZE, Realm};
+use crate::error::{OpenError, WriteError};
+use crate::scratch::history::bytes;
 use crate::scratch::{BlockRef, Scratch};
 use crate::storage::dice::Dice;
 use crate::storage::lossy::{Crash, Image, LossySource, Plan};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread;
 
+use self::oracle::{Done, Oracle};
+
 const REALM: Realm = Realm::DEFAULT;
 /// Keys of each kind: half of them are named, half are content.
 const KEYS: u64 = 14;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Whether the file of a version has begun another lap, before the crash or right after it was opened.
-fn has_turned(version: &Version, opened: &LossySource) -> bool {
-    let Some((file, generation)) = version.place else { return true };
-    let deadline = Instant::now() + PATIENCE / 10;
-    // What the index has forgotten is dead on disk a little later.
-    while opened.generation(file) == Some(generation) && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(1));
-    }
-    opened.generation(file) != Some(generation)
-}
-
 /// One store over several runs.
 struct World {
     dice: Dice,
-    keys: BTreeMap<BlockHash, History>,
+    oracle: Oracle,
     named: Vec<BlockHash>,
     contents: Vec<Vec<u8>>,
     written: u64,
-    era: u64,
-    log: String,
     lanes_per_folder: u16,
     gathers: bool,
-    /// What came before this run.
-    before: Option<Crash>,
-    /// Whether calls fail in this run.
-    faults: bool,
-    /// Files of which a run before this one, since the last power cut, has lost writes.
-    harmed: BTreeSet<FileId>,
 }
 
 impl World {
@@ -82,18 +66,16 @@ impl World {
         writeln!(log, "{} lanes, {files} files of {} bytes a lane", folders * lanes_per_folder, size.get()).unwrap();
         let gathers = dice.one_in(2);
         let named = (0..KEYS / 2).map(|at| BlockHash::from_u128(u128::from(at) << 80 | u128::from(seed))).collect();
-        let (keys, harmed) = (BTreeMap::new(), BTreeSet::new());
-        let (written, era, before, faults) = (0, 0, None, false);
-        let world =
-            Self { dice, keys, named, contents, written, era, log, lanes_per_folder, gathers, before, faults, harmed };
+        let oracle = Oracle::new(log);
+        let world = Self { dice, oracle, named, contents, written: 0, lanes_per_folder, gathers };
         (world, source)
     }
 
     /// How the next run fails, and how it ends.
     fn plan(&mut self) -> Plan {
-        self.faults = self.dice.one_in(3);
+        self.oracle.faults = self.dice.one_in(3);
         let crash = if self.dice.one_in(3) { Crash::Kill } else { Crash::PowerCut };
-        let (failing_syncs, failing_stores) = match self.faults {
+        let (failing_syncs, failing_stores) = match self.oracle.faults {
             true if self.dice.one_in(2) => (6, 0),
             true => (20, 30),
             false => (0, 0),
@@ -116,23 +98,19 @@ impl World {
     fn work(&mut self, source: LossySource, plan: Plan) -> Image {
         let remote = source.remote();
         let in_opening = self.dice.one_in(4);
-        writeln!(self.log, "{plan:?}, in its opening: {in_opening}, gathers: {}", self.gathers).unwrap();
+        writeln!(self.oracle.log, "{plan:?}, in its opening: {in_opening}, gathers: {}", self.gathers).unwrap();
         if in_opening {
             remote.set_plan(plan);
         }
         let opened = self.open(source);
         let is_checked = match &opened {
-            Ok(scratch) => self.check(scratch, &remote),
+            Ok(scratch) => self.oracle.check(scratch, &remote, self.gathers),
             Err(error) => {
-                assert!(in_opening && self.faults, "every image opens: {error}");
-                writeln!(self.log, "not opened: {error}").unwrap();
+                assert!(in_opening && self.oracle.faults, "every image opens: {error}");
+                writeln!(self.oracle.log, "not opened: {error}").unwrap();
                 false
             }
         };
-        // What nobody has looked at is judged as after both crashes.
-        if is_checked || self.before != Some(Crash::PowerCut) {
-            self.before = Some(plan.crash);
-        }
         if let (true, Ok(scratch)) = (is_checked, &opened) {
             if !in_opening {
                 remote.set_plan(plan);
@@ -140,7 +118,7 @@ impl World {
             self.write(scratch, &remote);
         }
         let image = remote.crash();
-        self.harmed = if plan.crash == Crash::Kill { image.harmed() } else { BTreeSet::new() };
+        self.oracle.ends(plan.crash, is_checked, &image);
         image
     }
 
@@ -152,7 +130,7 @@ impl World {
             if remote.has_crashed() {
                 break;
             }
-            let refused = self.settle(scratch, done);
+            let refused = self.oracle.settle(scratch, done);
             // Pins may hold every file that could turn: without this, runs would do little but wait.
             if refused && let Some((block, bytes)) = held.pop() {
                 assert_eq!(block[..], bytes[..], "a block changed while it was held");
@@ -173,23 +151,23 @@ impl World {
         match self.dice.below(20) {
             0..=8 if named => {
                 let bytes = bytes(&mut self.dice, most, self.written);
-                self.begin(key, Some(bytes.clone()), "put_named");
+                self.oracle.begin(key, Some(bytes.clone()), "put_named");
                 Done::written(key, scratch.put_named(REALM, key, &bytes))
             }
             9..=11 if named => {
                 let bytes = bytes(&mut self.dice, most, self.written);
-                self.begin(key, Some(bytes.clone()), "write_named");
+                self.oracle.begin(key, Some(bytes.clone()), "write_named");
                 let len = bytes.len();
                 let result = scratch.write_named(REALM, key, len, move |block| block.copy_from_slice(&bytes));
                 Done::Written { key, stored: false, result }
             }
             0..=11 => {
                 let bytes = self.contents[at].clone();
-                self.begin(key, Some(bytes.clone()), "put");
+                self.oracle.begin(key, Some(bytes.clone()), "put");
                 Done::written(key, scratch.put(REALM, &bytes).map(drop))
             }
             12..=13 => {
-                self.begin(key, None, "remove");
+                self.oracle.begin(key, None, "remove");
                 Done::written(key, scratch.remove(REALM, key).map(drop))
             }
             14..=15 => Done::Flushed(scratch.flush()),
@@ -211,142 +189,13 @@ impl World {
             }
             _ => {
                 let read = scratch.get(REALM, key);
-                let known = |bytes: &[u8]| {
-                    let versions = self.keys.get(&key).map_or(&[][..], |history| &history.versions);
-                    versions.iter().any(|version| version.bytes.as_deref() == Some(bytes))
-                };
-                assert!(read.is_err() || known(&read.unwrap()), "key {key} reads as what was never written");
+                assert!(
+                    read.is_err() || self.oracle.knows(key, &read.unwrap()),
+                    "key {key} reads as what was never written"
+                );
                 Done::Nothing
             }
         }
-    }
-
-    fn begin(&mut self, key: BlockHash, bytes: Option<Vec<u8>>, what: &str) {
-        writeln!(self.log, "{what} {key} {:?}", bytes.as_deref().map(|bytes| (bytes.len(), number_of(bytes)))).unwrap();
-        let version = Version { bytes, place: None, done: false, stored: false, era: self.era };
-        self.keys.entry(key).or_default().versions.push(version);
-    }
-
-    /// The call is over, and the crash has not come yet. Whether the call was refused.
-    fn settle(&mut self, scratch: &Scratch, done: Done) -> bool {
-        match done {
-            Done::Nothing => {}
-            Done::Written { key, stored, result } => {
-                let history = self.keys.get_mut(&key).expect("begun");
-                let version = history.versions.last_mut().expect("begun");
-                match result {
-                    Ok(()) => {
-                        version.done = true;
-                        version.stored = stored;
-                        version.place = scratch.info(REALM, key).ok().map(|info| (info.file, info.generation));
-                        writeln!(self.log, "  done {:?}", version.place).unwrap();
-                    }
-                    // Nothing has happened.
-                    Err(WriteError::Timeout { .. } | WriteError::AllPinned { .. } | WriteError::Full { .. }) => {
-                        history.versions.pop();
-                        writeln!(self.log, "  refused").unwrap();
-                        return true;
-                    }
-                    Err(error) => {
-                        assert!(self.faults, "{error}");
-                        writeln!(self.log, "  failed: {error}").unwrap();
-                    }
-                }
-            }
-            Done::Flushed(Ok(())) => {
-                writeln!(self.log, "flushed").unwrap();
-                for history in self.keys.values_mut() {
-                    let era = self.era;
-                    // What comes after a failed call is newer than whatever the call left behind.
-                    let durable = history.versions.iter().rposition(|version| version.done && version.era == era);
-                    history.durable = history.durable.max(durable);
-                }
-            }
-            Done::Flushed(Err(error)) => {
-                // On a busy machine a lane turns once around before its flusher has run a closure, or a flush is late.
-                let slow = Some(FailedClosure::Abandoned) == error.first
-                    || matches!(error.first, Some(FailedClosure::Busy { .. }));
-                assert!(self.faults || (slow && error.io.is_none()), "{error}");
-                writeln!(self.log, "flush failed: {error}").unwrap();
-                self.era += 1;
-            }
-        }
-        false
-    }
-
-    /// Reads every key; whether that was over before the next crash.
-    fn check(&mut self, scratch: &Scratch, opened: &LossySource) -> bool {
-        let Some(crash) = self.before else { return !opened.has_crashed() };
-        writeln!(self.log, "{crash:?}; {:?}; {:?}", scratch.recovery(), scratch.stats()).unwrap();
-        let lossless = !self.gathers && crash == Crash::Kill;
-        let harmed = std::mem::take(&mut self.harmed);
-        // Of what is in no block, as a removal, nobody knows the file.
-        let is_sound = |place: Option<(FileId, u64)>| match place {
-            Some((file, _)) => !harmed.contains(&file),
-            None => harmed.is_empty(),
-        };
-        // What comes before is not covered by the flushes of this process, but for what it finds in sound files.
-        self.era += u64::from(!harmed.is_empty());
-        let mut keys = self.keys.clone();
-        for (key, history) in &mut keys {
-            writeln!(self.log, "{key}: {:?}", scratch.info(REALM, *key)).unwrap();
-            let read = match scratch.get(REALM, *key) {
-                Ok(block) => Some(block.to_vec()),
-                Err(ReadError::Corrupted { address }) => {
-                    writeln!(self.log, "{key}: corrupted at {address:?}").unwrap();
-                    let again = scratch.get(REALM, *key);
-                    assert!(matches!(again, Err(ReadError::Missing { .. })), "{again:?} after Corrupted");
-                    None
-                }
-                Err(ReadError::Missing { .. }) => None,
-                Err(error) => panic!("key {key}: {error}"),
-            };
-            let place = scratch.info(REALM, *key).ok().map(|info| (info.file, info.generation));
-            if let Err(problem) = history.judge(
-                read.as_deref(),
-                |version| lossless && is_sound(version.place),
-                |version| has_turned(version, opened),
-            ) {
-                let what = read.as_deref().map(|bytes| (bytes.len(), number_of(bytes)));
-                let versions: Vec<_> = history.versions.iter().map(Short).collect();
-                panic!("{problem}: key {key} reads as {what:?}, durable {:?} of {versions:?}", history.durable);
-            }
-            let era = if is_sound(place) { self.era } else { self.era - 1 };
-            let seen = Version { bytes: read, place, done: true, stored: true, era };
-            match crash {
-                Crash::PowerCut if seen.bytes.is_some() => {
-                    history.versions = vec![seen];
-                    history.durable = Some(0);
-                }
-                // Its file may be making room just now: until that death is durable the next cut brings it back.
-                Crash::PowerCut => {
-                    history.versions.drain(..history.durable.unwrap_or(0));
-                    history.durable = history.durable.map(|_| 0);
-                    history.versions.push(seen);
-                }
-                Crash::Kill => history.versions.push(seen),
-            }
-        }
-        self.harmed = harmed;
-        // What was seen after the crash may not be in what it has left.
-        let is_in_time = !opened.has_crashed();
-        if is_in_time {
-            self.keys = keys;
-        }
-        is_in_time
-    }
-}
-
-/// How a call ended.
-enum Done {
-    Nothing,
-    Written { key: BlockHash, stored: bool, result: Result<(), WriteError> },
-    Flushed(Result<(), FlushError>),
-}
-
-impl Done {
-    fn written(key: BlockHash, result: Result<(), WriteError>) -> Self {
-        Self::Written { key, stored: true, result }
     }
 }
 
@@ -359,14 +208,14 @@ fn run(seed: u64) {
             if world.dice.one_in(4) {
                 let files = 3 + u16::try_from(world.dice.below(3)).unwrap();
                 image.set_files_per_folder(files * world.lanes_per_folder);
-                writeln!(world.log, "{files} files a lane").unwrap();
+                writeln!(world.oracle.log, "{files} files a lane").unwrap();
             }
             source = LossySource::open(&image, world.dice.next());
         }
     });
     let caught = std::panic::catch_unwind(check);
     if let Err(panic) = caught {
-        eprintln!("{}seed {seed}: repeat with SCRATCHSPACE_POWER_SEED={seed}", world.log);
+        eprintln!("{}seed {seed}: repeat with SCRATCHSPACE_POWER_SEED={seed}", world.oracle.log);
         std::panic::resume_unwind(panic);
     }
 }

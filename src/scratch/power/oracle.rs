@@ -1,0 +1,193 @@
+//! What the keys of a world were written as, what the store has said of them, and whether an opening keeps its word.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use super::{PATIENCE, REALM};
+use crate::block::{BlockHash, FileId};
+use crate::error::{FailedClosure, FlushError, ReadError, WriteError};
+use crate::scratch::Scratch;
+use crate::scratch::history::{History, Short, Version, number_of};
+use crate::storage::lossy::{Crash, Image, LossySource};
+use crate::sync::thread;
+
+/// How a call ended.
+pub(super) enum Done {
+    Nothing,
+    Written { key: BlockHash, stored: bool, result: Result<(), WriteError> },
+    Flushed(Result<(), FlushError>),
+}
+
+impl Done {
+    pub(super) fn written(key: BlockHash, result: Result<(), WriteError>) -> Self {
+        Self::Written { key, stored: true, result }
+    }
+}
+
+/// Whether the file of a version has begun another lap, before the crash or right after it was opened.
+fn has_turned(version: &Version, opened: &LossySource) -> bool {
+    let Some((file, generation)) = version.place else { return true };
+    let deadline = Instant::now() + PATIENCE / 10;
+    // What the index has forgotten is dead on disk a little later.
+    while opened.generation(file) == Some(generation) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
+    opened.generation(file) != Some(generation)
+}
+
+/// The histories of all keys over the runs of a world.
+pub(super) struct Oracle {
+    keys: BTreeMap<BlockHash, History>,
+    /// How many failures the store has told of, each of which may have undone what came before it.
+    era: u64,
+    /// What came before this run.
+    before: Option<Crash>,
+    /// Files of which a run before this one, since the last power cut, has lost writes.
+    harmed: BTreeSet<FileId>,
+    /// Whether calls fail in this run.
+    pub(super) faults: bool,
+    /// What is printed of a world that fails.
+    pub(super) log: String,
+}
+
+impl Oracle {
+    pub(super) fn new(log: String) -> Self {
+        let (keys, harmed) = (BTreeMap::new(), BTreeSet::new());
+        Self { keys, era: 0, before: None, harmed, faults: false, log }
+    }
+
+    /// Whether these bytes were written to a key, or may have been.
+    pub(super) fn knows(&self, key: BlockHash, bytes: &[u8]) -> bool {
+        let versions = self.keys.get(&key).map_or(&[][..], |history| &history.versions);
+        versions.iter().any(|version| version.bytes.as_deref() == Some(bytes))
+    }
+
+    /// A run is over; `is_checked`: what it had opened was.
+    pub(super) fn ends(&mut self, crash: Crash, is_checked: bool, image: &Image) {
+        // What nobody has looked at is judged as after both crashes.
+        if is_checked || self.before != Some(Crash::PowerCut) {
+            self.before = Some(crash);
+        }
+        self.harmed = if crash == Crash::Kill { image.harmed() } else { BTreeSet::new() };
+    }
+
+    /// A call begins that writes a key, or removes it: it may or may not have happened.
+    pub(super) fn begin(&mut self, key: BlockHash, bytes: Option<Vec<u8>>, what: &str) {
+        writeln!(self.log, "{what} {key} {:?}", bytes.as_deref().map(|bytes| (bytes.len(), number_of(bytes)))).unwrap();
+        let version = Version { bytes, place: None, done: false, stored: false, era: self.era };
+        self.keys.entry(key).or_default().versions.push(version);
+    }
+
+    /// The call is over, and the crash has not come yet. Whether the call was refused.
+    pub(super) fn settle(&mut self, scratch: &Scratch, done: Done) -> bool {
+        match done {
+            Done::Nothing => {}
+            Done::Written { key, stored, result } => {
+                let history = self.keys.get_mut(&key).expect("begun");
+                let version = history.versions.last_mut().expect("begun");
+                match result {
+                    Ok(()) => {
+                        version.done = true;
+                        version.stored = stored;
+                        version.place = scratch.info(REALM, key).ok().map(|info| (info.file, info.generation));
+                        writeln!(self.log, "  done {:?}", version.place).unwrap();
+                    }
+                    // Nothing has happened.
+                    Err(WriteError::Timeout { .. } | WriteError::AllPinned { .. } | WriteError::Full { .. }) => {
+                        history.versions.pop();
+                        writeln!(self.log, "  refused").unwrap();
+                        return true;
+                    }
+                    Err(error) => {
+                        assert!(self.faults, "{error}");
+                        writeln!(self.log, "  failed: {error}").unwrap();
+                    }
+                }
+            }
+            Done::Flushed(Ok(())) => {
+                writeln!(self.log, "flushed").unwrap();
+                for history in self.keys.values_mut() {
+                    let era = self.era;
+                    // What comes after a failed call is newer than whatever the call left behind.
+                    let durable = history.versions.iter().rposition(|version| version.done && version.era == era);
+                    history.durable = history.durable.max(durable);
+                }
+            }
+            Done::Flushed(Err(error)) => {
+                // On a busy machine a lane turns once around before its flusher has run a closure, or a flush is late.
+                let slow = Some(FailedClosure::Abandoned) == error.first
+                    || matches!(error.first, Some(FailedClosure::Busy { .. }));
+                assert!(self.faults || (slow && error.io.is_none()), "{error}");
+                writeln!(self.log, "flush failed: {error}").unwrap();
+                self.era += 1;
+            }
+        }
+        false
+    }
+
+    /// Reads every key of a store that was just opened; whether that was over before the next crash.
+    ///
+    /// `gathers`: whether its blocks wait in a buffer, where a kill loses them.
+    pub(super) fn check(&mut self, scratch: &Scratch, opened: &LossySource, gathers: bool) -> bool {
+        let Some(crash) = self.before else { return !opened.has_crashed() };
+        writeln!(self.log, "{crash:?}; {:?}; {:?}", scratch.recovery(), scratch.stats()).unwrap();
+        let lossless = !gathers && crash == Crash::Kill;
+        let harmed = std::mem::take(&mut self.harmed);
+        // Of what is in no block, as a removal, nobody knows the file.
+        let is_sound = |place: Option<(FileId, u64)>| match place {
+            Some((file, _)) => !harmed.contains(&file),
+            None => harmed.is_empty(),
+        };
+        // What comes before is not covered by the flushes of this process, but for what it finds in sound files.
+        self.era += u64::from(!harmed.is_empty());
+        let mut keys = self.keys.clone();
+        for (key, history) in &mut keys {
+            writeln!(self.log, "{key}: {:?}", scratch.info(REALM, *key)).unwrap();
+            let read = match scratch.get(REALM, *key) {
+                Ok(block) => Some(block.to_vec()),
+                Err(ReadError::Corrupted { address }) => {
+                    writeln!(self.log, "{key}: corrupted at {address:?}").unwrap();
+                    let again = scratch.get(REALM, *key);
+                    assert!(matches!(again, Err(ReadError::Missing { .. })), "{again:?} after Corrupted");
+                    None
+                }
+                Err(ReadError::Missing { .. }) => None,
+                Err(error) => panic!("key {key}: {error}"),
+            };
+            let place = scratch.info(REALM, *key).ok().map(|info| (info.file, info.generation));
+            if let Err(problem) = history.judge(
+                read.as_deref(),
+                |version| lossless && is_sound(version.place),
+                |version| has_turned(version, opened),
+            ) {
+                let what = read.as_deref().map(|bytes| (bytes.len(), number_of(bytes)));
+                let versions: Vec<_> = history.versions.iter().map(Short).collect();
+                panic!("{problem}: key {key} reads as {what:?}, durable {:?} of {versions:?}", history.durable);
+            }
+            let era = if is_sound(place) { self.era } else { self.era - 1 };
+            let seen = Version { bytes: read, place, done: true, stored: true, era };
+            match crash {
+                Crash::PowerCut if seen.bytes.is_some() => {
+                    history.versions = vec![seen];
+                    history.durable = Some(0);
+                }
+                // Its file may be making room just now: until that death is durable the next cut brings it back.
+                Crash::PowerCut => {
+                    history.versions.drain(..history.durable.unwrap_or(0));
+                    history.durable = history.durable.map(|_| 0);
+                    history.versions.push(seen);
+                }
+                Crash::Kill => history.versions.push(seen),
+            }
+        }
+        self.harmed = harmed;
+        // What was seen after the crash may not be in what it has left.
+        let is_in_time = !opened.has_crashed();
+        if is_in_time {
+            self.keys = keys;
+        }
+        is_in_time
+    }
+}
