@@ -6,16 +6,18 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Weak;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::block::{FileId, FileSize, StoreId};
 use crate::error::{OpenError, PLANNED_PANIC};
 use crate::scratch::Scratch;
-use crate::scratch::small::{REALM, block, eventually, three_files_of, ungathered};
+use crate::scratch::small::{HANGS, REALM, block, eventually, send_to, three_files_of, ungathered, until};
 use crate::storage::faulty::{Call, Fault, FaultySource};
 use crate::storage::test_folder::test_folder;
 use crate::storage::{DiskFileSource, FileMemory, FileSource, Found, MemoryFileSource};
 use crate::sync::{Arc, Mutex};
+use crate::wheel::Event;
 
 const SIZE: u64 = 64 << 10;
 
@@ -64,6 +66,37 @@ fn no_lost_file_is_deleted_before_all_others_are_durable() {
         assert_eq!((faults.failed(), faults.count(Call::Delete)), (1, 0), "sync {sync}");
         assert!(paths(folder.path()).contains_key(&1));
     }
+}
+
+/// A file that an earlier run had marked, and whose header was damaged besides, was deleted and nobody was told.
+#[test]
+fn a_suspect_file_without_a_header_is_told_and_counted_before_it_is_deleted() {
+    let folder = test_folder();
+    lay_out(folder.path());
+    let path = paths(folder.path())[&1].clone();
+    let suspect = path.with_extension("suspect");
+    std::fs::rename(&path, &suspect).unwrap();
+    let file = std::fs::File::options().write(true).open(&suspect).unwrap();
+    crate::os::write_all_at(&file, 0, &[&[0xa5; 512]]).unwrap();
+    // The first opening tells, and cannot delete it.
+    let (told, events) = channel();
+    let open = |source: FaultySource<DiskFileSource>| {
+        Scratch::builder(source).gather(0, Duration::ZERO).on_event(send_to(told.clone())).open()
+    };
+    let source = FaultySource::new(disk(folder.path()));
+    source.faults().set(Fault::at(1).only(&[Call::Delete]));
+    let Err(OpenError::Io(error)) = open(source) else { panic!("it cannot be deleted") };
+    assert_eq!(error.what(), "removing a file of the store");
+    let scratch = open(FaultySource::new(disk(folder.path()))).unwrap();
+    let is_lost = |event: &Event| matches!(event, Event::FileLost { file, .. } if file.get() == 1);
+    for _ in 0..2 {
+        let Some(Event::FileLost { error, .. }) = until(&events, is_lost).pop() else { unreachable!() };
+        assert_eq!(error.path(), Some(&*suspect.canonicalize().unwrap_or(suspect.clone())));
+        assert!(error.to_string().contains("its header is damaged"), "{error}");
+    }
+    assert_eq!(scratch.wait_recovered(HANGS).unwrap().files_damaged, 1);
+    fill(&scratch, 10..12);
+    eventually("it is made anew", || path.exists() && !suspect.exists());
 }
 
 /// A source that counts how often it is asked what it is, and panics if it is asked for one thing.
@@ -215,7 +248,7 @@ fn a_file_is_mended_and_made_anew_once_it_is_mapped_no_more() {
     let seen = Arc::default();
     let source = Watched { disk: disk(folder.path()), lent: Mutex::default(), seen: Arc::clone(&seen) };
     let scratch = ungathered(source);
-    scratch.wait_recovered(Duration::from_secs(20)).unwrap();
+    scratch.wait_recovered(HANGS).unwrap();
     assert_eq!(*seen.lock(), [("mend", 1, false)]);
     // The first file is the oldest, and dies by deletion.
     fill(&scratch, 10..14);

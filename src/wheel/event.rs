@@ -70,12 +70,13 @@ pub enum Event {
         /// What failed.
         error: IoError,
     },
-    /// A file had another length when the store was opened, and no header: nothing in it can be believed, so it is
-    /// deleted, and made anew when its lane wants another file. Its blocks are missing, or found as older versions.
+    /// A file had no header when the store was opened, and another length than it was made with, or an earlier run had
+    /// found it suspect: nothing in it can be believed, so it is deleted, and made anew when its lane wants another file.
+    /// Its blocks are missing, or found as older versions.
     FileLost {
         /// The file.
         file: FileId,
-        /// What somebody else has done to it.
+        /// What has happened to it.
         error: IoError,
     },
     /// A lane gets no file, several tries in a row: until it heals, writes of its keys that need a file fail with

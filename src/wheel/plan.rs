@@ -59,6 +59,8 @@ pub(crate) enum Told {
     Length(OtherLength),
     #[error("an earlier run has marked the file: a sync of it had failed, or its length had been changed")]
     Marked,
+    #[error("an earlier run has marked the file, and its header is damaged")]
+    MarkedWithoutHeader,
 }
 
 /// Which files belong to which lane.
@@ -190,9 +192,9 @@ impl Plan {
         Ok(())
     }
 
-    /// How many files have another length, but for those that a smaller layout drops.
+    /// How many files have another length, or are lost, but for those that a smaller layout drops.
     pub(crate) fn damaged(&self) -> usize {
-        self.all_found().chain(&self.lost).filter(|judged| judged.damage.is_some()).count()
+        self.all_found().filter(|judged| judged.damage.is_some()).count() + self.lost.len()
     }
 
     /// What each opening tells: of files with a header that are suspect, and of files that are lost, what has happened.
@@ -203,7 +205,8 @@ impl Plan {
             let marked = judged.memory.is_suspect().then_some(Told::Marked);
             Some((judged, judged.damage.map(Told::Length).or(marked)?))
         });
-        found.chain(self.lost.iter().filter_map(|judged| Some((judged, Told::Length(judged.damage?)))))
+        let why_lost = |judged: &Judged| judged.damage.map_or(Told::MarkedWithoutHeader, Told::Length);
+        found.chain(self.lost.iter().map(move |judged| (judged, why_lost(judged))))
     }
 
     pub(crate) fn all_found(&self) -> impl Iterator<Item = &Judged> {

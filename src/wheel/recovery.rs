@@ -48,8 +48,9 @@ pub struct RecoveryReport {
     /// Files that were removed because the store was opened with fewer.
     pub files_dropped: u64,
     /// Files that somebody else has cut short or made longer while the store was closed. Of one that still has a header
-    /// the blocks are found that are whole, and it is suspect; one without is deleted. Blocks that are lost with them
-    /// are missing, or found as older versions; [`Event`](crate::Event) tells each file.
+    /// the blocks are found that are whole, and it is suspect; one without is deleted, as is a suspect one without, which
+    /// counts here too. Blocks that are lost with them are missing, or found as older versions; [`Event`](crate::Event)
+    /// tells each file.
     pub files_damaged: u64,
     /// What was not taken over, by reason.
     pub skipped: Skipped,
