@@ -11,7 +11,7 @@ use crate::scratch::config::{self, Explanation};
 use crate::scratch::{Health, ScratchBuilder, Stats};
 use crate::storage::FileSource;
 use crate::sync::Arc;
-use crate::wheel::{CloseReport, FileWheel, Recovery, RecoveryReport};
+use crate::wheel::{CloseReport, FileWheel, Recovery, RecoveryReport, Unrecovered};
 
 /// Longest time that dropping the last handle takes for closures that still wait.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -349,7 +349,8 @@ impl Scratch {
     /// # Errors
     ///
     /// [`ReadError::Busy`] if that takes longer than `timeout`: it goes on. [`ReadError::Io`] if a thread that searched has
-    /// panicked: open the store again. [`ReadError::Forked`] in a forked child.
+    /// panicked: open the store again. [`ReadError::Closed`] if the store is, or was closed meanwhile, before the search
+    /// had ended. [`ReadError::Forked`] in a forked child.
     ///
     /// # Examples
     ///
@@ -373,7 +374,11 @@ impl Scratch {
             return Err(ReadError::Forked);
         }
         let found = self.wheel().recovery.wait(timeout);
-        found.map_err(|failed| failed.map_or(ReadError::Busy { waited: timeout }, ReadError::Io))
+        found.map_err(|why| match why {
+            Unrecovered::NotYet => ReadError::Busy { waited: timeout },
+            Unrecovered::Failed(error) => ReadError::Io(error),
+            Unrecovered::Closed => ReadError::Closed,
+        })
     }
 }
 

@@ -138,7 +138,7 @@ impl FileWheel {
             let (id, own) = (lane.id(), files.clone());
             let spawned = self.spawn(Role::Search, id, move |wheel| recovery::run(wheel, id, &own));
             if spawned.is_err() {
-                recovery::run(self, id, &files);
+                self.contain(Role::Search, id, |wheel| recovery::run(wheel, id, &files));
             }
         }
     }

@@ -100,7 +100,7 @@ pub use self::recovery::{Recovery, RecoveryReport, Skipped};
 pub use self::settle::CloseReport;
 
 pub(crate) use self::plan::{LEAST_FILES_A_LANE, derive_file_size};
-pub(crate) use self::recovery::RecoveryState;
+pub(crate) use self::recovery::{RecoveryState, Unrecovered};
 pub(crate) use self::settle::Refused;
 pub(crate) use self::store::NewBlock;
 #[cfg(all(test, not(loom)))]
@@ -217,6 +217,9 @@ pub(crate) struct FileWheel {
     /// Of threads of the store and of its source, caught.
     pub(crate) panics: Panics,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
+    /// For tests: no thread can be spawned, as where a limit is reached.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) lacks_threads: AtomicBool,
 }
 
 impl FileWheel {

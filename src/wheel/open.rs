@@ -119,6 +119,8 @@ impl FileWheel {
             closed: AtomicBool::new(false),
             panics: Panics::default(),
             threads: Mutex::new(Vec::new()),
+            #[cfg(all(test, not(loom)))]
+            lacks_threads: AtomicBool::new(false),
             options,
         })
     }

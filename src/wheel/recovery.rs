@@ -103,19 +103,30 @@ pub struct Recovery {
     pub report: RecoveryReport,
 }
 
+/// Why a search has not come to its end.
+#[derive(Clone, Debug)]
+pub(crate) enum Unrecovered {
+    /// It goes on.
+    NotYet,
+    /// Whoever searched has panicked.
+    Failed(IoError),
+    /// The store was closed before.
+    Closed,
+}
+
 /// Progress, and who waits for its end.
 #[derive(Debug)]
 pub(crate) struct RecoveryState {
     progress: Mutex<Recovery>,
     /// Why it will never be complete; set under `progress`.
-    failed: Mutex<Option<IoError>>,
+    ended: Mutex<Option<Unrecovered>>,
     completed: Condvar,
 }
 
 impl RecoveryState {
     pub(crate) fn new(files: usize) -> Self {
         let progress = Recovery { complete: files == 0, files_total: files as u64, report: RecoveryReport::default() };
-        Self { progress: Mutex::new(progress), failed: Mutex::new(None), completed: Condvar::new() }
+        Self { progress: Mutex::new(progress), ended: Mutex::new(None), completed: Condvar::new() }
     }
 
     pub(crate) fn snapshot(&self) -> Recovery {
@@ -142,22 +153,33 @@ impl RecoveryState {
         progress.report.files_dropped += dropped as u64;
     }
 
-    /// It will never be complete: a thread that searched has panicked.
+    /// It will never be complete: whoever searched has panicked.
     pub(crate) fn fail(&self, error: IoError) {
+        self.end(Unrecovered::Failed(error));
+    }
+
+    /// Nobody searches any more.
+    pub(crate) fn close(&self) {
+        self.end(Unrecovered::Closed);
+    }
+
+    fn end(&self, why: Unrecovered) {
         let progress = self.progress.lock();
-        self.failed.lock().get_or_insert(error);
+        self.ended.lock().get_or_insert(why);
         drop(progress);
         self.completed.notify_all();
     }
 
-    /// Waits for the end of recovery; the error is why there is none, or nothing at the deadline.
-    pub(crate) fn wait(&self, timeout: Duration) -> Result<RecoveryReport, Option<IoError>> {
+    /// Waits for the end of recovery; the error is why there is none.
+    pub(crate) fn wait(&self, timeout: Duration) -> Result<RecoveryReport, Unrecovered> {
         let deadline = Deadline::after(timeout);
         let mut progress = self.progress.lock();
         while !progress.complete {
-            let failed = self.failed.lock().clone();
-            if failed.is_some() || deadline.has_passed() {
-                return Err(failed);
+            if let Some(why) = self.ended.lock().clone() {
+                return Err(why);
+            }
+            if deadline.has_passed() {
+                return Err(Unrecovered::NotYet);
             }
             self.completed.wait_until(&mut progress, deadline.at);
         }

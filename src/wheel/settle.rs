@@ -195,6 +195,7 @@ impl FileWheel {
         // Reads end at once; writers that wait for room are told so, the others finish what they began.
         self.closed.store(true, Ordering::Relaxed);
         self.turned.notify_all();
+        self.recovery.close();
         if self.is_own_thread() {
             // A closure owned the last handle: the threads are told to end, and run what still waits.
             self.signal_threads();

@@ -50,20 +50,28 @@ impl FileWheel {
     ) -> io::Result<()> {
         let running = Running::new(self);
         let mut threads = self.threads.lock();
+        #[cfg(all(test, not(loom)))]
+        if self.lacks_threads.load(crate::sync::atomic::Ordering::Relaxed) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         // A close sets this before it takes the threads: one that comes later would be joined by nobody.
         if self.is_closed() {
             return Err(io::Error::other("the store is closed"));
         }
         let thread = thread::Builder::new().name(format!("scratch-{role}-{lane}")).spawn(move || {
-            let wheel = &running.0;
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| run(wheel))) {
-                wheel.panics.add();
-                wheel.has_panicked(role, &wheel.lanes[usize::from(lane)], ThreadPanicked::caught(payload));
-            }
+            running.0.contain(role, lane, run);
         })?;
         threads.push(thread);
         drop(threads);
         Ok(())
+    }
+
+    /// Does on this thread what one of the store's does for a lane (invariant 2).
+    pub(crate) fn contain(self: &Arc<Self>, role: Role, lane: u16, run: impl FnOnce(&Arc<Self>)) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| run(self))) {
+            self.panics.add();
+            self.has_panicked(role, &self.lanes[usize::from(lane)], ThreadPanicked::caught(payload));
+        }
     }
 
     /// A thread of this lane has panicked (invariant 2).
@@ -72,13 +80,14 @@ impl FileWheel {
         let error = IoError::new("running a thread of the store", folder.as_deref(), io::Error::other(panicked));
         let folders = self.table.source().folders();
         let mut turn = self.turn.lock();
-        let is_away = turn.lanes[lane.index()].detached;
+        let looks_for_a_folder = role == Role::Keeper && lane.id() < folders;
         let falls = |other: &&Lane| {
-            // The keeper of a folder's first lane looks for the folder on behalf of them all.
-            let is_served = role == Role::Keeper && is_away && turn.lanes[other.index()].detached;
+            // The keeper of a folder's first lane looks for the folder on behalf of them all, and may have got half-way.
+            let is_served = looks_for_a_folder && turn.lanes[other.index()].detached;
             other.id() == lane.id() || (is_served && other.id() % folders == lane.id() % folders)
         };
         let mut fallen: Vec<&Lane> = self.lanes.iter().filter(falls).collect();
+        let is_away = looks_for_a_folder && fallen.iter().any(|lane| turn.lanes[lane.index()].detached);
         fallen.retain(|lane| {
             let of_lane = &mut turn.lanes[lane.index()];
             if !of_lane.discovered {
@@ -93,7 +102,8 @@ impl FileWheel {
             lane.set_fallen();
             self.tell_broken(lane, error.clone());
         }
-        if role == Role::Search {
+        // Nobody looks for the folder any more either.
+        if role == Role::Search || is_away {
             self.recovery.fail(error);
         }
         self.turned.notify_all();
