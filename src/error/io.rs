@@ -100,10 +100,31 @@ impl IoError {
         self.answer.error.get_ref().and_then(|source| source.downcast_ref::<BrokenPromise>()).is_some()
     }
 
+    /// What to do where the kind of the answer does not tell: descriptors have none of their own.
+    fn advice_by_number(&self) -> Option<&'static str> {
+        #[cfg(unix)]
+        {
+            use rustix::io::Errno;
+            let number = self.raw_os_error()?;
+            if number == Errno::MFILE.raw_os_error() {
+                return Some("; raise the limit on open files of this process (RLIMIT_NOFILE, `ulimit -n`)");
+            }
+            if number == Errno::NFILE.raw_os_error() {
+                return Some("; raise the limit on open files of this system (`sysctl fs.file-max` on Linux)");
+            }
+        }
+        None
+    }
+
     fn advice(&self) -> &'static str {
+        if let Some(advice) = self.advice_by_number() {
+            return advice;
+        }
         match self.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; free space on that disk, or give it fewer files",
-            ErrorKind::FileTooLarge => "; raise the limit on the size of files of this process",
+            ErrorKind::FileTooLarge => {
+                "; raise the limit on the size of files of this process (RLIMIT_FSIZE, `ulimit -f`)"
+            }
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; let this process write there",
             ErrorKind::NotFound => "; check that the folder is there and nothing removes its files",
             ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
@@ -173,6 +194,21 @@ mod tests {
             text.contains("`/data/x`") && text.ends_with("remove that file, which costs its own blocks only"),
             "{text}"
         );
+    }
+
+    /// Who had too few descriptors was sent to look at the disk.
+    #[test]
+    #[cfg(unix)]
+    fn a_limit_that_is_reached_is_named_with_what_raises_it() {
+        use rustix::io::Errno;
+        for (errno, limit, by) in [
+            (Errno::MFILE, "open files of this process (RLIMIT_NOFILE", "`ulimit -n`"),
+            (Errno::NFILE, "open files of this system", "`sysctl fs.file-max`"),
+            (Errno::FBIG, "the size of files of this process (RLIMIT_FSIZE", "`ulimit -f`"),
+        ] {
+            let text = IoError::new("creating a file", None, errno.into()).to_string();
+            assert!(text.contains(limit) && text.contains(by), "{text}");
+        }
     }
 
     #[test]

@@ -302,7 +302,9 @@ fn check_descriptors(source: &dyn FileSource) -> Result<(), OpenError> {
     match os::open_file_limit() {
         Some(limit) if limit < needed => {
             let value = format!("{} in {} folders", source.files_per_folder(), source.folders());
-            let range = format!("few enough for the limit of {limit} open files (RLIMIT_NOFILE); {needed} are needed");
+            let range = format!(
+                "few enough for the limit of {limit} open files, {needed} are needed (RLIMIT_NOFILE, `ulimit -n`)"
+            );
             Err(ConfigError::new("files_per_folder", value, range).into())
         }
         _ => Ok(()),

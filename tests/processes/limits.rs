@@ -142,6 +142,21 @@ fn a_limit_that_is_lowered_while_a_store_is_open_fails_its_writes_and_costs_noth
 }
 
 #[test]
+fn files_that_the_limit_on_open_files_has_no_room_for_are_refused_by_its_name() {
+    let Some(folder) = alone_in() else {
+        let folder = test_folder();
+        let name = "limits::files_that_the_limit_on_open_files_has_no_room_for_are_refused_by_its_name";
+        return succeeds(of_test(name, folder.path()));
+    };
+    limit(Resource::Nofile, Some(67));
+    let Err(OpenError::Config(error)) = Scratch::open(disk(&folder).build().unwrap()) else { panic!("not refused") };
+    assert_eq!((error.field, error.value.as_str()), ("files_per_folder", "4 in 1 folders"));
+    assert!(error.range.contains("limit of 67 open files, 68 are needed (RLIMIT_NOFILE, `ulimit -n`)"), "{error}");
+    limit(Resource::Nofile, Some(68));
+    put(&open(&folder), 0).unwrap();
+}
+
+#[test]
 fn a_lane_without_descriptors_for_its_next_file_says_so_and_goes_on_when_there_are_some() {
     let Some(folder) = alone_in() else {
         let folder = test_folder();
@@ -155,6 +170,7 @@ fn a_lane_without_descriptors_for_its_next_file_says_so_and_goes_on_when_there_a
     limit(Resource::Nofile, Some(u64::try_from(free).unwrap()));
     let (count, error) = put_until_refused(&scratch);
     assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+    assert!(error.to_string().contains("RLIMIT_NOFILE") && error.to_string().contains("`ulimit -n`"), "{error}");
     assert!(error.path().is_some_and(|path| path.starts_with(&folder)), "{error}");
     until("the lane is broken", || scratch.health().state == HealthState::Failed);
     // What is there is read and made durable without another one.
