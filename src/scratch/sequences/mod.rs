@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod driver;
 mod model;
 
 use std::env;
@@ -28,17 +29,17 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread;
 
 use self::calls::{Op, Ops, Setting, ops, settings};
-use self::model::Model;
+use self::driver::Driver;
 
 fn run(setting: Setting, ops: &Ops) {
-    let mut model = Model::new(setting);
+    let mut driver = Driver::new(setting);
     for (at, op) in ops.0.iter().enumerate() {
         let told = Told(at, op);
-        model.run(op);
+        driver.run(op);
         std::mem::forget(told);
     }
-    model.lift();
-    model.reopen();
+    driver.lift();
+    driver.reopen();
 }
 
 /// Says which call it was that failed.

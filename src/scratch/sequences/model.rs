@@ -1,28 +1,14 @@
-//! What each key may read as, learnt from what the store says of its calls.
+//! What each key may read as, and what a call may fail for, learnt from what the store says of its calls.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
 
-use crate::block::{BlockHash, FileId, PAGE_SIZE, Realm, StoreId};
-use crate::error::{
-    BlittableError, FailedClosure, FlushError, IoError, OpenError, ReadError, ReadWithError, WriteError,
-};
-use crate::scratch::{BlockRef, Scratch};
-use crate::storage::MemoryFileSource;
-use crate::storage::faulty::{Fault, Faults, FaultySource};
-use crate::sync::{Arc, thread};
+use crate::block::FileId;
+use crate::error::{FailedClosure, FlushError, IoError, WriteError};
 use crate::wheel::OnFull;
 
-use super::calls::{Ends, How, Key, LENGTHS, NAMES, Op, Setting, bytes, content};
-
-const REALM: Realm = Realm::DEFAULT;
-/// Decides the lanes of the keys: the same for the same seed.
-const STORE: StoreId = StoreId::from_u128(0x5eed);
-/// Bounds a hang, nothing else.
-const LONG: Duration = Duration::from_secs(20);
+use super::calls::Key;
 
 /// What became of a key once.
 struct Version {
@@ -42,12 +28,8 @@ struct History {
 }
 
 pub(super) struct Model {
-    setting: Setting,
-    files: MemoryFileSource,
-    faults: Arc<Faults>,
-    scratch: Option<Scratch>,
+    on_full: OnFull,
     keys: BTreeMap<Key, History>,
-    held: Vec<(BlockRef, Vec<u8>)>,
     /// Keys whose closure may fail by itself, and how many such closures there were since the last flush.
     failing: BTreeSet<Key>,
     closures: u64,
@@ -57,72 +39,39 @@ pub(super) struct Model {
     failed_before: u64,
     /// Failures that may have undone what was done before.
     era: u64,
-    written: u64,
-    /// Calls that were refused because the store is full.
-    full: usize,
 }
 
 impl Model {
-    pub(super) fn new(setting: Setting) -> Self {
-        let files = MemoryFileSource::builder().folders(setting.folders).files_per_folder(setting.files);
+    pub(super) fn new(on_full: OnFull) -> Self {
         let history = || History { versions: vec![Version { bytes: None, place: None, done: Some(0) }], floor: 0 };
-        let mut model = Self {
-            setting,
-            files: files.file_size(8 * PAGE_SIZE).store_id(STORE).build().unwrap(),
-            faults: Arc::default(),
-            scratch: None,
+        Self {
+            on_full,
             keys: Key::all().map(|key| (key, history())).collect(),
-            held: Vec::new(),
             failing: BTreeSet::new(),
             closures: 0,
             kinds: Vec::new(),
             failed_before: 0,
             era: 0,
-            written: 0,
-            full: 0,
-        };
-        model.open();
-        model
-    }
-
-    fn store(&self) -> Scratch {
-        self.scratch.clone().expect("open between the calls")
-    }
-
-    fn open(&mut self) {
-        let began = Instant::now();
-        loop {
-            assert!(began.elapsed() < LONG, "it does not open");
-            let Setting { on_full, verify, gather, .. } = self.setting;
-            let (below, delay) = gather.map_or((0, 0), |delay| (64 << 10, delay));
-            let builder = Scratch::builder(FaultySource::with(self.files.clone(), Arc::clone(&self.faults)));
-            let builder = builder.on_full(on_full).verify(verify).max_pending_bytes(60_000);
-            let builder = builder.gather(below, Duration::from_millis(delay));
-            match builder.wait_timeout(Duration::from_millis(20)).open() {
-                Ok(scratch) => {
-                    let report = scratch.wait_recovered(LONG).unwrap();
-                    assert_eq!(report.skipped.misplaced + report.skipped.unknown + report.skipped.no_room, 0);
-                    if report.skipped.unreadable == 0 {
-                        self.scratch = Some(scratch);
-                        return;
-                    }
-                    // What stands in a directory that was not read is missing until the next opening.
-                    assert!(!self.kinds.is_empty(), "{report:?}");
-                    self.faults.clear();
-                    scratch.close(LONG);
-                }
-                Err(OpenError::Io(error)) => {
-                    self.is_told(&error);
-                    self.faults.clear();
-                }
-                Err(OpenError::InUse { .. }) => self.drop_held(),
-                Err(error) => panic!("{error}"),
-            }
         }
     }
 
+    /// From now on calls of the disk may fail with this kind of error.
+    pub(super) fn gives(&mut self, kind: ErrorKind) {
+        self.kinds.push(kind);
+    }
+
+    /// The lanes are whole: from now on nothing fails.
+    pub(super) fn lanes_are_whole(&mut self) {
+        self.kinds.clear();
+    }
+
+    /// Whether a call may fail for what the disk was given.
+    pub(super) fn has_faults(&self) -> bool {
+        !self.kinds.is_empty()
+    }
+
     /// An error of the disk is one that was given to it.
-    fn is_told(&self, error: &IoError) {
+    pub(super) fn is_told(&self, error: &IoError) {
         // What such a fault leads to may be an error of this crate's own.
         let follows = ["the folder is back", "a sync failed", "the gather buffer of the block could not be stored"]
             .iter()
@@ -131,23 +80,10 @@ impl Model {
         assert!(is_given, "of {:?}: {error}", self.kinds);
     }
 
-    fn drop_held(&mut self) {
-        for (block, bytes) in self.held.drain(..) {
-            assert!(*block == *bytes, "a block changed while it was held");
-        }
-    }
-
-    /// Whether the file of a version has begun another lap, or is about to.
-    fn has_turned(&self, version: &Version) -> bool {
-        let Some((file, generation)) = version.place else { return true };
-        let scratch = self.store();
-        let wheel = scratch.wheel();
-        // In this order: a file that has just got over dying has another generation by then.
-        wheel.is_dying(file) || wheel.generation(file) != generation
-    }
-
     /// Judges what a key was found to be.
-    fn judge(&self, key: Key, found: Option<&[u8]>) {
+    ///
+    /// `has_turned`: whether a file has begun another lap than this one, or is about to.
+    pub(super) fn judge(&self, key: Key, found: Option<&[u8]>, has_turned: impl FnOnce((FileId, u64)) -> bool) {
         let History { versions, floor } = &self.keys[&key];
         let later = &versions[*floor..];
         let known = || {
@@ -163,7 +99,7 @@ impl Model {
                 known()
             ),
             None => assert!(
-                later.iter().any(|version| version.bytes.is_none()) || self.has_turned(&later[0]),
+                later.iter().any(|version| version.bytes.is_none()) || later[0].place.is_none_or(has_turned),
                 "{key:?} is missing, stored is {floor} of {:?} in {:?}",
                 known(),
                 later[0].place
@@ -171,75 +107,31 @@ impl Model {
         }
     }
 
-    /// Repeats a read while the store says so, and judges what it gave; nothing if the disk failed.
-    fn read(&mut self, key: Key, mut read: impl FnMut(&Scratch) -> Result<Vec<u8>, ReadError>) {
-        let began = Instant::now();
-        let scratch = self.store();
-        loop {
-            assert!(began.elapsed() < LONG, "{key:?} is busy for ever");
-            match read(&scratch) {
-                Ok(bytes) => return self.judge(key, Some(&bytes)),
-                Err(ReadError::Missing { .. }) => return self.judge(key, None),
-                Err(ReadError::Busy { .. }) => {}
-                Err(ReadError::Failed { reason, .. }) => self.may_fail(key, &reason),
-                Err(ReadError::Io(error)) => return self.is_told(&error),
-                Err(error) => panic!("{key:?}: {error}"),
-            }
-        }
-    }
-
-    fn may_fail(&mut self, key: Key, reason: &FailedClosure) {
+    /// A closure has failed, for this reason.
+    pub(super) fn may_fail(&mut self, key: Key, reason: &FailedClosure) {
         match reason {
             FailedClosure::Panicked | FailedClosure::WrongHash { .. } => {
                 assert!(self.failing.remove(&key), "{key:?}: {reason}");
             }
             FailedClosure::Io(error) => self.is_told(error),
-            FailedClosure::Abandoned => assert_eq!(self.setting.on_full, OnFull::Recycle, "{key:?}: {reason}"),
+            FailedClosure::Abandoned => assert_eq!(self.on_full, OnFull::Recycle, "{key:?}: {reason}"),
             other => panic!("{key:?}: {other}"),
         }
     }
 
-    fn check(&mut self, key: Key, how: How) {
-        let hash = key.hash();
-        // What says nothing of the bytes is told them by a second read.
-        let bytes = |scratch: &Scratch| scratch.read(REALM, hash, <[u8]>::to_vec);
-        match how {
-            How::Read => self.read(key, bytes),
-            How::Verified => self.read(key, |scratch| scratch.read_verified(REALM, hash, <[u8]>::to_vec)),
-            How::With => self.read(key, |scratch| {
-                let read = scratch.read_with(REALM, hash, |reader| {
-                    let rest = reader.remaining();
-                    Ok::<_, BlittableError>(reader.read_slice::<u8>(rest)?.to_vec())
-                });
-                read.map_err(|error| match error {
-                    ReadWithError::Read(error) => error,
-                    error => panic!("{error}"),
-                })
-            }),
-            How::Get => self.read(key, |scratch| scratch.get(REALM, hash).map(|block| block.to_vec())),
-            How::Many => self.read(key, |scratch| {
-                let mut found = None;
-                scratch.get_many(REALM, &[hash], |_, read| found = Some(read.map(<[u8]>::to_vec)))?;
-                found.expect("each is told")
-            }),
-            How::Contains => self.read(key, |scratch| {
-                let missing = ReadError::Missing { realm: REALM, hash };
-                if scratch.contains(REALM, hash)? { bytes(scratch) } else { Err(missing) }
-            }),
-            How::Info => self.read(key, |scratch| {
-                scratch.info(REALM, hash)?;
-                bytes(scratch)
-            }),
-        }
-    }
-
-    fn begin(&mut self, key: Key, bytes: Option<Vec<u8>>) {
+    /// A call begins that writes this key, or removes it.
+    pub(super) fn begin(&mut self, key: Key, bytes: Option<Vec<u8>>) {
         self.keys.get_mut(&key).expect("all keys").versions.push(Version { bytes, place: None, done: None });
     }
 
-    /// A call is over that began a version of this key. Whether nothing has happened.
-    fn end(&mut self, key: Key, is_stored: bool, result: Result<(), WriteError>) -> bool {
-        let place = self.store().info(REALM, key.hash()).ok().map(|info| (info.file, info.generation));
+    /// A call is over that began a version of this key, which is now at `place`. Whether nothing has happened.
+    pub(super) fn end(
+        &mut self,
+        key: Key,
+        is_stored: bool,
+        place: Option<(FileId, u64)>,
+        result: Result<(), WriteError>,
+    ) -> bool {
         let era = self.era;
         let history = self.keys.get_mut(&key).expect("all keys");
         let last = history.versions.last_mut().expect("begun");
@@ -257,8 +149,7 @@ impl Model {
                 true
             }
             Err(WriteError::Full { .. }) => {
-                assert_eq!(self.setting.on_full, OnFull::Refuse);
-                self.full += 1;
+                assert_eq!(self.on_full, OnFull::Refuse);
                 history.versions.pop();
                 true
             }
@@ -270,6 +161,21 @@ impl Model {
         }
     }
 
+    /// A closure waits that will fail by itself.
+    pub(super) fn will_fail(&mut self, key: Key) {
+        self.failing.insert(key);
+        self.closures += 1;
+    }
+
+    /// A write was not taken, or only a part of it, of which nobody knows.
+    pub(super) fn refused(&self, error: &WriteError) {
+        match error {
+            WriteError::Io(error) => self.is_told(error),
+            WriteError::Full { .. } => assert_eq!(self.on_full, OnFull::Refuse),
+            error => assert!(error.is_retryable(), "{error}"),
+        }
+    }
+
     /// Everything that was done since the last failure is stored.
     fn all_is_stored(&mut self) {
         for history in self.keys.values_mut() {
@@ -278,82 +184,10 @@ impl Model {
         }
     }
 
-    fn put(&mut self, key: Key, new: &[u8]) -> bool {
-        let hash = key.hash();
-        self.begin(key, Some(new.to_vec()));
-        let result = match key {
-            Key::Name(_) => self.store().put_named(REALM, hash, new),
-            Key::Content(_) => self.store().put(REALM, new).map(|found| assert_eq!(found, hash)),
-        };
-        self.end(key, self.setting.gather.is_none(), result)
-    }
-
-    fn write(&mut self, key: Key, new: Vec<u8>, ends: Ends) -> bool {
-        let (scratch, hash) = (self.store(), key.hash());
-        let ends = if matches!((key, ends), (Key::Name(_), Ends::Wrongly)) { Ends::Panics } else { ends };
-        let ends_well = matches!(ends, Ends::Well);
-        if ends_well {
-            self.begin(key, Some(new.clone()));
-        }
-        let len = new.len();
-        let closure = move |block: &mut [u8]| {
-            block.copy_from_slice(&new);
-            match ends {
-                Ends::Well => {}
-                Ends::Wrongly => block[0] ^= 1,
-                // Without a message on the terminal.
-                Ends::Panics => std::panic::resume_unwind(Box::new("as asked")),
-            }
-        };
-        let result = match key {
-            Key::Name(_) => scratch.write_named(REALM, hash, len, closure),
-            Key::Content(_) => scratch.write(REALM, hash, len, closure),
-        };
-        if ends_well {
-            return self.end(key, false, result);
-        }
-        match result {
-            Ok(()) => {
-                self.failing.insert(key);
-                self.closures += 1;
-            }
-            Err(WriteError::Io(error)) => self.is_told(&error),
-            Err(WriteError::Full { .. }) => assert_eq!(self.setting.on_full, OnFull::Refuse),
-            Err(error) => assert!(error.is_retryable(), "{error}"),
-        }
-        false
-    }
-
-    fn remove(&mut self, key: Key) -> bool {
-        self.begin(key, None);
-        let result = self.store().remove(REALM, key.hash()).map(drop);
-        self.end(key, self.setting.gather.is_none(), result)
-    }
-
-    fn put_many(&mut self, numbers: &[u8]) {
-        let blocks: Vec<Vec<u8>> = numbers.iter().map(|number| content(*number)).collect();
-        let slices: Vec<&[u8]> = blocks.iter().map(Vec::as_slice).collect();
-        for (number, block) in numbers.iter().zip(&blocks) {
-            self.begin(Key::Content(*number), Some(block.clone()));
-        }
-        match self.store().put_many(REALM, &slices) {
-            Ok(_) => {
-                for number in numbers.iter().collect::<BTreeSet<_>>() {
-                    self.end(Key::Content(*number), self.setting.gather.is_none(), Ok(()));
-                }
-            }
-            // Some may be stored.
-            Err(WriteError::Io(error)) => self.is_told(&error),
-            Err(WriteError::Full { .. }) => assert_eq!(self.setting.on_full, OnFull::Refuse),
-            Err(error) => assert!(error.is_retryable(), "{error}"),
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), FlushError> {
-        let result = self.store().flush();
-        let failed = self.faults.failed();
+    /// A flush is over, and so many calls of the disk had failed by then.
+    pub(super) fn flushed(&mut self, result: &Result<(), FlushError>, failed: u64) {
         let is_whole = failed == self.failed_before;
-        if let Err(FlushError { failed, first, io }) = &result {
+        if let Err(FlushError { failed, first, io }) = result {
             if let Some(error) = io {
                 self.is_told(error);
             }
@@ -363,167 +197,34 @@ impl Model {
                 // The closures and stores all succeeded: only the power may take what they did.
                 None => assert_eq!(*failed, 0),
                 Some(FailedClosure::Io(error)) => self.is_told(error),
-                Some(FailedClosure::Abandoned) => assert_eq!(self.setting.on_full, OnFull::Recycle),
+                Some(FailedClosure::Abandoned) => assert_eq!(self.on_full, OnFull::Recycle),
                 Some(FailedClosure::Busy { .. }) => {}
                 Some(other) => assert!(self.closures > 0, "{other}"),
             }
-            assert!(
-                *failed <= self.closures
-                    || !is_whole
-                    || !self.kinds.is_empty()
-                    || self.setting.on_full == OnFull::Recycle
-            );
+            assert!(*failed <= self.closures || !is_whole || !self.kinds.is_empty() || self.on_full == OnFull::Recycle);
             if !(first.is_none() || is_whole && by_themselves) {
                 self.era += 1;
             }
         }
-        if !matches!(&result, Err(FlushError { first: Some(FailedClosure::Busy { .. }), .. })) {
+        if !matches!(result, Err(FlushError { first: Some(FailedClosure::Busy { .. }), .. })) {
             (self.closures, self.failed_before) = (0, failed);
             self.failing.clear();
         }
         self.all_is_stored();
-        result
     }
 
-    pub(super) fn reopen(&mut self) {
-        let report = self.store().close(LONG);
-        assert_eq!(report.dropped, 0);
-        if self.faults.failed() == self.failed_before {
+    /// The store is closed, and so many calls of the disk have failed.
+    pub(super) fn closed(&mut self, failed: u64) {
+        if failed == self.failed_before {
             self.all_is_stored();
         } else {
             self.era += 1;
         }
-        self.scratch = None;
+    }
+
+    /// The store is open again, and so many calls of the disk have failed.
+    pub(super) fn reopened(&mut self, on_full: OnFull, failed: u64) {
+        (self.on_full, self.closures, self.failed_before) = (on_full, 0, failed);
         self.failing.clear();
-        self.closures = 0;
-        self.open();
-        self.failed_before = self.faults.failed();
-        for key in Key::all() {
-            self.check(key, How::Get);
-        }
-    }
-
-    /// The disk is whole again: so are the lanes, soon, and then every verb works.
-    pub(super) fn lift(&mut self) {
-        self.faults.clear();
-        let began = Instant::now();
-        let scratch = self.store();
-        while scratch.health().broken().next().is_some() {
-            assert!(began.elapsed() < LONG, "{}", self.describe());
-            thread::sleep(Duration::from_millis(2));
-        }
-        scratch.wait_recovered(LONG).unwrap();
-        drop(scratch);
-        // Failures of before are told once more.
-        while let Err(error) = self.flush() {
-            assert!(began.elapsed() < LONG, "{error}");
-        }
-        self.drop_held();
-        for number in 0..NAMES {
-            let key = Key::Name(number);
-            self.written += 1;
-            let (first, second) = (bytes(self.written << 8, 3000), bytes(self.written << 8 | 1, 3000));
-            self.until_done(|model| model.put(key, &first));
-            self.check(key, How::Read);
-            self.until_done(|model| model.write(key, second.clone(), Ends::Well));
-            self.check(key, How::Get);
-            self.until_done(|model| model.remove(key));
-            self.check(key, How::Contains);
-        }
-        // A lane remembers a failure, and one of its files does, until the same has worked.
-        if !self.store().wheel().is_failing() {
-            self.kinds.clear();
-        }
-        self.flush().expect("nothing fails");
-        for key in Key::all() {
-            self.check(key, How::Verified);
-        }
-    }
-
-    /// Where every file stands.
-    fn describe(&self) -> String {
-        let scratch = self.store();
-        let mut said = scratch.wheel().describe();
-        let _ = write!(said, "{:?}\n{}", scratch.stats(), scratch.health());
-        for key in Key::all() {
-            let _ = write!(said, "\n {key:?} {:?}", scratch.info(REALM, key.hash()));
-        }
-        said
-    }
-
-    /// Repeats a write that found no room; what fills the store is removed.
-    fn until_done(&mut self, mut call: impl FnMut(&mut Self) -> bool) {
-        let began = Instant::now();
-        for round in 0.. {
-            let full = self.full;
-            if !call(self) {
-                return;
-            }
-            assert!(began.elapsed() < LONG, "there is no room for ever: {}", self.describe());
-            if self.setting.on_full == OnFull::Refuse {
-                if round > 3 && self.full > full {
-                    // Full, though all was removed that could be: a fault has sealed the file that is left for
-                    // removing. Opened to recycle there is room.
-                    assert!(self.faults.failed() > 0, "nothing can be removed: {}", self.describe());
-                    self.setting.on_full = OnFull::Recycle;
-                    self.reopen();
-                }
-                for key in Key::all() {
-                    self.remove(key);
-                }
-            }
-        }
-    }
-
-    pub(super) fn run(&mut self, op: &Op) {
-        self.written += 1;
-        let number = self.written << 8;
-        match op {
-            Op::Put(content_number) => drop(self.put(Key::Content(*content_number), &content(*content_number))),
-            Op::PutNamed(name, len) => drop(self.put(Key::Name(*name), &bytes(number, LENGTHS[*len]))),
-            Op::PutMany(numbers) => self.put_many(numbers),
-            Op::Write(number, ends) => drop(self.write(Key::Content(*number), content(*number), *ends)),
-            Op::WriteNamed(name, len, ends) => {
-                self.write(Key::Name(*name), bytes(number, LENGTHS[*len]), *ends);
-            }
-            Op::Remove(key) => drop(self.remove(*key)),
-            Op::Read(key, how) => self.check(*key, *how),
-            Op::Walk => {
-                let known: BTreeMap<BlockHash, Key> = Key::all().map(|key| (key.hash(), key)).collect();
-                let mut seen = BTreeSet::new();
-                let walked = self.store().for_each(REALM, |block| {
-                    assert!(known.contains_key(&block.hash) && seen.insert(block.hash), "{}", block.hash);
-                });
-                if let Err(ReadError::Io(error)) = &walked {
-                    self.is_told(error);
-                } else {
-                    walked.unwrap();
-                }
-            }
-            Op::Hold(key) => {
-                let mut held = None;
-                self.read(*key, |scratch| {
-                    let block = scratch.get(REALM, key.hash())?;
-                    let bytes = block.to_vec();
-                    held = Some((block, bytes.clone()));
-                    Ok(bytes)
-                });
-                self.held.extend(held);
-            }
-            Op::Release(which) => {
-                if !self.held.is_empty() {
-                    let (block, bytes) = self.held.swap_remove(usize::from(*which) % self.held.len());
-                    assert!(*block == *bytes, "a block changed while it was held");
-                }
-            }
-            Op::Flush => drop(self.flush()),
-            Op::Reopen => self.reopen(),
-            Op::Fault { k, sticky, errno, calls } => {
-                let fault = Fault::at(*k).errno(*errno).only(calls);
-                self.kinds.push(errno.error().kind());
-                self.faults.set(if *sticky { fault.sticky() } else { fault });
-            }
-            Op::Lift => self.lift(),
-        }
     }
 }
