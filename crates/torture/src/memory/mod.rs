@@ -28,11 +28,13 @@ const WRITERS: u64 = 4;
 /// The longest block; on average they have half of it.
 const MOST: usize = 512 << 10;
 const PATIENCE: Duration = Duration::from_mins(2);
+/// Least MiB of a set: with less there are too few files to leave one for tombstones, and room at the end of each.
+const LEAST: u64 = 64;
 
 #[derive(Debug, Args)]
 pub(crate) struct MemoryArguments {
-    /// MiB to write and read; the disk takes a quarter more
-    #[arg(long, default_value_t = 2048)]
+    /// MiB to write and read; the disk takes a quarter more, and two files
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(LEAST..=1 << 20))]
     size: u64,
     /// MiB of memory that the process may take
     #[arg(long, default_value_t = 256)]
@@ -110,8 +112,9 @@ fn child(arguments: &MemoryChildArguments) -> Result<String, String> {
     let expected = oracle()?;
     let budget = arguments.memory * MIB / 16;
     let open = || {
-        let source = DiskFileSource::builder().folder(&folder).capacity(arguments.size * MIB / 4 * 5);
-        let builder = source.file_size(64 * MIB).build().map(|source| {
+        let (capacity, file_size) = layout(arguments.size);
+        let source = DiskFileSource::builder().folder(&folder).capacity(capacity).file_size(file_size);
+        let builder = source.build().map(|source| {
             Scratch::builder(source).on_full(OnFull::Refuse).max_pending_bytes(budget).max_staging_bytes(budget)
         });
         builder.and_then(scratchspace::ScratchBuilder::open).map_err(|error| format!("opening failed: {error}"))
@@ -133,6 +136,13 @@ fn child(arguments: &MemoryChildArguments) -> Result<String, String> {
     scratch.wait_recovered(PATIENCE).map_err(|error| format!("recovery does not end: {error}"))?;
     each_key(keys, |key| read(&expected, &scratch, key, &bytes))?;
     Ok(format!("{keys} blocks of {} MiB written, read, and read again after a restart", bytes.into_inner() / 2 / MIB))
+}
+
+/// Bytes of the disk, and of one file, for a set of so many MiB: enough files, and not more than there are descriptors.
+fn layout(size: u64) -> (u64, u64) {
+    let capacity = size * MIB / 4 * 5;
+    let file_size = (capacity / 20).clamp(4 * MIB, 64 * MIB).max(capacity / 500).next_multiple_of(4096);
+    (capacity + 2 * file_size, file_size)
 }
 
 /// Each thread takes every fourth key.
@@ -198,6 +208,19 @@ fn judge(oracle: &Oracle, key: u64, read: Read) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Files of 64 MiB were too few for a small set and too many for a large one: the process ended with an error.
+    #[test]
+    fn a_set_of_any_size_has_files_enough_and_not_too_many() {
+        for size in [LEAST, 65, 100, 256, 2048, 64 << 10, 1 << 20] {
+            let (capacity, file_size) = layout(size);
+            let files = capacity / file_size;
+            assert!((20..=502).contains(&files), "{size} MiB in {files} files of {file_size} bytes");
+            // All but one file are filled, each of them up to a block that does not fit any more.
+            let usable = (files - 1) * (file_size - MOST as u64);
+            assert!(usable > size * MIB, "{size} MiB in {files} files of {file_size} bytes");
+        }
+    }
 
     /// The oracle was written, and no check ever asked it.
     #[test]
