@@ -99,6 +99,35 @@ fn a_suspect_file_without_a_header_is_told_and_counted_before_it_is_deleted() {
     eventually("it is made anew", || path.exists() && !suspect.exists());
 }
 
+/// A spare that somebody had cut short was found suspect and empty, and queued to die before the file that was being
+/// filled when the store was closed, which is older.
+#[test]
+fn a_suspect_file_without_an_entry_dies_in_the_order_of_its_age() {
+    let folder = test_folder();
+    let scratch = ungathered(disk(folder.path()));
+    // The second file has room left, and the third is its spare.
+    for (number, len) in [(0, 28_000), (1, 28_000), (2, 28_000), (3, 16_000)] {
+        scratch.put(REALM, &block(number, len)).unwrap();
+    }
+    eventually("a spare", || scratch.stats().files == 3);
+    drop(scratch);
+    cut(&paths(folder.path())[&3], 8192);
+    let (told, events) = channel();
+    let builder = Scratch::builder(disk(folder.path())).gather(0, Duration::ZERO).on_event(send_to(told));
+    let scratch = builder.open().unwrap();
+    scratch.wait_recovered(HANGS).unwrap();
+    let mut died = Vec::new();
+    for number in 10.. {
+        fill(&scratch, number..number + 1);
+        let recycled = |event| if let Event::FileRecycled { file, .. } = event { Some(file.get()) } else { None };
+        died.extend(events.try_iter().filter_map(recycled));
+        if died.len() >= 3 {
+            break;
+        }
+    }
+    assert_eq!(died[..3], [1, 2, 3]);
+}
+
 /// A source that counts how often it is asked what it is, and panics if it is asked for one thing.
 #[derive(Debug)]
 struct Asked {

@@ -388,7 +388,7 @@ impl FileWheel {
             of_lane.writable = true;
         } else {
             // One that is suspect and holds nothing, a spare that was cut short as a rule, is no reason to seal the next
-            // one as well. That may be older, and then dies after it: nothing is hidden by a file without an entry.
+            // one as well (`turn`, invariant 3).
             turn.set(id, FileState::Sealed);
             turn.lanes[lane.index()].order.push_front(id);
         }

@@ -5,7 +5,8 @@
 //! 1. All file states, and the lists below, change only under the turn mutex.
 //! 2. A lane is handed only files whose generation is larger than that of every file it was handed before.
 //! 3. `order` holds the SEALING and SEALED files of a lane, the oldest generation first; files leave it at the
-//!    front only, so they die in the order of their age.
+//!    front only, so they die in the order of their age. One may die before the active file is sealed that is older: a
+//!    suspect one in which an opening has found nothing, which therefore hides nothing.
 //! 4. Of the files of a lane one always stays readable: while others drain, or are not ready, the last that does not, or
 //!    is, never makes room.
 //! 5. With `Refuse`, once a lane has all its files, the last free one takes tombstones only, until another is free.
@@ -182,9 +183,12 @@ impl FileWheel {
         let of_lane = &mut turn.lanes[lane.index()];
         if of_lane.active == Some(file) && self.table.file(file).cursor.is_sealed() {
             of_lane.active = None;
-            of_lane.order.push_back(file);
+            let generation = |id: FileId| self.table.file(id).generation();
+            // Behind it comes only what an opening has found to be younger, and hollow (invariant 3).
+            let at = of_lane.order.partition_point(|other| generation(*other) < generation(file));
+            of_lane.order.insert(at, file);
             turn.set(file, FileState::Sealing);
-            let generation = self.table.file(file).generation();
+            let generation = generation(file);
             self.events.emit(|| Event::FileSealed { file, lane: lane.id(), generation });
             lane.set_active(None);
             self.choose_victim(turn, lane);
