@@ -14,7 +14,8 @@
 //! | `room` | room for a writer: in the active file, or in the next one, which it waits for |
 //! | `keeper`, `recycle` | the background life of files |
 //! | `flusher` | the background life of closures and gather buffers |
-//! | `plan`, `open`, `attach`, `recovery` | files of an earlier run, and folders that come late |
+//! | `plan`, `open`, `attach` | files of an earlier run, and folders that come late |
+//! | `recovery`, `directory`, `progress` | blocks of an earlier run: found, read, and how far that is |
 //! | `suspicion`, `suspect` | files that are believed by their hashes only, and the word that the next run is left |
 //! | `settle` | flush and close |
 //! | `threads` | the background threads, and what becomes of the lane of one that panics |
@@ -35,6 +36,7 @@ mod copied;
 mod counters;
 mod cursor;
 mod defer;
+mod directory;
 mod event;
 mod failing;
 mod file;
@@ -55,6 +57,7 @@ mod open;
 mod pending;
 mod pin;
 mod plan;
+mod progress;
 mod publish;
 mod recovery;
 mod recycle;
@@ -95,12 +98,12 @@ pub(crate) use self::find::Lent;
 pub(crate) use self::health::LaneState;
 pub(crate) use self::hook::HookOption;
 pub(crate) use self::pending::{Closure, Deadline};
+pub use self::progress::{Recovery, RecoveryReport, Skipped};
 pub(crate) use self::publish::BlockView;
-pub use self::recovery::{Recovery, RecoveryReport, Skipped};
 pub use self::settle::CloseReport;
 
 pub(crate) use self::plan::{LEAST_FILES_A_LANE, derive_file_size};
-pub(crate) use self::recovery::{RecoveryState, Unrecovered};
+pub(crate) use self::progress::{RecoveryState, Unrecovered};
 pub(crate) use self::settle::Refused;
 pub(crate) use self::store::NewBlock;
 #[cfg(all(test, not(loom)))]

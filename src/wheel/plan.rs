@@ -179,7 +179,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Makes durable what a killed run may have left in the page cache, before a file dies (`recovery`, invariant 4).
+    /// Makes durable what a killed run may have left in the page cache, before a file dies (`recovery`, invariant 3).
     fn sync_found(&self, source: &dyn FileSource) -> Result<(), OpenError> {
         for Judged { id, memory, .. } in self.all_found() {
             memory.sync().map_err(|error| {

@@ -1,0 +1,186 @@
+//! The directory of a file of an earlier run, read from the file's end downwards.
+//!
+//! # Invariants
+//!
+//! 1. Entries stand alone: one that does not check is skipped, never a reason to stop.
+//! 2. No entry is looked for within a payload that a valid entry of a lower slot names: those bytes are a tenant's.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::block::{Entry, PAGE_SIZE, Slot, pages_of};
+use crate::wheel::FileWheel;
+use crate::wheel::file::BlockFile;
+
+/// Directories are read in pieces of this size.
+const PIECE: u64 = 1 << 20;
+/// How often a piece is read before it counts as unreadable, and the sleep before it is read again.
+const TRIES: u32 = 3;
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// What one directory holds.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    pub(crate) entries: u64,
+    /// One more than the highest valid slot.
+    pub(crate) next_slot: u32,
+    /// The page after the highest valid payload.
+    pub(crate) next_page: u32,
+    /// Entries below the highest valid one that do not check.
+    pub(crate) invalid: u64,
+    /// The same above it: what earlier laps left there, as far as is known.
+    beyond: u64,
+    pub(crate) unreadable: u64,
+    /// Where it was read, and how much at once.
+    pieces: Vec<(u64, u64)>,
+}
+
+impl FileWheel {
+    /// Reads a directory from its end downwards, as far as it may reach; `None` if the store closes meanwhile.
+    pub(crate) fn read_bounds(&self, file: &BlockFile) -> Option<Directory> {
+        let mut directory = Directory { next_page: 1, ..Directory::default() };
+        let size = file.size().get();
+        let mut buffer = vec![0; usize::try_from(PIECE.min(size)).ok()?];
+        let mut slot = 0;
+        // From slot 0 upwards in number and downwards in the file.
+        loop {
+            let lowest = u64::from(directory.next_page) * PAGE_SIZE;
+            let end = size - u64::from(slot) * Entry::SIZE as u64;
+            if self.is_closed() || slot >= file.size().slots() || end < lowest + Entry::SIZE as u64 {
+                break;
+            }
+            let left = u64::from(file.size().slots() - slot) * Entry::SIZE as u64;
+            let len = PIECE.min(end - lowest).min(left) / Entry::SIZE as u64 * Entry::SIZE as u64;
+            let start = end - len;
+            #[expect(clippy::cast_possible_truncation, reason = "at most 1 MiB / 64 entries a piece")]
+            let count = (len / Entry::SIZE as u64) as u32;
+            let bytes = &mut buffer[..usize::try_from(len).ok()?];
+            if !self.load_piece(file, start, bytes) {
+                directory.unreadable += 1;
+                slot += count;
+                continue;
+            }
+            directory.pieces.push((start, len));
+            for (number, bytes) in (slot..).zip(bytes.rchunks_exact(Entry::SIZE)) {
+                let offset = size - (u64::from(number) + 1) * Entry::SIZE as u64;
+                if offset < u64::from(directory.next_page) * PAGE_SIZE {
+                    break; // invariant 2; so does the next piece
+                }
+                match decode(file, number, bytes) {
+                    Decoded::Valid(_, entry) => {
+                        directory.entries += 1;
+                        directory.invalid += std::mem::take(&mut directory.beyond);
+                        directory.next_slot = number + 1;
+                        if entry.len > 0 {
+                            directory.next_page = directory.next_page.max(entry.page + pages_of(entry.len));
+                        }
+                    }
+                    Decoded::Nothing => {}
+                    Decoded::Invalid => directory.beyond += 1,
+                }
+            }
+            slot += count;
+        }
+        (!self.is_closed()).then_some(directory)
+    }
+
+    /// Hands on each entry within the bounds that checks, from the highest slot down, out of the page cache.
+    ///
+    /// What lies beyond them was written since: the file may be active by now.
+    pub(crate) fn read_entries(&self, file: &BlockFile, directory: &Directory, mut found: impl FnMut(Slot, &Entry)) {
+        let size = file.size().get();
+        let mut buffer = Vec::new();
+        for &(start, len) in directory.pieces.iter().rev() {
+            if directory.entries == 0 || self.is_closed() {
+                return;
+            }
+            buffer.resize(usize::try_from(len).unwrap_or(0), 0);
+            let bytes = &mut buffer[..];
+            if !self.load_piece(file, start, bytes) {
+                self.recovery.update(|report| report.skipped.unreadable += 1);
+                continue;
+            }
+            for (at, bytes) in bytes.chunks_exact(Entry::SIZE).enumerate() {
+                let offset = start + at as u64 * Entry::SIZE as u64;
+                let Ok(number) = u32::try_from((size - offset) / Entry::SIZE as u64 - 1) else { continue };
+                if number < directory.next_slot
+                    && let Decoded::Valid(slot, entry) = decode(file, number, bytes)
+                {
+                    found(slot, &entry);
+                }
+            }
+        }
+    }
+
+    /// Reads a piece of a directory; `false` if the disk cannot, after a few tries: what lacks memory or descriptors
+    /// for a moment must not hide a megabyte of entries until the next opening.
+    fn load_piece(&self, file: &BlockFile, start: u64, bytes: &mut [u8]) -> bool {
+        let mut tries = 1;
+        loop {
+            match file.memory().and_then(|memory| memory.load(start, bytes)) {
+                Ok(()) => return true,
+                Err(_) if tries < TRIES && !self.is_closed() => {
+                    tries += 1;
+                    self.sleep(TRY_AGAIN);
+                }
+                Err(error) => {
+                    // Nobody knows what it names: whatever is removed from now on is removed by an entry.
+                    self.counters.strays.add(1);
+                    self.tell_unreadable(file, &self.io_error("reading a directory", file.id(), error));
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+enum Decoded {
+    Valid(Slot, Entry),
+    Nothing,
+    Invalid,
+}
+
+fn decode(file: &BlockFile, number: u32, bytes: &[u8]) -> Decoded {
+    let (Some(slot), Ok(bytes)) = (Slot::new(number), <&[u8; Entry::SIZE]>::try_from(bytes)) else {
+        return Decoded::Nothing;
+    };
+    match Entry::decode(bytes, file.nonce(), slot) {
+        Ok(entry) if entry.payload(file.size(), slot).is_some() => Decoded::Valid(slot, entry),
+        Err(_) if *bytes == [0; Entry::SIZE] => Decoded::Nothing,
+        _ => Decoded::Invalid,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::block::{BlockHash, BlockKind, Realm};
+    use crate::storage::MemoryFileSource;
+    use crate::sync::Arc;
+    use crate::wheel::{NewBlock, WheelOptions};
+
+    fn put(wheel: &FileWheel, number: u8) {
+        let bytes = [number; 100];
+        let (key, parts) = (BlockHash::of(&bytes), [&bytes[..]]);
+        let block =
+            NewBlock { realm: Realm::DEFAULT, key, kind: BlockKind::Content, hash: key, parts: &parts, len: 100 };
+        wheel.store_block(&block, &wheel.deadline()).unwrap();
+    }
+
+    /// The directory of a file was read once more to hand its entries on, when the file was active already: what had been
+    /// written since was taken for blocks of the run before, and its slots for unverified ones, whoever owned them.
+    #[test]
+    fn what_is_written_while_a_directory_is_read_is_not_found_in_it() {
+        let source = MemoryFileSource::builder().file_size(64 << 10).build().unwrap();
+        let wheel =
+            FileWheel::open(Arc::new(source), WheelOptions { gather_bytes: 0, ..WheelOptions::default() }).unwrap();
+        (0..3).for_each(|number| put(&wheel, number));
+        let file = wheel.table.iter().next().unwrap();
+        let directory = wheel.read_bounds(file).unwrap();
+        (3..5).for_each(|number| put(&wheel, number));
+        let mut found = Vec::new();
+        wheel.read_entries(file, &directory, |slot, _| found.push(slot.get()));
+        assert_eq!((found, directory.entries), (vec![2, 1, 0], 3));
+        wheel.close(Duration::from_secs(20));
+    }
+}
