@@ -1,4 +1,4 @@
-//! One file of the wheel: its place in memory for the life of the store, and the lending of its bytes.
+//! One file of the wheel: its place in memory for the life of the store. `lend` lends its bytes.
 //!
 //! # Invariants
 //!
@@ -10,12 +10,11 @@
 //! 4. `unstored` counts slots whose bytes wait in a gather buffer. A slot is counted there before it is finished.
 //! 5. The bytes of a suspect file (`suspicion`) are read by `load`, and believed only with their hash: what the mapping shows
 //!    may change below it, or be no more than zeros.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::io;
-use std::ops::Range;
-use std::ptr;
-use std::slice;
+use std::ptr::{self, NonNull};
 
 use crate::block::{BlockAddress, Entry, FileId, FileSize, Slot};
 use crate::os::Process;
@@ -25,8 +24,8 @@ use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering}
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::cursor::Cursor;
 use crate::wheel::pending::PendingTable;
-use crate::wheel::pin::{PinError, PinWord, Pinner};
-use crate::wheel::slots::{Slots, State};
+use crate::wheel::pin::Pinner;
+use crate::wheel::slots::Slots;
 use crate::wheel::suspicion::Suspicion;
 
 /// The table of files, and the source whose locks live as long as any mapping is lent.
@@ -162,7 +161,7 @@ impl BlockFile {
     pub(crate) fn install(&self, memory: Arc<dyn FileMemory>) {
         assert!(memory.size() == self.size, "{} has {:?}, not {:?}", self.id, memory.size(), self.size);
         let mut held = self.memory.lock();
-        // Release pairs with the Acquire in `FilePin::slice`; the pin words and the index carry it as well.
+        // Release pairs with the Acquire in `base`; the pin words and the index carry it as well.
         self.base.store(memory.base().as_ptr(), Ordering::Release);
         let suspect = memory.is_suspect();
         *held = Some(memory);
@@ -194,6 +193,12 @@ impl BlockFile {
         let mut held = self.memory.lock();
         self.base.store(ptr::null_mut(), Ordering::Release);
         *held = None;
+    }
+
+    /// Where its mapping begins; `None` for a file without memory. Whoever reads there holds a pin (invariant 1).
+    pub(crate) fn base(&self) -> Option<NonNull<u8>> {
+        // Acquire pairs with the Release in `install`.
+        NonNull::new(self.base.load(Ordering::Acquire))
     }
 
     /// The memory behind this file; an error for a file that has none (never created, or being created afresh).
@@ -320,136 +325,5 @@ impl BlockFile {
         let mut failure = None;
         self.sync_or(|error, _| failure = Some(error));
         failure.map_or(Ok(()), Err)
-    }
-
-    /// Pins this file's present lap, so that its bytes may be lent.
-    pub(crate) fn pin(&self) -> Result<FilePin<'_>, PinError> {
-        Ok(FilePin { word: self.pins.pin()?, file: self })
-    }
-}
-
-/// Keeps one file from being reused.
-pub(crate) struct FilePin<'a> {
-    file: &'a BlockFile,
-    word: PinWord,
-}
-
-impl<'a> FilePin<'a> {
-    pub(crate) fn file(&self) -> &'a BlockFile {
-        self.file
-    }
-
-    /// The entry of a slot whose entry has been stored; `None` if the state says otherwise or the bytes do not check.
-    ///
-    /// Seen through the mapping, where a page that cannot be read is a signal: for blocks that will be lent from there
-    /// anyway. `None` may also be a page that was replaced by zeros; `load_entry` knows.
-    pub(crate) fn entry(&self, slot: Slot) -> Option<Entry> {
-        if !self.is_stored(slot) {
-            return None;
-        }
-        let start = self.file.size.entry_offset(slot);
-        let bytes = self.slice(start..start + Entry::SIZE as u64)?;
-        self.decode(slot, bytes.try_into().ok()?)
-    }
-
-    /// As `entry`, read through the file: what cannot be read is an error, and never a signal.
-    pub(crate) fn load_entry(&self, slot: Slot) -> io::Result<Option<Entry>> {
-        if !self.is_stored(slot) {
-            return Ok(None);
-        }
-        let mut bytes = [0; Entry::SIZE];
-        self.file.memory()?.load(self.file.size.entry_offset(slot), &mut bytes)?;
-        Ok(self.decode(slot, &bytes))
-    }
-
-    fn decode(&self, slot: Slot, bytes: &[u8; Entry::SIZE]) -> Option<Entry> {
-        let entry = Entry::decode(bytes, self.file.nonce(), slot).ok()?;
-        entry.payload(self.file.size, slot).is_some().then_some(entry)
-    }
-
-    /// The payload that a checked entry of this slot names.
-    ///
-    /// Also if the slot is BAD by now: whoever was lent the block before that was found keeps the bytes it was lent.
-    pub(crate) fn payload(&self, slot: Slot, entry: &Entry) -> Option<&[u8]> {
-        if !self.is_stored(slot) && self.file.slots.get(slot) != State::Bad {
-            return None;
-        }
-        self.slice(entry.payload(self.file.size, slot)?)
-    }
-
-    fn is_stored(&self, slot: Slot) -> bool {
-        // The Acquire inside `get` pairs with the Release of whoever stored the slot's bytes.
-        matches!(self.file.slots.get(slot), State::Ready | State::Unverified | State::Verifying | State::Tombstone)
-    }
-
-    /// Bytes of the file; `None` for a file without memory or a range outside of it.
-    ///
-    /// Private to this file: `entry` and `payload` have looked at the slot's state before.
-    fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
-        // Acquire pairs with the Release in `install`.
-        let base = self.file.base.load(Ordering::Acquire);
-        if base.is_null() || range.start > range.end || range.end > self.file.size.get() {
-            return None;
-        }
-        let start = usize::try_from(range.start).ok()?;
-        let len = usize::try_from(range.end - range.start).ok()?;
-        // SAFETY: in bounds by the check above, so the offset stays inside the mapping (`FileMemory::base`).
-        let first = unsafe { base.add(start) };
-        // SAFETY: `self` is a pin, so the memory stays installed and mapped for as long as the slice lives
-        // (invariant 1), and nobody stores to these bytes meanwhile (invariant 2, checked by `is_stored`).
-        Some(unsafe { slice::from_raw_parts(first, len) })
-    }
-
-    /// Gives the pin to somebody who remembers it without a borrow.
-    fn into_word(self) -> PinWord {
-        let word = self.word;
-        std::mem::forget(self);
-        word
-    }
-
-    /// Turns this pin into one that owns the table it lies in.
-    pub(crate) fn into_owned(self, table: Arc<FileTable>) -> OwnedPin {
-        let file = self.file.id;
-        OwnedPin { word: self.into_word(), file, table }
-    }
-}
-
-impl Drop for FilePin<'_> {
-    fn drop(&mut self) {
-        self.file.pins.unpin(self.word);
-    }
-}
-
-/// A pin that outlives the call: it keeps the mappings and the locks of the store with it.
-pub(crate) struct OwnedPin {
-    table: Arc<FileTable>,
-    file: FileId,
-    word: PinWord,
-}
-
-impl OwnedPin {
-    /// Whether the file is mapped here: a forked child does not get the mappings of its parent.
-    pub(crate) fn is_of_this_process(&self) -> bool {
-        self.table.process.is_current()
-    }
-
-    pub(crate) fn file(&self) -> &BlockFile {
-        self.table.file(self.file)
-    }
-
-    /// The payload of the block at `slot`, as [`FilePin::payload`].
-    pub(crate) fn payload(&self, slot: Slot, entry: &Entry) -> Option<&[u8]> {
-        let pin = std::mem::ManuallyDrop::new(FilePin { file: self.table.file(self.file), word: self.word });
-        let bytes = pin.payload(slot, entry)?;
-        let (first, len) = (bytes.as_ptr(), bytes.len());
-        // SAFETY: `bytes` was just formed over the pinned file; `self` holds that same pin and the table for as
-        // long as the slice now lives, which is all that tied `bytes` to the shorter-lived guard.
-        Some(unsafe { slice::from_raw_parts(first, len) })
-    }
-}
-
-impl Drop for OwnedPin {
-    fn drop(&mut self) {
-        self.table.file(self.file).pins.unpin(self.word);
     }
 }

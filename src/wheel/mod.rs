@@ -47,6 +47,7 @@ mod health;
 mod hook;
 mod keeper;
 mod lane;
+mod lend;
 #[cfg(all(test, loom))]
 mod loom_models;
 #[cfg(all(test, loom))]
@@ -93,10 +94,11 @@ pub(crate) use self::copied::Copied;
 pub(crate) use self::counters::{Counters, Failures};
 pub use self::event::{Event, WaitCause};
 pub(crate) use self::failing::Unready;
-pub(crate) use self::file::{FileTable, OwnedPin};
+pub(crate) use self::file::FileTable;
 pub(crate) use self::find::Lent;
 pub(crate) use self::health::LaneState;
 pub(crate) use self::hook::HookOption;
+pub(crate) use self::lend::OwnedPin;
 pub(crate) use self::pending::{Closure, Deadline};
 pub use self::progress::{Recovery, RecoveryReport, Skipped};
 pub(crate) use self::publish::BlockView;

@@ -16,8 +16,9 @@ use std::time::Instant;
 use crate::block::{BlockAddress, BlockHasher, Entry, KeyHash, Slot};
 use crate::error::ReadError;
 use crate::wheel::event::WaitCause;
-use crate::wheel::file::{BlockFile, FilePin};
+use crate::wheel::file::BlockFile;
 use crate::wheel::find::LazyDeadline;
+use crate::wheel::lend::FilePin;
 use crate::wheel::slots::State;
 use crate::wheel::{Copied, FileWheel};
 

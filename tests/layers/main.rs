@@ -120,9 +120,9 @@ fn a_file_without_forbid_is_refused_unless_listed() {
     let missing = |path: &str, text: &str| check(&[Source::new(path, text)]).len();
     assert_eq!(missing("wheel/pin.rs", "fn f() {}"), 1);
     assert_eq!(missing("wheel/pin.rs", "// #![forbid(unsafe_code)]"), 1);
-    assert_eq!(missing("wheel/file.rs", "fn f() { unsafe { g() } }"), 0);
+    assert_eq!(missing("wheel/lend.rs", "fn f() { unsafe { g() } }"), 0);
     assert_eq!(missing("os/linux.rs", "fn f() { unsafe { g() } }"), 0);
-    assert_eq!(missing("wheel/files.rs", ""), 1, "no more than a name like a listed one");
+    assert_eq!(missing("wheel/lends.rs", ""), 1, "no more than a name like a listed one");
 }
 
 #[test]
