@@ -7,11 +7,12 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime};
 
 use scratchspace::{
-    BlockHash, ConfigError, DiskFileSource, DiskFileSourceBuilder, FileId, FileMemory, FileSize, FileSource, Found,
-    HashKind, Layout, MemoryFileSource, MissingOk, OpenError, ReadError, Realm, RecoveryReport, Scratch, Stats,
+    BlockHash, ConfigError, DiskFileSource, DiskFileSourceBuilder, Event, FileId, FileMemory, FileSize, FileSource,
+    Found, HashKind, Layout, MemoryFileSource, MissingOk, OpenError, ReadError, Realm, RecoveryReport, Scratch, Stats,
     StoreId, Verify,
 };
 use tempfile::TempDir;
@@ -655,31 +656,70 @@ fn without_gathering_every_block_survives_the_kill_of_its_process() {
     assert_eq!(get(&scratch, name(1)).unwrap(), b"new");
 }
 
+/// A bit of a header had flipped. The file counted as torn while it made room, and as empty: its blocks were gone, what
+/// it had removed was back, and the store was healthy.
 #[test]
-fn a_file_whose_header_was_torn_is_empty_and_costs_no_other_block() {
+fn a_file_whose_header_is_damaged_costs_its_own_blocks_and_removals_and_is_told() {
+    // Fourteen blocks fill a file; the third one holds the removal of a block in the first.
+    let (blocks, removed) = (36, 3);
+    for damaged in 1..=3 {
+        let root = test_folder();
+        let builder = disk(root.path(), 4);
+        let scratch = open(&builder);
+        let put = |at| scratch.put_named(REALM, name(at), &block(at, 4000)).unwrap();
+        (0..blocks).for_each(put);
+        scratch.remove(REALM, name(removed)).unwrap();
+        scratch.flush().unwrap();
+        let place = |at| scratch.info(REALM, name(at)).missing_ok().unwrap().map(|info| info.file.get());
+        let places: Vec<_> = (0..blocks).map(place).collect();
+        assert_eq!((places[0], places[15], places[35]), (Some(1), Some(2), Some(3)));
+        drop(scratch);
+
+        let path = store_files(root.path()).remove(damaged - 1);
+        flip(&path, 60);
+        let (tell, events) = channel();
+        let source = builder.clone().build().unwrap();
+        let scratch = Scratch::builder(source).on_event(move |event| drop(tell.send(event.clone()))).open().unwrap();
+        assert_eq!(recovered(&scratch).files_damaged, 1);
+        for (at, place) in (0..).zip(&places) {
+            let is_back = at == removed && damaged == 3;
+            let is_there = is_back || place.is_some_and(|file| usize::from(file) != damaged);
+            assert_eq!(get(&scratch, name(at)), is_there.then(|| block(at, 4000)), "file {damaged}, block {at}");
+        }
+        for number in 100..160 {
+            scratch.put(REALM, &block(number, 8000)).unwrap();
+            assert_eq!(get(&scratch, BlockHash::of(&block(number, 8000))), Some(block(number, 8000)));
+        }
+        drop(scratch);
+        let told: Vec<_> = events.into_iter().filter(|event| matches!(event, Event::FileLost { .. })).collect();
+        let [Event::FileLost { file, error }] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(usize::from(file.get()), damaged);
+        assert_eq!(error.path().unwrap().file_name(), path.file_name());
+        assert!(error.to_string().contains("its header does not check"), "{error}");
+        // It has a header again, and is told no more.
+        assert_eq!(recovered(&open(&builder)).files_damaged, 0);
+    }
+}
+
+/// A smaller layout drops files without a header first: what was in such a one was gone, and nobody was told.
+#[test]
+fn a_file_without_a_header_is_told_also_if_a_smaller_layout_drops_it() {
     let root = test_folder();
-    let builder = disk(root.path(), 4);
-    let scratch = open(&builder);
-    let infos: Vec<_> = (0..16)
-        .map(|at| scratch.put(REALM, &block(at, 8000)).unwrap())
-        .map(|hash| scratch.info(REALM, hash).unwrap())
-        .collect();
+    let scratch = open(&disk(root.path(), 5));
+    for at in 0..70 {
+        scratch.put(REALM, &block(at, 4000)).unwrap();
+    }
+    scratch.flush().unwrap();
     drop(scratch);
-    let oldest = infos[0].file;
-    let path = store_files(root.path())
-        .into_iter()
-        .find(|path| path.to_str().unwrap().contains(&format!("-{:04}.", oldest.get())));
-    flip(&path.unwrap(), 60);
-    let scratch = open(&builder);
-    let lost = infos.iter().filter(|info| info.file == oldest).count();
-    assert_eq!(recovered(&scratch).blocks, (infos.len() - lost) as u64);
-    for (number, info) in (0..).zip(&infos) {
-        assert_eq!(get(&scratch, info.hash), (info.file != oldest).then(|| block(number, 8000)));
-    }
-    for number in 100..160 {
-        scratch.put(REALM, &block(number, 8000)).unwrap();
-        assert_eq!(get(&scratch, BlockHash::of(&block(number, 8000))), Some(block(number, 8000)));
-    }
+    flip(&store_files(root.path())[1], 507);
+    let (tell, events) = channel();
+    let source = disk(root.path(), 4).build().unwrap();
+    let scratch = Scratch::builder(source).on_event(move |event| drop(tell.send(event.clone()))).open().unwrap();
+    let report = recovered(&scratch);
+    assert_eq!((report.files_dropped, report.files_damaged), (1, 1));
+    drop(scratch);
+    let mut told = events.into_iter().filter(|event| matches!(event, Event::FileLost { file, .. } if file.get() == 2));
+    assert!(told.next().is_some() && told.next().is_none());
 }
 
 #[test]

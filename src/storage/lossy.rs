@@ -89,6 +89,12 @@ impl LossySource {
         FileHeader::decode(&self.device.first_sector(file)?).ok().map(|header| header.generation)
     }
 
+    /// How many files have a header that is torn.
+    pub(crate) fn torn(&self) -> usize {
+        let sectors = (1..=FileId::MAX).filter_map(|file| self.device.first_sector(FileId::new(file)?));
+        sectors.filter(|sector| FileHeader::decode(sector).is_err()).count()
+    }
+
     /// From now on directories are not read before this is called with `false`.
     pub(crate) fn hold_directories(&self, held: bool) {
         self.device.hold_directories(held);

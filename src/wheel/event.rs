@@ -70,9 +70,13 @@ pub enum Event {
         /// What failed.
         error: IoError,
     },
-    /// A file had no header when the store was opened, and another length than it was made with, or an earlier run had
-    /// found it suspect: nothing in it can be believed, so it is deleted, and made anew when its lane wants another file.
-    /// Its blocks are missing, or found as older versions.
+    /// A file had no header when the store was opened: nothing in it can be believed. If its length is the right one and
+    /// no earlier run has found it suspect its space is used again, else it is deleted, and made anew when its lane wants
+    /// another file. Its blocks are missing, or found as older versions; what was removed or replaced by an entry in it may
+    /// be back, as nobody knows what it held.
+    ///
+    /// No crash leaves such a file where the device writes 512 bytes as a whole. Elsewhere a power cut may tear a header
+    /// while its file makes room: then this is told as well, and nothing is lost.
     FileLost {
         /// The file.
         file: FileId,
@@ -191,7 +195,7 @@ impl fmt::Display for Event {
                 write!(f, "file {file} is not marked yet for the next run, which is tried again: {error}")
             }
             Self::FileLost { file, error } => {
-                write!(f, "file {file} was lost with its blocks and is made anew: {error}")
+                write!(f, "file {file} is made anew; its blocks are lost, and what it had removed may be back: {error}")
             }
             Self::LaneBroken { lane, folder, error } => {
                 write!(f, "lane {lane}{} is broken, its keys fail until it heals: {error}", In(folder.as_ref()))
@@ -235,7 +239,7 @@ mod tests {
             (Event::FileBroken { file, lane, error: error.clone() }, ["file 3", "free space"]),
             (Event::FileSuspect { file, error: error.clone() }, ["file 3", "creating a file"]),
             (Event::FileUnmarked { file, error: error.clone() }, ["file 3", "next run"]),
-            (Event::FileLost { file, error: error.clone() }, ["file 3", "made anew"]),
+            (Event::FileLost { file, error: error.clone() }, ["file 3 is made anew", "may be back"]),
             (Event::LaneBroken { lane, folder: folder.clone(), error }, ["lane 1 in `/data`", "free space"]),
             (Event::LaneHealed { lane, folder, after: Duration::from_secs(2) }, ["lane 1 in `/data`", "2s"]),
             (

@@ -189,16 +189,18 @@ impl FileWheel {
         ids
     }
 
-    /// Tells of files that somebody else has cut short or made longer while the store was closed, and of those that an
-    /// earlier run found suspect. Once they are mended, by the names that they have then, and before any is deleted.
+    /// Tells of files that somebody else has damaged while the store was closed, and of those that an earlier run found
+    /// suspect. Once they are mended, by the names that they have then, and before any is deleted or used again.
     pub(crate) fn tell_damage(&self, plan: &Plan) {
-        for (Judged { id, header, .. }, why) in plan.to_be_told() {
-            let file = *id;
-            let error = self.io_error("opening a file of the store", file, io::Error::new(ErrorKind::InvalidData, why));
-            match header {
-                Some(_) => self.events.emit(|| Event::FileSuspect { file, error }),
-                None => self.events.emit(|| Event::FileLost { file, error }),
-            }
+        let error = |file, why| {
+            let why = io::Error::new(ErrorKind::InvalidData, why);
+            self.io_error("opening a file of the store", file, why)
+        };
+        for (file, why) in plan.suspect() {
+            self.events.emit(|| Event::FileSuspect { file, error: error(file, why) });
+        }
+        for (file, why) in plan.headerless.iter().copied() {
+            self.events.emit(|| Event::FileLost { file, error: error(file, why) });
         }
         self.recovery.damaged(plan.damaged());
     }
@@ -233,7 +235,7 @@ impl FileWheel {
         absent
     }
 
-    /// A file whose header was torn while it was recycled holds nothing: it begins a lap of its own.
+    /// A file without a header holds nothing that can be believed: it begins a lap of its own.
     fn adopt_empty(&self, lane: &Lane, judged: Judged) {
         let Judged { id, memory, .. } = judged;
         let file = self.table.file(id);

@@ -10,6 +10,8 @@
 //! 3. What a smaller layout has no room for goes in the order of death: empty files, then the oldest of each lane.
 //! 4. A file of another length than the layout's costs itself only, and only where a header tells that it is no other
 //!    layout. With a header of its own it keeps its place in the order of death and is suspect; without one it goes.
+//! 5. Nobody can tell what a file held that has no header any more: each such file is told as lost, and counted, before
+//!    it changes. Of its lane alone no other file pays for it, so what it had removed or replaced may be back.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -32,7 +34,7 @@ const HIGHEST_FOUND: u64 = 1 << 41;
 pub(crate) struct Judged {
     pub(crate) id: FileId,
     pub(crate) memory: Arc<dyn FileMemory>,
-    /// `None`: torn while it was recycled, so it is empty; or of another length, so that nothing in it can be believed.
+    /// `None`: it is damaged, or was torn while the file was recycled. Nothing in the file can be believed.
     pub(crate) header: Option<FileHeader>,
     /// What somebody else has done to its length.
     pub(crate) damage: Option<OtherLength>,
@@ -61,6 +63,11 @@ pub(crate) enum Told {
     Marked,
     #[error("an earlier run has marked the file, and its header is damaged")]
     MarkedWithoutHeader,
+    #[error(
+        "its header does not check: it is damaged, or a power cut has torn it while the file made room, on a device that \
+         does not write 512 bytes as a whole"
+    )]
+    Header,
 }
 
 /// Which files belong to which lane.
@@ -75,7 +82,9 @@ pub(crate) struct Plan {
     /// What a smaller layout drops, the oldest first.
     pub(crate) surplus: Vec<FileId>,
     /// Without a header, and suspect or of another length: they hold nothing and must not be used again.
-    pub(crate) lost: Vec<Judged>,
+    pub(crate) lost: Vec<FileId>,
+    /// All files without a header, wherever they are in the plan, and why nothing in them can be believed.
+    pub(crate) headerless: Vec<(FileId, Told)>,
     pub(crate) next_generation: u64,
     /// For each folder, why it is not there.
     pub(crate) missing: Vec<Option<IoError>>,
@@ -101,9 +110,16 @@ impl Plan {
             let range = format!("at least {LEAST_FILES_A_LANE} for each lane of a folder");
             return Err(ConfigError::new("files_per_folder", value, range).into());
         }
-        let is_lost =
-            |judged: &Judged| judged.header.is_none() && (judged.memory.is_suspect() || judged.damage.is_some());
-        let (lost, judged): (Vec<_>, Vec<_>) = judged.into_iter().partition(is_lost);
+        let why = |judged: &Judged| match judged.damage {
+            Some(damage) => Told::Length(damage),
+            None if judged.memory.is_suspect() => Told::MarkedWithoutHeader,
+            None => Told::Header,
+        };
+        let without = judged.iter().filter(|judged| judged.header.is_none());
+        let headerless: Vec<_> = without.map(|judged| (judged.id, why(judged))).collect();
+        let is_reused = |(_, why): &&(FileId, Told)| *why == Told::Header;
+        let lost: Vec<_> = headerless.iter().filter(|one| !is_reused(one)).map(|(id, _)| *id).collect();
+        let judged: Vec<_> = judged.into_iter().filter(|judged| !lost.contains(&judged.id)).collect();
         let newest = judged.iter().filter_map(|judged| judged.header.as_ref()).map(|header| header.generation).max();
         let mut plan = Self {
             lanes,
@@ -113,6 +129,7 @@ impl Plan {
             empty: (0..lanes).map(|_| Vec::new()).collect(),
             surplus: Vec::new(),
             lost,
+            headerless,
             next_generation: newest.map_or(1, |newest| newest + 1),
             missing: vec![None; usize::from(folders)],
         };
@@ -170,10 +187,10 @@ impl Plan {
     /// Deletes files that hold nothing and must not be used again, and those that a smaller layout has no room for. The
     /// second step: what was lost has been told by then, as no later run finds it.
     pub(crate) fn remove(&self, source: &dyn FileSource) -> Result<(), OpenError> {
-        if !self.surplus.is_empty() || !self.lost.is_empty() {
+        if !self.surplus.is_empty() || !self.headerless.is_empty() {
             self.sync_found(source)?;
         }
-        for id in self.lost.iter().map(|judged| judged.id).chain(self.surplus.iter().copied()) {
+        for id in self.lost.iter().chain(&self.surplus).copied() {
             source.delete(id).map_err(|error| io_failed(source, "removing a file of the store", id, error))?;
         }
         Ok(())
@@ -192,21 +209,19 @@ impl Plan {
         Ok(())
     }
 
-    /// How many files have another length, or are lost, but for those that a smaller layout drops.
+    /// How many files have another length, but for those that a smaller layout drops, or no header.
     pub(crate) fn damaged(&self) -> usize {
-        self.all_found().filter(|judged| judged.damage.is_some()).count() + self.lost.len()
+        self.found.iter().flatten().filter(|judged| judged.damage.is_some()).count() + self.headerless.len()
     }
 
-    /// What each opening tells: of files with a header that are suspect, and of files that are lost, what has happened.
+    /// Files with a header that are suspect, and why: each opening tells.
     ///
     /// A run that was killed may have mended a file, and told nobody: all that later ones find is that it is suspect.
-    pub(crate) fn to_be_told(&self) -> impl Iterator<Item = (&Judged, Told)> {
-        let found = self.found.iter().flatten().filter_map(|judged| {
+    pub(crate) fn suspect(&self) -> impl Iterator<Item = (FileId, Told)> {
+        self.found.iter().flatten().filter_map(|judged| {
             let marked = judged.memory.is_suspect().then_some(Told::Marked);
-            Some((judged, judged.damage.map(Told::Length).or(marked)?))
-        });
-        let why_lost = |judged: &Judged| judged.damage.map_or(Told::MarkedWithoutHeader, Told::Length);
-        found.chain(self.lost.iter().map(move |judged| (judged, why_lost(judged))))
+            Some((judged.id, judged.damage.map(Told::Length).or(marked)?))
+        })
     }
 
     pub(crate) fn all_found(&self) -> impl Iterator<Item = &Judged> {
@@ -228,7 +243,7 @@ pub(crate) fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, Ope
         Err(HeaderError::Version { found }) => return Err(OpenError::Version { path, found }),
         // Nor was this one torn: its file may hold blocks.
         Err(HeaderError::HashKind { found }) => return Err(OpenError::HashKind { path, found }),
-        // Ours by its name, in a folder that we have locked: torn while it was recycled, or damaged since.
+        // Ours by its name, in a folder that we have locked.
         Err(_) => return Ok(Judged { id, memory, header: None, damage }),
     };
     if header.store != source.store_id() {

@@ -20,10 +20,9 @@ pub struct RecoveryReport {
     pub bytes: u64,
     /// Files that were removed because the store was opened with fewer.
     pub files_dropped: u64,
-    /// Files that somebody else has cut short or made longer while the store was closed. Of one that still has a header
-    /// the blocks are found that are whole, and it is suspect; one without is deleted, as is a suspect one without, which
-    /// counts here too. Blocks that are lost with them are missing, or found as older versions; [`Event`](crate::Event)
-    /// tells each file.
+    /// Files that were damaged while the store was closed: of another length, or without a header. Of one that still has a
+    /// header the blocks are found that are whole, and it is suspect; of one without, none. Blocks that are lost with them
+    /// are missing, or found as older versions, removed ones among them; [`Event`](crate::Event) tells each file.
     pub files_damaged: u64,
     /// What was not taken over, by reason.
     pub skipped: Skipped,
@@ -64,8 +63,8 @@ impl fmt::Display for Skipped {
 #[non_exhaustive]
 pub struct Recovery {
     /// Whether the directory of every file that is there was searched. From then on a miss is a miss, but for blocks
-    /// that only a piece could name which the disk did not read ([`Skipped::unreadable`]), or a part of a file that
-    /// somebody else has cut off ([`RecoveryReport::files_damaged`]).
+    /// that only a piece could name which the disk did not read ([`Skipped::unreadable`]), a part of a file that somebody
+    /// else has cut off, or a file that has lost its header ([`RecoveryReport::files_damaged`]).
     ///
     /// A folder that was not there at open does not count: what is not found of its keys is an error and no miss. Once
     /// it is back this is `false` again until it was searched.

@@ -45,6 +45,9 @@ pub(crate) fn check_all(site: &Site<'_>, scratch: &Scratch) -> Result<(), String
     if skipped.misplaced + skipped.unknown + skipped.unreadable + skipped.no_room > 0 {
         return Err(format!("no crash of the process makes such entries: {skipped}"));
     }
+    if report.files_damaged > 0 {
+        return Err(format!("no crash of the process damages a file: {report:?}"));
+    }
     let forgets = oracle.count(Count::MayForget) != 0;
     let (mut lost, mut order) = (0, Order::default());
     for key in 0..oracle.keys() {
