@@ -102,13 +102,13 @@ impl FileWheel {
     }
 
     fn run(&self, deferred: &Arc<Deferred>, closure: Closure, ticket: &Ticket, bytes: &mut [u8]) -> Completion {
-        // Left by a panic after the reservation: the slot has failed by then.
+        let file = self.table.file(deferred.address.file());
+        let reservation = Reservation::resume(file, ticket);
+        // A panic leaves this before the reservation: until that is finished the slot means this block.
         let unsettled = Unsettled { wheel: self, deferred };
         // From here its memory is bounded by staging: a closure that hangs keeps nobody from the budget.
         self.pending_budget.give_back(deferred.len);
-        let file = self.table.file(deferred.address.file());
         file.slots.set(deferred.address.slot(), State::Running);
-        let reservation = Reservation::resume(file, ticket);
         let result = self.run_closure(closure, bytes).and_then(|()| {
             // Hazard 22: whatever the closure has written is what was promised.
             let is_trusted = planted::is(22) && deferred.kind == BlockKind::Content;
@@ -128,8 +128,9 @@ impl FileWheel {
                 Completion::Done
             }
             Err(reason) => {
-                self.fail_deferred(deferred, reservation, reason.clone());
+                self.fail_deferred(deferred, reason.clone());
                 unsettled.forget();
+                drop(reservation);
                 Completion::Failed(reason)
             }
         }
@@ -194,22 +195,26 @@ impl FileWheel {
         Ok(())
     }
 
-    /// Things are as they were before the write, but for the report.
-    fn fail_deferred(&self, deferred: &Arc<Deferred>, reservation: Reservation<'_>, reason: FailedClosure) {
+    /// Things are as they were before the write, but for the report. The caller holds the block's reservation.
+    fn fail_deferred(&self, deferred: &Deferred, reason: FailedClosure) {
         self.tell_failed(deferred.realm, deferred.key, reason.clone());
-        self.forget_deferred(deferred, reservation, reason);
+        self.forget_deferred(deferred, reason);
     }
 
-    fn forget_deferred(&self, deferred: &Arc<Deferred>, reservation: Reservation<'_>, reason: FailedClosure) {
-        let file = reservation.file();
+    fn forget_deferred(&self, deferred: &Deferred, reason: FailedClosure) {
+        self.undo_deferred(deferred);
+        deferred.settle(Err(reason));
+    }
+
+    /// Puts back what a block hid, and takes its record away.
+    fn undo_deferred(&self, deferred: &Deferred) {
+        let (file, slot) = (self.table.file(deferred.address.file()), deferred.address.slot());
         let hash = self.key_hash(deferred.realm, deferred.key);
         // Index first, FAILED after it: until then the record tells whose word it is, so that a write of the
         // same key replaces the word instead of adding another.
         self.restore(hash, deferred.address, Some(deferred.len), deferred.hides.begin_to_fail());
-        file.slots.set(reservation.slot(), State::Failed);
-        file.pending.lock().remove(reservation.slot());
-        deferred.settle(Err(reason));
-        drop(reservation);
+        file.slots.set(slot, State::Failed);
+        file.pending.lock().remove(slot);
     }
 
     /// Gives a block up whose closure nobody has taken; reported as a failure if there is a `reason`.
@@ -220,9 +225,10 @@ impl FileWheel {
         self.pending_budget.give_back(deferred.len);
         let reservation = Reservation::resume(self.table.file(deferred.address.file()), &ticket);
         match reason {
-            Some(reason) => self.fail_deferred(deferred, reservation, reason),
-            None => self.forget_deferred(deferred, reservation, FailedClosure::Abandoned),
+            Some(reason) => self.fail_deferred(deferred, reason),
+            None => self.forget_deferred(deferred, FailedClosure::Abandoned),
         }
+        drop(reservation);
         Some(closure)
     }
 
@@ -233,8 +239,8 @@ impl FileWheel {
     }
 }
 
-/// A closure that was taken and whose fate nobody knows yet. If it is dropped so, who ran it has panicked: nobody waits
-/// for it then, as it will never be over.
+/// A closure that was taken and whose fate nobody knows yet. If it is dropped so, who ran it has panicked: the block has
+/// failed then like one whose closure has, so that nobody waits for what will never be over.
 struct Unsettled<'a> {
     wheel: &'a FileWheel,
     deferred: &'a Deferred,
@@ -254,47 +260,70 @@ impl Unsettled<'_> {
 
 impl Drop for Unsettled<'_> {
     fn drop(&mut self) {
-        self.wheel.tell_failed(self.deferred.realm, self.deferred.key, FailedClosure::Panicked);
-        self.deferred.settle(Err(FailedClosure::Panicked));
+        let Self { wheel, deferred } = self;
+        wheel.tell_failed(deferred.realm, deferred.key, FailedClosure::Panicked);
+        // What has panicked may do so again, and a second panic would end the process: then the block that this one hid
+        // stays hidden until the store is opened again.
+        let _ = catch_unwind(AssertUnwindSafe(|| wheel.undo_deferred(deferred)));
+        deferred.settle(Err(FailedClosure::Panicked));
     }
 }
 
-#[cfg(all(test, not(loom), debug_assertions))]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::block::{FileId, Realm};
+    use crate::block::Realm;
     use crate::storage::MemoryFileSource;
     use crate::wheel::WheelOptions;
+    use crate::wheel::pending::Record;
     use crate::wheel::reserve::Purpose;
 
     /// Bound of everything that the test waits for: only a defect reaches it.
     const HANGS: Duration = Duration::from_mins(1);
 
+    /// A second version whose closure nobody but the caller runs; the first one is flushed.
+    fn second_version(wheel: &FileWheel, key: BlockHash) -> Arc<Deferred> {
+        let (realm, kind, first) = (Realm::DEFAULT, BlockKind::Named, [1; 8]);
+        let (hash, parts) = (BlockHash::of(&first), [&first[..]]);
+        let block = NewBlock { realm, key, kind, hash, parts: &parts, len: 8 };
+        wheel.store_block(&block, &wheel.deadline()).unwrap();
+        wheel.flush().unwrap();
+        // As `defer_block` does it, but for the queue.
+        let reservation = wheel.reserve(&wheel.lanes[0], 1, Purpose::Data, &wheel.deadline()).unwrap();
+        let (file, slot, address) = (reservation.file(), reservation.slot(), reservation.address());
+        let deferred = Arc::new(Deferred::new(realm, key, kind, 8, Box::new(|_| ()), reservation.into_ticket()));
+        wheel.pending_budget.try_charge(8).unwrap().keep();
+        file.slots.set(slot, State::Pending);
+        file.pending.lock().insert(slot, Record::Deferred(Arc::clone(&deferred)));
+        wheel.publish(wheel.key_hash(realm, key), (realm, key), address, kind, 8);
+        deferred.is_published();
+        deferred
+    }
+
     /// Whoever ran a closure panicked outside of it: the block was being run for ever, and each flush waited for it until
-    /// its deadline.
+    /// its deadline. Once it was over, its record still was not: each close counted it, and what it hid stayed hidden.
     #[test]
-    fn a_closure_whose_runner_panics_is_over() {
+    fn a_closure_whose_runner_panics_is_over_and_what_it_hid_is_back() {
         let source = MemoryFileSource::builder().files_per_folder(3).file_size(4 << 20).build().unwrap();
         let options = WheelOptions { wait_timeout: HANGS, ..WheelOptions::default() };
         let wheel = FileWheel::open(Arc::new(source), options).unwrap();
-        let reservation = wheel.reserve(&wheel.lanes[0], 1, Purpose::Data, &wheel.deadline()).unwrap();
-        let (key, kind) = (BlockHash::from_u128(1), BlockKind::Named);
-        let deferred =
-            Arc::new(Deferred::new(Realm::DEFAULT, key, kind, 8, Box::new(|_| ()), reservation.into_ticket()));
-        wheel.pending_budget.try_charge(8).unwrap().keep();
-        deferred.is_published();
+        let key = BlockHash::from_u128(1);
+        let deferred = second_version(&wheel, key);
         let (closure, ticket) = deferred.take().unwrap();
-        // The file of another one: a defect, and noticed.
-        let other = FileId::new(ticket.address().file().get() + 1).unwrap();
-        let wrong = Ticket::new(wheel.table.file(other).address(ticket.address().slot()), ticket.page());
-        let ran = catch_unwind(AssertUnwindSafe(|| wheel.run(&deferred, closure, &wrong, &mut [0; 8])));
+        // A defect of the library, and noticed: the list of the wheels whose closures this thread runs is in use.
+        let ran = INSIDE.with(|inside| {
+            let _in_use = inside.borrow_mut();
+            catch_unwind(AssertUnwindSafe(|| wheel.run(&deferred, closure, &ticket, &mut [0; 8])))
+        });
         assert!(ran.is_err());
         assert_eq!(deferred.result(), Some(Err(FailedClosure::Panicked)));
         assert_eq!(wheel.counters.failed.get(), 1);
-        drop(Reservation::resume(wheel.table.file(ticket.address().file()), &ticket));
+        assert_eq!(wheel.waiting_closures().len(), 0);
+        assert_eq!(&wheel.find(Realm::DEFAULT, key).unwrap()[..], [1; 8]);
         assert!(wheel.flush().is_err());
-        wheel.close(HANGS);
+        let report = wheel.close(HANGS);
+        assert!(report.is_clean(), "{report:?}");
     }
 }

@@ -155,7 +155,7 @@ impl FileWheel {
     }
 
     /// Every closure that is not over, those that somebody runs last: one of them may hang.
-    fn waiting_closures(&self) -> Vec<Arc<Deferred>> {
+    pub(crate) fn waiting_closures(&self) -> Vec<Arc<Deferred>> {
         // Hazard 21: what is sealed counts as done.
         let files = self.table.iter().filter(|file| !planted::is(21) || !file.cursor.is_sealed());
         let mut waiting: Vec<_> = files.flat_map(|file| file.pending.lock().deferred()).collect();
