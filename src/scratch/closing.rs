@@ -6,12 +6,12 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::block::BlockHash;
-use crate::error::FailedClosure;
+use crate::error::{FailedClosure, WriteError};
 use crate::scratch::small::{HANGS, REALM, eventually};
 use crate::scratch::{Scratch, ScratchBuilder};
 use crate::storage::MemoryFileSource;
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
-use crate::sync::{Arc, thread};
+use crate::sync::{Arc, Mutex, thread};
 use crate::wheel::CloseReport;
 
 fn memory() -> MemoryFileSource {
@@ -177,4 +177,47 @@ fn a_close_whose_time_is_over_while_a_put_stores_says_so() {
     faults.hold_stores(false);
     writer.join().unwrap().unwrap();
     assert_eq!((report.unfinished, report.unstored, report.is_clean()), (1, 0, false), "{report:?}");
+}
+
+/// A call ran a closure that hung; the close counted that closure, and the call as well, which wrote nothing besides. (One
+/// that did write its own block did so after the last sync.)
+#[test]
+fn a_call_that_is_in_a_hung_closure_is_not_counted_beside_it_and_writes_nothing_afterwards() {
+    type Act = fn(&Scratch) -> Result<(), WriteError>;
+    let bytes = [7; 8];
+    let closed = Err(WriteError::Closed);
+    let calls: [(&str, Act, Result<(), WriteError>); 6] = [
+        ("a put of the key", |scratch| scratch.put_named(REALM, BlockHash::of(&[7; 8]), b"newer"), closed.clone()),
+        ("a removal of it", |scratch| scratch.remove(REALM, BlockHash::of(&[7; 8])).map(drop), closed.clone()),
+        ("a put of the content", |scratch| scratch.put(REALM, &[7; 8]).map(drop), Ok(())),
+        ("puts, one of the content", |scratch| scratch.put_many(REALM, &[&[7; 8], b"2"]).map(drop), closed.clone()),
+        ("a write that waits for budget", |scratch| scratch.write_named(REALM, key(3), 8, |_| ()), closed),
+        ("a flush", |scratch| scratch.flush().map_err(|error| panic!("{error}")), Ok(())),
+    ];
+    for (what, call, expected) in calls {
+        let (scratch, _) = open(&memory(), |builder| gathers(builder).max_pending_bytes(0));
+        let ((go, wait), (begun, running)) = (channel::<()>(), channel());
+        let wait = Arc::new(Mutex::new(wait));
+        let hang = || {
+            let (wait, begun) = (Arc::clone(&wait), begun.clone());
+            move |block: &mut [u8]| {
+                block.copy_from_slice(&bytes);
+                begun.send(()).unwrap();
+                let _ = wait.lock().recv();
+            }
+        };
+        // The flusher hangs in the first, so that the call comes upon the second.
+        scratch.write_named(REALM, key(0), bytes.len(), hang()).unwrap();
+        running.recv_timeout(HANGS).unwrap();
+        scratch.write(REALM, BlockHash::of(&bytes), bytes.len(), hang()).unwrap();
+        let caller = {
+            let scratch = scratch.clone();
+            thread::spawn(move || call(&scratch))
+        };
+        running.recv_timeout(HANGS).unwrap();
+        let report = scratch.close(Duration::ZERO);
+        drop(go);
+        assert_eq!((report.unfinished, report.dropped, report.is_clean()), (2, 0, false), "{what}: {report:?}");
+        assert_eq!(caller.join().unwrap(), expected, "{what}");
+    }
 }

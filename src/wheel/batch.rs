@@ -77,6 +77,7 @@ impl FileWheel {
         mut items: &[Item<'_>],
         deadline: &Deadline,
     ) -> Result<(), WriteError> {
+        self.go_on()?;
         while !items.is_empty() {
             let mut bytes = 0;
             let fits = |item: &&Item<'_>| {

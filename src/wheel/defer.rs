@@ -77,6 +77,7 @@ impl FileWheel {
     ) -> Result<(Charge<'a>, Reservation<'a>), WriteError> {
         loop {
             let charge = self.charge(lane, len, deadline)?;
+            self.go_on()?;
             match self.reserve_now(lane, pages_of(len), Purpose::Data) {
                 Ok(reservation) => return Ok((charge, reservation)),
                 Err(full) => {

@@ -339,7 +339,7 @@ impl FileWheel {
             }
             let deferred = file.pending.lock().deferred_at(slot);
             if let Some(deferred) = deferred {
-                self.complete(&deferred, deadline);
+                self.complete_in_call(&deferred, deadline);
             }
             if verify_found && file.slots.get(slot) == State::Unverified {
                 self.is_sound(hash, address);
@@ -358,7 +358,7 @@ impl FileWheel {
             let Some(file) = self.table.get(address.file()) else { continue };
             let deferred = file.pending.lock().deferred_at(address.slot());
             if let Some(deferred) = deferred.filter(|deferred| deferred.key == key && deferred.realm == realm)
-                && matches!(self.complete(&deferred, deadline), Completion::Busy)
+                && matches!(self.complete_in_call(&deferred, deadline), Completion::Busy)
             {
                 return false;
             }

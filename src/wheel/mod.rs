@@ -87,7 +87,7 @@ use crate::block::{BlockHash, FileId, FileSize, HashKind, KeyHash, Realm};
 use crate::error::IoError;
 use crate::index::BlockIndex;
 use crate::storage::Panics;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, thread};
 
 pub(crate) use self::copied::Copied;
@@ -218,6 +218,8 @@ pub(crate) struct FileWheel {
     pending_budget: PendingBudget,
     /// Writers hold a pin here for the length of their call, so that `close` can wait for them.
     calls: Pinner,
+    /// How many of these calls run a closure, or wait for one.
+    calls_in_closures: AtomicU64,
     closed: AtomicBool,
     /// Of threads of the store and of its source, caught.
     pub(crate) panics: Panics,

@@ -13,7 +13,7 @@ use crate::error::{ConfigError, IoError, OpenError};
 use crate::index::BlockIndex;
 use crate::os;
 use crate::storage::{Contained, FileSource, Panics, check_source};
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::attach::Search;
 use crate::wheel::budget::PendingBudget;
@@ -117,6 +117,7 @@ impl FileWheel {
             staging: Staging::new(options.max_staging_bytes),
             pending_budget: PendingBudget::new(options.max_pending_bytes),
             calls: Pinner::new(Pinner::words_for_this_machine()),
+            calls_in_closures: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             panics: Panics::default(),
             threads: Mutex::new(Vec::new()),

@@ -15,6 +15,7 @@ use crate::block::{BlockHash, BlockKind};
 use crate::error::{FailedClosure, WriteError};
 use crate::planted;
 use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wheel::FileWheel;
 use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
@@ -49,13 +50,13 @@ impl FileWheel {
         INSIDE.try_with(|inside| inside.borrow().contains(&me)).unwrap_or(false)
     }
 
-    /// Runs the oldest queued closure of a lane here; whether there was one.
+    /// Runs the oldest queued closure of a lane here, for a call that waits; whether there was one.
     pub(crate) fn run_one_queued(&self, lane: &Lane, deadline: &Deadline) -> bool {
         while let Some(deferred) = lane.pop() {
             if !deferred.is_queued() {
                 continue;
             }
-            return match self.complete(&deferred, deadline) {
+            return match self.complete_in_call(&deferred, deadline) {
                 Completion::Done | Completion::Failed(_) => true,
                 Completion::Busy => {
                     if deferred.is_queued() {
@@ -66,6 +67,13 @@ impl FileWheel {
             };
         }
         false
+    }
+
+    /// As `complete`, in a call that a close waits for. A close that did not wait longer has counted the closure and not the
+    /// call: that asks `is_closed` before it stores anything of its own.
+    pub(crate) fn complete_in_call(&self, deferred: &Arc<Deferred>, deadline: &Deadline) -> Completion {
+        let _inside = InClosure::enter(&self.calls_in_closures);
+        self.complete(deferred, deadline)
     }
 
     /// Runs the closure, or waits for whoever runs it.
@@ -236,6 +244,24 @@ impl FileWheel {
     pub(crate) fn drop_closure(&self, closure: Closure) {
         // A panic there is the user's, and told by the panic hook; nothing of the store depends on it.
         let _ = self.run_closure(Box::new(move |_| drop(closure)), &mut []);
+    }
+}
+
+/// Counts a call while it is in a closure, or waits for one.
+struct InClosure<'a>(&'a AtomicU64);
+
+impl<'a> InClosure<'a> {
+    fn enter(calls: &'a AtomicU64) -> Self {
+        // Relaxed: whoever is counted too late is counted as a call.
+        calls.fetch_add(1, Ordering::Relaxed);
+        Self(calls)
+    }
+}
+
+impl Drop for InClosure<'_> {
+    fn drop(&mut self) {
+        // Acquire pairs with the Release in `unfinished_calls`.
+        self.0.fetch_sub(1, Ordering::Acquire);
     }
 }
 

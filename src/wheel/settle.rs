@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::{FailedClosure, FlushError, IoError};
+use crate::error::{FailedClosure, FlushError, IoError, WriteError};
 use crate::planted;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, has_ended};
@@ -33,7 +33,7 @@ pub struct CloseReport {
     /// said so: their blocks are lost. [`on_event`](crate::ScratchBuilder::on_event) tells which and why.
     pub failed: u64,
     /// Closures that somebody ran still when the time was over, a hung one for instance, and calls of other threads that
-    /// were not over: what they write is lost, or stored later and not synced.
+    /// were not over, but for those that ran such a closure: what they write is lost, or stored later and not synced.
     pub unfinished: u64,
     /// Gathered blocks, and removals, whose store had not ended when the time was over: they are lost, or stored later
     /// and not synced.
@@ -107,6 +107,12 @@ impl FileWheel {
         Ok(Call { wheel: self, word })
     }
 
+    /// Refuses a call that was admitted and has stored nothing yet, if the store was closed meanwhile: the close may have
+    /// gone on without it.
+    pub(crate) fn go_on(&self) -> Result<(), WriteError> {
+        if self.is_closed() { Err(WriteError::Closed) } else { Ok(()) }
+    }
+
     /// Admits a reading call.
     pub(crate) fn check_open(&self) -> Result<(), Refused> {
         if self.is_forked() {
@@ -128,7 +134,7 @@ impl FileWheel {
         let mut late = self.store_gathers(&deadline);
         for deferred in self.waiting_closures() {
             // A failure is counted where it happens and told below.
-            late |= matches!(self.complete(&deferred, &deadline), Completion::Busy);
+            late |= matches!(self.complete_in_call(&deferred, &deadline), Completion::Busy);
         }
         late |= self.store_gathers(&deadline);
         self.sync_dirty_files();
@@ -166,6 +172,19 @@ impl FileWheel {
     /// Blocks in gather buffers that are not stored.
     fn unstored(&self) -> u64 {
         self.table.iter().map(|file| file.pending.lock().gathered() as u64).sum()
+    }
+
+    /// Calls of other threads that may still store something: that is not synced, though the call may say that all is well.
+    ///
+    /// Not those that are in a closure: that is counted by itself, and the call is refused when it comes back.
+    fn unfinished_calls(&self) -> u64 {
+        if self.calls.is_drained() {
+            return 0;
+        }
+        let calls = self.calls.held().max(1);
+        // Release pairs with the Acquire in the drop of `InClosure`: whoever is counted here sees the store closed when it
+        // comes back.
+        calls.saturating_sub(self.calls_in_closures.fetch_add(0, Ordering::Release))
     }
 
     fn sync_dirty_files(&self) {
@@ -221,12 +240,10 @@ impl FileWheel {
                 report.dropped += 1;
             }
         }
-        // Counted before the syncs: what ends after them is in a file, and no more than that.
-        report.unfinished = self.waiting_closures().len() as u64;
-        // What a call stores after the syncs is not durable, though the call may still say that all is well.
-        if !self.calls.is_drained() {
-            report.unfinished += self.calls.held().max(1);
-        }
+        // Counted before the syncs: what ends after them is in a file, and no more than that. Calls first: a closure that
+        // ends in between is stored by then, and its call stores nothing.
+        report.unfinished = self.unfinished_calls();
+        report.unfinished += self.waiting_closures().len() as u64;
         self.store_gathers(&deadline);
         report.unstored = self.unstored();
         self.sync_dirty_files();

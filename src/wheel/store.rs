@@ -55,6 +55,7 @@ impl FileWheel {
         block: &NewBlock<'_>,
         deadline: &Deadline,
     ) -> Result<Option<BlockView>, WriteError> {
+        self.go_on()?;
         let hash = self.key_hash(block.realm, block.key);
         let lane = self.lane_of(hash);
         let hidden = if self.is_gathered(block.len) {
