@@ -555,6 +555,58 @@ fn a_temporary_store_leaves_nothing_and_takes_over_nothing() {
     assert_eq!(store_files(root.path()), [] as [PathBuf; 0]);
 }
 
+/// A temporary store looked for blocks in the last page of a file only, which is the directory of its first 64 slots. If
+/// the writes of all of those had failed, it deleted what was flushed after them; and any file without a header.
+#[test]
+fn a_temporary_store_is_refused_over_a_block_in_any_slot_and_over_a_file_without_a_header() {
+    for failed in [64, 0, 63, 700] {
+        for has_header in [true, false] {
+            let root = test_folder();
+            let builder = disk(root.path(), 3);
+            let scratch = open(&builder);
+            for number in 0..failed {
+                // It is no block of that hash, so that its slot stays empty.
+                scratch.write(REALM, name(number), 0, |_| ()).unwrap();
+            }
+            assert_eq!(scratch.flush().is_err(), failed > 0);
+            scratch.put_named(REALM, name(1), b"").unwrap();
+            scratch.flush().unwrap();
+            drop(scratch);
+            let [path] = &store_files(root.path())[..] else { panic!("it has one file") };
+            if !has_header {
+                flip(path, 60);
+            }
+            let before = tree(root.path());
+            match Scratch::builder(builder.clone().build().unwrap()).temporary().open() {
+                Err(OpenError::Config(error)) => assert_eq!(error.field, "temporary"),
+                other => panic!("after {failed} failed writes, with a header: {has_header}: {other:?}"),
+            }
+            assert_eq!(tree(root.path()), before);
+            if has_header {
+                let scratch = open(&builder);
+                recovered(&scratch);
+                assert_eq!(get(&scratch, name(1)).as_deref(), Some(&b""[..]));
+            }
+        }
+    }
+}
+
+/// What a killed temporary store has left holds nothing, whether its files have headers or not.
+#[test]
+fn a_temporary_store_takes_over_files_that_were_never_written() {
+    for has_header in [true, false] {
+        let root = test_folder();
+        let builder = disk(root.path(), 3);
+        drop(open(&builder));
+        let [path] = &store_files(root.path())[..] else { panic!("it has one file") };
+        if !has_header {
+            flip(path, 60);
+        }
+        let scratch = Scratch::builder(builder.clone().build().unwrap()).temporary().open().unwrap();
+        assert!(scratch.is_empty() && !path.exists());
+    }
+}
+
 const CHILD: &str = "SCRATCHSPACE_RESTART_CHILD";
 /// Room for all that two children write: nothing has to make room for the second one, whatever it finds in time.
 const FILES_OF_A_CHILD: u16 = 8;

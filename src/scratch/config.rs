@@ -170,7 +170,8 @@ impl ScratchBuilder {
     /// A store that leaves no block behind, not even when the process is killed: its files have no names. Default: off.
     ///
     /// Its folders and their lock files stay. Where the system creates no files without a name (`O_TMPFILE` of Linux),
-    /// they lose theirs at once, and a process that is killed just then leaves an empty one. Refused over a store that holds blocks, unless [`reset`](Self::reset) is asked for too.
+    /// they lose theirs at once, and a process that is killed just then leaves an empty one. Refused over a store that
+    /// holds blocks, or may have held some in a file that is damaged, unless [`reset`](Self::reset) is asked for too.
     pub fn temporary(mut self) -> Self {
         self.options.temporary = true;
         self

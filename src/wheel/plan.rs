@@ -3,7 +3,8 @@
 //!
 //! # Invariants
 //!
-//! 1. Only headers are read here, so that opening costs the same however much the files hold.
+//! 1. Only headers are read here, so that opening costs the same however much the files hold. (A temporary store reads
+//!    directories as well, up to the first byte that somebody has written.)
 //! 2. What is refused has changed nothing: all headers are judged and compared, with each other and with the layout
 //!    that was asked for, before [`Plan::mend`] and [`Plan::remove`] change the first file. (`reset` and `temporary` ask for no
 //!    layout: they empty the folders.)
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use crate::block::{FileHeader, FileId, FileSize, HashKind, HeaderError, PAGE_LEN, PAGE_SIZE};
+use crate::block::{Entry, FileHeader, FileId, FileSize, HashKind, HeaderError, PAGE_LEN, PAGE_SIZE};
 use crate::error::{ConfigError, IoError, Layout, OpenError};
 use crate::planted;
 use crate::storage::{FileMemory, FileSource, Found, HeapMemory};
@@ -29,6 +30,9 @@ use crate::wheel::WheelOptions;
 pub(crate) const LEAST_FILES_A_LANE: u16 = 3;
 /// The largest generation that is believed of a file of an earlier run: half of those that can be written.
 const HIGHEST_FOUND: u64 = 1 << 41;
+
+/// Directories are searched for bytes in pieces of at most this size.
+const LARGEST_PIECE: usize = 1 << 20;
 
 /// A file of an earlier run.
 pub(crate) struct Judged {
@@ -328,20 +332,32 @@ pub(crate) fn only_leftovers(source: &dyn FileSource, judged: Vec<Judged>) -> Re
     Ok(Vec::new())
 }
 
-/// Whether there may be a block in a file, as far as its last page tells: the entries of the first slots.
+/// Whether there may be a block in a file: whether any byte is not zero where its directory may be, with or without a
+/// header. The first slots prove nothing: their writes may have failed.
 fn may_hold_blocks(source: &dyn FileSource, judged: &Judged) -> Result<bool, OpenError> {
     let Judged { id, memory, header, damage } = judged;
-    let Some(header) = header else { return Ok(false) };
-    // Zeros stand in for what a file has lost that was mended, so its last page proves nothing; nor does it of one that
-    // has another length than its header names. With the length which that names it is of another layout.
-    if memory.is_suspect() || damage.is_some_and(|damage| damage.len != header.file_size.get()) {
+    // Zeros stand in for what a file has lost that was mended, so they prove nothing; nor do they in one that has another
+    // length than its header names. With the length which that names it is of another layout.
+    let is_as_made = |damage: &OtherLength| header.is_some_and(|header| damage.len == header.file_size.get());
+    if memory.is_suspect() || damage.is_some_and(|damage| !is_as_made(&damage)) {
         return Ok(true);
     }
-    let mut last = vec![0; PAGE_LEN];
-    memory
-        .load(memory.size().get() - PAGE_SIZE, &mut last)
-        .map_err(|error| io_failed(source, "reading a directory", *id, error))?;
-    Ok(last.iter().any(|byte| *byte != 0))
+    let size = memory.size();
+    let lowest = PAGE_SIZE.max(size.get() - u64::from(size.slots()) * Entry::SIZE as u64);
+    let mut end = size.get();
+    let mut piece = vec![0; PAGE_LEN];
+    // A file with blocks shows one at once, as a rule: the first pieces are small.
+    while end > lowest {
+        let len = usize::try_from(end - lowest).map_or(piece.len(), |left| left.min(piece.len()));
+        let bytes = &mut piece[..len];
+        end -= len as u64;
+        memory.load(end, bytes).map_err(|error| io_failed(source, "reading a directory", *id, error))?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+        piece.resize((2 * piece.len()).min(LARGEST_PIECE), 0);
+    }
+    Ok(false)
 }
 
 fn io_failed(source: &dyn FileSource, what: &'static str, file: FileId, error: io::Error) -> OpenError {
