@@ -5,9 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
-use scratchspace::{BlockHash, DiskFileSource, MissingOk, ReadError, Realm, RecoveryReport, Scratch, ScratchBuilder};
+use scratchspace::{
+    BlockHash, DiskFileSource, MissingOk, ReadError, ReadWithError, Realm, RecoveryReport, Scratch, ScratchBuilder,
+};
 use tempfile::TempDir;
 use twox_hash::XxHash3_64;
 
@@ -63,11 +66,11 @@ fn assert_holds(scratch: &Scratch, blocks: &Blocks) {
     }
 }
 
-/// Foreign pairs: keys that are there, under realms that differ from the owner's in one bit, in all, by one, or that are
-/// another owner's.
-fn foreign_pairs(blocks: &Blocks, count: usize) -> BTreeMap<Realm, Vec<BlockHash>> {
+/// Foreign pairs, each once: keys that are there, under realms that differ from the owner's in one bit, in all, by one,
+/// that are another owner's, or that are anybody's.
+fn foreign_pairs(blocks: &Blocks, count: usize) -> BTreeMap<Realm, BTreeSet<BlockHash>> {
     let owners: Vec<Realm> = blocks.keys().map(|(realm, _)| *realm).collect();
-    let mut pairs: BTreeMap<Realm, Vec<BlockHash>> = BTreeMap::new();
+    let mut pairs: BTreeMap<Realm, BTreeSet<BlockHash>> = BTreeMap::new();
     let (mut state, mut made) = (7, 0);
     loop {
         for (owner, key) in blocks.keys() {
@@ -80,8 +83,7 @@ fn foreign_pairs(blocks: &Blocks, count: usize) -> BTreeMap<Realm, Vec<BlockHash
                 _ => u32::try_from((random >> 8) & 0xFF_FFFF).unwrap(),
             };
             let foreign = realm(foreign);
-            if !blocks.contains_key(&(foreign, *key)) {
-                pairs.entry(foreign).or_default().push(*key);
+            if !blocks.contains_key(&(foreign, *key)) && pairs.entry(foreign).or_default().insert(*key) {
                 made += 1;
             }
             if made == count {
@@ -89,6 +91,26 @@ fn foreign_pairs(blocks: &Blocks, count: usize) -> BTreeMap<Realm, Vec<BlockHash
             }
         }
     }
+}
+
+/// On every path that takes a realm and a key.
+fn assert_finds_nothing(store: &Scratch, realm: Realm, keys: &[BlockHash]) {
+    let is_missing = |error: Option<ReadError>| error.is_some_and(|error| error.is_missing());
+    for key in keys {
+        assert_eq!(store.contains(realm, *key), Ok(false), "{key} of {realm}");
+        assert!(is_missing(store.info(realm, *key).err()), "info of {key} of {realm}");
+        assert!(is_missing(store.read(realm, *key, |_| ()).err()), "read {key} of {realm}");
+        assert!(is_missing(store.read_verified(realm, *key, |_| ()).err()), "read and verified {key} of {realm}");
+        assert!(is_missing(store.get(realm, *key).err()), "got {key} of {realm}");
+        let typed = store.read_with(realm, *key, |block| block.read_str().map(str::len));
+        assert!(
+            matches!(typed, Err(ReadWithError::Read(error)) if error.is_missing()),
+            "read values of {key} of {realm}"
+        );
+        assert_eq!(store.remove(realm, *key), Ok(false), "removed {key} of {realm}");
+    }
+    let refused = |at: usize, block: Result<&[u8], _>| assert!(is_missing(block.err()), "{} of {realm}", keys[at]);
+    store.get_many(realm, keys, refused).unwrap();
 }
 
 #[test]
@@ -112,40 +134,27 @@ fn a_million_foreign_pairs_find_nothing_on_any_path_before_and_after_a_restart()
             }
         }
     }
-    let pairs = foreign_pairs(&blocks, 1_000_000);
+    let pairs: Vec<(Realm, Vec<BlockHash>)> = foreign_pairs(&blocks, 1_000_000)
+        .into_iter()
+        .map(|(realm, keys)| (realm, keys.into_iter().collect()))
+        .collect();
+    assert_eq!(pairs.iter().map(|(_, keys)| keys.len()).sum::<usize>(), 1_000_000);
     let owners: BTreeSet<Realm> = blocks.keys().map(|(realm, _)| *realm).collect();
-    let strangers: BTreeSet<Realm> = pairs.keys().filter(|realm| !owners.contains(realm)).take(20).copied().collect();
+    let strangers: BTreeSet<Realm> =
+        pairs.iter().map(|(realm, _)| *realm).filter(|realm| !owners.contains(realm)).take(20).collect();
     let mut scratch = Some(scratch);
     for restarted in [false, true] {
         if restarted {
             drop(scratch.take());
         }
-        let store = scratch.get_or_insert_with(open);
+        let store: &Scratch = scratch.get_or_insert_with(open);
         recovered(store);
         let before = store.stats();
-        let missing = |error: Option<ReadError>| error.is_some_and(|error| error.is_missing());
-        for (realm, keys) in &pairs {
-            for key in keys {
-                if !restarted {
-                    assert_eq!(store.contains(*realm, *key), Ok(false), "{key} of {realm}");
-                }
-                assert!(missing(store.read(*realm, *key, |_| ()).err()), "read {key} of {realm}");
+        thread::scope(|scope| {
+            for half in pairs.chunks(pairs.len().div_ceil(2)) {
+                scope.spawn(move || half.iter().for_each(|(realm, keys)| assert_finds_nothing(store, *realm, keys)));
             }
-            if restarted {
-                let refused =
-                    |at: usize, block: Result<&[u8], _>| assert!(missing(block.err()), "{} of {realm}", keys[at]);
-                store.get_many(*realm, keys, refused).unwrap();
-            }
-        }
-        // Every tenth on the paths that cost more.
-        for (realm, key) in
-            pairs.iter().flat_map(|(realm, keys)| keys.iter().map(move |key| (*realm, *key))).step_by(10)
-        {
-            assert_eq!(store.get(realm, key).missing_ok(), Ok(None));
-            assert!(missing(store.info(realm, key).err()), "info {key} of {realm}");
-            assert_eq!(store.read_verified(realm, key, |_| ()).missing_ok(), Ok(None));
-            assert_eq!(store.remove(realm, key), Ok(false), "{key} of {realm}");
-        }
+        });
         assert_eq!(store.stats().removed, before.removed, "nothing was written");
         assert_eq!(found(store, &owners), blocks.keys().copied().collect());
         assert_eq!(found(store, &strangers), BTreeSet::new());
