@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::panic;
 use std::process;
 
-use scratchspace::{BlockHash, BlockRef, OnFull, ReadError, Scratch, WriteError};
+use scratchspace::{BlockHash, BlockRef, FailedClosure, FlushError, OnFull, ReadError, Scratch, WriteError};
 
 use crate::blocks::KeyKind;
 use crate::dice::Dice;
@@ -37,6 +37,11 @@ pub(crate) fn end_at_unplanned_panics() {
             process::abort();
         }
     }));
+}
+
+/// Whether a flush tells of nothing but closures that were to panic, or were given up by a turn of the wheel.
+pub(crate) fn is_of_closures(error: &FlushError) -> bool {
+    error.io.is_none() && matches!(error.first, Some(FailedClosure::Panicked | FailedClosure::Abandoned))
 }
 
 /// What this process knows of a key beyond the oracle: what must be read while it lives.
@@ -285,8 +290,10 @@ impl<'a> Worker<'a> {
             self.site.oracle.add(Count::Calls, 1);
             match self.scratch.flush() {
                 Ok(()) => return self.promote(),
-                // Closures that failed were told to, or were given up by a turn; the next flush says nothing of them.
-                Err(error) if error.io.is_none() => {}
+                // The next flush says nothing of them.
+                Err(error) if is_of_closures(&error) => {}
+                // Whoever is in the way lets a closure hang.
+                Err(FlushError { first: Some(FailedClosure::Busy { .. }), io: None, .. }) => {}
                 Err(_) if self.scratch.info(REALM, self.hash(0)) == Err(ReadError::Closed) => {
                     return Err(Ended::Closed);
                 }

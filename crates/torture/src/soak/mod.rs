@@ -9,10 +9,10 @@ mod actors;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use scratchspace::{Scratch, ScratchBuilder};
+use scratchspace::{FailedClosure, FlushError, Scratch, ScratchBuilder, Stats};
 
 use crate::blocks::Blocks;
 use crate::check::check_all;
@@ -23,7 +23,7 @@ use crate::options::{Layout, Options};
 use crate::oracle::{Count, Oracle};
 use crate::report::{self, Failure, Limit};
 use crate::site::{FirstWrong, Site, WRITERS};
-use crate::worker::Worker;
+use crate::worker::{Worker, is_of_closures};
 
 const KEYS: u64 = 64 * WRITERS;
 const FILES: u16 = 3;
@@ -100,7 +100,7 @@ fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Resu
         let turns = LAPS.min(until.rest(reached.laps)) * u64::from(FILES);
         let (mut workers, met) = turn(&site, &scratch, turns, &mut dice, &|| until.is_over())?;
         rounds += met;
-        scratch.flush().map_err(|error| format!("the flush at the end of a lap: {error}")).or_else(only_closures)?;
+        flush_all(&scratch, PATIENCE)?;
         let held = Held::now().map_err(tell)?;
         judge(&held, &before, scratch.stats().index_bytes, &options)?;
         first.get_or_insert(held);
@@ -115,9 +115,7 @@ fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Resu
         for worker in &mut workers {
             worker.give_back()?;
         }
-        if scratch.stats().corrupted > 0 {
-            return Err("a block was corrupted, and nobody touched the files".to_owned());
-        }
+        judge_counters(&scratch.stats())?;
         if dice.one_in(2) {
             let report = scratch.close(PATIENCE);
             if !report.is_clean() || report.lent > 0 {
@@ -144,9 +142,28 @@ fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Resu
     ))
 }
 
-/// Closures that were told to fail are told by some flush.
-fn only_closures(what: String) -> Result<(), String> {
-    if what.contains("syncing") || what.contains("storing") { Err(what) } else { Ok(()) }
+/// Flushes until nothing is left to be told: closures that were to fail, or were given up by a turn, are told once.
+fn flush_all(scratch: &Scratch, patience: Duration) -> Result<(), String> {
+    let end = Instant::now() + patience;
+    loop {
+        match scratch.flush() {
+            Ok(()) => return Ok(()),
+            Err(error) if is_of_closures(&error) && Instant::now() < end => {}
+            // Time was short for what waits, and nothing hangs.
+            Err(FlushError { first: Some(FailedClosure::Busy { .. }), io: None, .. }) if Instant::now() < end => {}
+            Err(error) => return Err(format!("the flush at the end of a lap: {error}")),
+        }
+    }
+}
+
+/// Nobody touches the files, the disk is whole, and closures panic or keep their word: a flush names the first failure
+/// of many, these count them all.
+fn judge_counters(stats: &Stats) -> Result<(), String> {
+    let Stats { corrupted, store_failures, sync_failures, failed_io, failed_wrong_hash, .. } = stats;
+    match (corrupted, store_failures, sync_failures, failed_io, failed_wrong_hash) {
+        (0, 0, 0, 0, 0) => Ok(()),
+        _ => Err(format!("nobody touched the files, no disk failed, and closures wrote what they promised: {stats:?}")),
+    }
 }
 
 /// Eight threads and the users in the way, until `turns` files have made room.
@@ -214,7 +231,70 @@ fn judge(held: &Held, before: &Held, index: u64, options: &Options) -> Result<()
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::panic;
+    use std::sync::mpsc;
+
+    use scratchspace::{BlockHash, DiskFileSource, MemoryFileSource, Realm};
+
     use super::*;
+    use crate::worker::Planned;
+
+    fn in_memory() -> Scratch {
+        let source = MemoryFileSource::builder().build().unwrap();
+        Scratch::builder(source).wait_timeout(Duration::from_millis(10)).open().unwrap()
+    }
+
+    /// Whatever was not called syncing or storing passed, so a flush that was not over after its deadline did.
+    #[test]
+    fn a_closure_that_is_not_over_is_waited_for_and_fails_the_run_if_it_hangs() {
+        let scratch = in_memory();
+        let (begun, running) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let hang = move |_: &mut [u8]| {
+            begun.send(()).unwrap();
+            let _ = released.recv();
+        };
+        scratch.write_named(Realm::DEFAULT, BlockHash::from_u128(1), 8, hang).unwrap();
+        running.recv_timeout(PATIENCE).unwrap();
+        let what = flush_all(&scratch, Duration::from_millis(50)).unwrap_err();
+        assert!(what.contains("look for one that hangs"), "{what}");
+        let later = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(release);
+        });
+        flush_all(&scratch, PATIENCE).unwrap();
+        later.join().unwrap();
+    }
+
+    #[test]
+    fn a_closure_that_was_told_to_panic_is_no_failure_and_one_that_breaks_its_word_is() {
+        let scratch = in_memory();
+        let write = |number: u128, closure: fn(&mut [u8])| {
+            scratch.write(Realm::DEFAULT, BlockHash::from_u128(number), 8, closure).unwrap();
+        };
+        write(1, |_| panic::panic_any(Planned));
+        flush_all(&scratch, PATIENCE).unwrap();
+        judge_counters(&scratch.stats()).unwrap();
+        write(2, |_| ());
+        let what = flush_all(&scratch, PATIENCE).unwrap_err();
+        assert!(what.contains("promise the hash"), "{what}");
+        assert!(judge_counters(&scratch.stats()).unwrap_err().contains("failed_wrong_hash: 1"));
+    }
+
+    #[test]
+    fn a_file_that_lost_what_was_written_fails_the_run() {
+        let folder = report::folder("lost").unwrap();
+        let source = DiskFileSource::builder().folder(folder.path()).files_per_folder(3).file_size(64 << 10);
+        let scratch = Scratch::open(source.build().unwrap()).unwrap();
+        scratch.put(Realm::DEFAULT, b"lost").unwrap();
+        let files = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        for file in files.filter(|path| path.extension().is_some_and(|kind| kind == "scratch")) {
+            fs::File::options().write(true).open(file).unwrap().set_len(4096).unwrap();
+        }
+        let what = flush_all(&scratch, PATIENCE).unwrap_err();
+        assert!(what.contains("somebody else"), "{what}");
+    }
 
     /// A failure in lap 900 was repeated by a run of twenty laps.
     #[test]
