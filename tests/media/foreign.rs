@@ -1,11 +1,12 @@
 //! Damage from outside is an error of the file it hit: the process lives, other files serve, the wheel turns.
 #![forbid(unsafe_code)]
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use scratchspace::{MissingOk, ReadError};
+use scratchspace::{BlockHash, MissingOk, ReadError};
 
 use crate::damage::Damage;
 use crate::process::alone;
@@ -18,19 +19,37 @@ fn rounds() -> u64 {
     std::env::var("SCRATCHSPACE_MEDIA_ROUNDS").map_or(20, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
+/// Every block outside the damaged file reads in every way; `false` if a file has made room meanwhile.
+///
+/// One that was left of all of them was enough.
+fn others_serve(written: &Written, damaged: u16, lay_in: &HashMap<BlockHash, u16>) -> bool {
+    let mut visited = HashSet::new();
+    // What it tells is of the damaged file, and told after everything else was visited.
+    let _told = written.scratch.for_each(REALM, |info| assert!(visited.insert(info.hash), "{} twice", info.hash));
+    for (hash, file) in lay_in.iter().filter(|(_, file)| **file != damaged) {
+        let found = written.scratch.info(REALM, *hash).map(|info| info.file.get());
+        let is_there = (written.scratch.contains(REALM, *hash), visited.contains(hash));
+        let reads = (written.read_verified(*hash), written.read(*hash));
+        // Asked last: the blocks of a file are counted before they leave the index.
+        if written.scratch.stats().recycled_blocks > 0 {
+            return false;
+        }
+        assert_eq!((found, is_there, reads), (Ok(*file), (Ok(true), true), (Ok(()), Ok(()))), "{hash}");
+    }
+    true
+}
+
 /// In every promised way: each ends with an answer, whatever has become of the file.
 fn look_at_everything(written: &Written, damaged: u16) {
     let is_allowed = |error: &ReadError, file: u16| {
         let is_typed = matches!(error, ReadError::Io(_) | ReadError::Corrupted { .. });
         assert!(error.is_missing() || (is_typed && file == damaged), "file {file}, damaged {damaged}: {error}");
     };
-    let mut served = 0;
     for (hash, bytes) in &written.blocks {
         let Ok(info) = written.scratch.info(REALM, *hash) else { continue };
         let file = info.file.get();
-        match written.read_verified(*hash) {
-            Ok(()) => served += u64::from(file != damaged),
-            Err(error) => is_allowed(&error, file),
+        if let Err(error) = written.read_verified(*hash) {
+            is_allowed(&error, file);
         }
         if let Err(error) = written.scratch.contains(REALM, *hash) {
             is_allowed(&error, file);
@@ -43,7 +62,6 @@ fn look_at_everything(written: &Written, damaged: u16) {
             }
         }
     }
-    assert!(served > 0, "other files serve");
     if let Err(error) = written.scratch.for_each(REALM, |_| ()) {
         is_allowed(&error, damaged);
     }
@@ -59,12 +77,17 @@ fn a_file_that_somebody_damages_costs_its_blocks_and_nothing_else() {
         written.put_many(&mut dice, LAP / 2 + dice_part(round));
         written.scratch.flush().unwrap();
         let infos = written.infos();
+        assert_eq!((infos.len(), written.scratch.stats().recycled_blocks), (written.blocks.len(), 0), "all are there");
+        let lay_in = infos.iter().map(|info| (info.hash, info.file.get())).collect();
         let victim = infos[usize::try_from(dice.below(infos.len() as u64)).unwrap()];
         let damaged = victim.file.get();
         println!("round {round}: {damage:?} of file {damaged}");
         damage.inflict(&path_of(folder.path(), damaged), &mut dice);
 
+        // Nothing is written yet: another file makes room only for the last one, which may take no more writes.
+        assert!(others_serve(&written, damaged, &lay_in) || damaged == FILES, "a file has made room");
         look_at_everything(&written, damaged);
+        others_serve(&written, damaged, &lay_in);
         let _told = written.scratch.flush();
         // Once an error was met zero-copy reads of the file are copies; with the handler they need not be.
         let mut reads = written.blocks.keys().map(|hash| written.read_verified(*hash));
