@@ -29,6 +29,8 @@ mod opening;
 mod power;
 mod read;
 #[cfg(all(test, not(loom)))]
+mod refusing;
+#[cfg(all(test, not(loom)))]
 mod searching;
 #[cfg(all(test, not(loom)))]
 mod sequences;

@@ -7,7 +7,7 @@
 //! # Invariants
 //!
 //! 1. Pages and slots of two reservations of one lap never overlap, and no page reaches into an entry of the directory.
-//! 2. A sealed cursor does not move: its next slot is final until `reset`.
+//! 2. A sealed cursor does not move: its next slot is final until `reset`, or `unseal`.
 //! 3. Only the owner of a sealed file calls `reset`, when every reservation of the lap is finished.
 //! 4. A lap begins with a plain store, that of `reset`; the one of `clear` before it leaves the cursor sealed. All else
 //!    are read-modify-writes, which carry its Release on.
@@ -127,6 +127,16 @@ impl Cursor {
         Sealed { first: before & SEALED == 0, next_slot: Position::of(before).slot }
     }
 
+    /// Goes on with a lap that was ended, if there is room for an entry; whether it does. Only by the owner of the file.
+    pub(crate) fn unseal(&self) -> bool {
+        let has_room = Position::of(self.word.load(Ordering::Relaxed)).after(self.size, 0).is_some();
+        if has_room {
+            // Relaxed: what `reset` has published is carried on (invariant 4).
+            self.word.fetch_and(!SEALED, Ordering::Relaxed);
+        }
+        has_room
+    }
+
     /// Ends the lap if a block of so many pages has no room; `None` if it has.
     ///
     /// For a writer that found the file full: it may have slept for a lap since then, and meets a file that is empty.
@@ -205,6 +215,20 @@ mod tests {
         assert_eq!(cursor.reserve_run(&[0]), None);
         assert_eq!(cursor.seal(), Sealed { first: false, next_slot: 0 });
         assert_eq!((cursor.next_page(), cursor.next_slot(), cursor.is_sealed()), (1, 0, true));
+    }
+
+    #[test]
+    fn a_lap_goes_on_where_it_was_ended_if_there_is_room_for_an_entry() {
+        let cursor = open(FileSize::MIN, 1, 0);
+        cursor.reserve(1).unwrap();
+        for number in 1..64 {
+            cursor.seal();
+            assert_eq!(cursor.reserve(0), Err(NoRoom::Sealed));
+            assert!(cursor.unseal());
+            assert_eq!(cursor.reserve(0), Ok((2, slot(number))));
+        }
+        cursor.seal();
+        assert!(!cursor.unseal() && cursor.is_sealed());
     }
 
     #[test]

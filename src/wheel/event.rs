@@ -24,7 +24,8 @@ pub enum Event {
         /// The age of its first lap.
         generation: u64,
     },
-    /// A file takes no more blocks: it is full, or a store in it, a sync or a read of it failed.
+    /// A file takes no more blocks: it is full, or a store in it, a sync or a read of it failed. What is removed may still
+    /// be noted there, where nothing may be forgotten and no other file is left for that.
     FileSealed {
         /// The file.
         file: FileId,

@@ -82,9 +82,14 @@ impl FileWheel {
             *resumed = true;
             let handed = file.generation();
             let has_room = file.size().fits(directory.next_page, 1, directory.next_slot);
-            if has_room && directory.unreadable == 0 && !file.is_suspect() {
+            // Else nobody knows how far it is filled.
+            let is_known = directory.unreadable == 0;
+            if is_known {
                 file.resume_lap(directory.next_slot);
                 file.cursor.reset(directory.next_page, directory.next_slot);
+                turn.lanes[lane.index()].newest = Some(id);
+            }
+            if has_room && is_known && !file.is_suspect() {
                 turn.set(id, FileState::Active);
                 let of_lane = &mut turn.lanes[lane.index()];
                 of_lane.active = Some(id);
@@ -92,6 +97,7 @@ impl FileWheel {
                 lane.set_tombstones_only(self.is_last(of_lane, of_lane.spares.len() + 1));
                 lane.set_active(Some(id));
             } else {
+                file.cursor.seal();
                 turn.set(id, FileState::Sealed);
                 turn.lanes[lane.index()].order.push_front(id);
             }

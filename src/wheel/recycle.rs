@@ -91,9 +91,9 @@ impl FileWheel {
         for other in others {
             let file = self.table.file(other);
             let had_lost_writes = file.has_lost_writes();
-            self.sync_file(file);
-            // A file that has lost writes before is as durable as it will ever be; it has told so.
-            if file.has_lost_writes() && !had_lost_writes {
+            let synced_all = self.sync_file(file);
+            // Somebody else may have met the failure. What was lost before was told: it is as durable as it will ever be.
+            if !synced_all || (file.has_lost_writes() && !had_lost_writes) {
                 let error = io::Error::other("a sync failed");
                 return Err(self.io_error("syncing what replaced the oldest file", other, error));
             }

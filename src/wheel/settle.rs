@@ -193,14 +193,16 @@ impl FileWheel {
         }
     }
 
-    /// Syncs a file. A failure is told by every flush that it concerns, and the file takes no more writes.
-    pub(crate) fn sync_file(&self, file: &BlockFile) {
-        file.sync_or(|error, is_news| {
+    /// Syncs a file; whether all that was stored there since the last sync is durable. A failure is told by every flush
+    /// that it concerns, and the file takes no more blocks.
+    pub(crate) fn sync_file(&self, file: &BlockFile) -> bool {
+        let synced_all = file.sync_or(|error, is_news| {
             self.failures.sync_failed(self.tell_suspect(file, error, is_news));
         });
         if self.is_suspect(file) {
             self.retire(file);
         }
+        synced_all
     }
 
     /// Refuses new calls, settles what waits, and ends the threads. The second close finds nothing to do.

@@ -5,6 +5,7 @@
 //!                                 \-------------------^          \-> BROKEN -> FREE
 //!          FREE ---------------------------------------^   (suspect, and empty)
 //! FOUND  -> FREE | ACTIVE | SEALED
+//! SEALING | SEALED -> ACTIVE   (for tombstones, where a lane that refuses has no other file for them)
 //! ```
 //!
 //! # Invariants
@@ -48,7 +49,7 @@ impl FileState {
         matches!(
             (self, next),
             (Absent | Broken | Draining | Found, Free)
-                | (Free | Found, Active)
+                | (Free | Found | Sealing | Sealed, Active)
                 | (Active, Sealing)
                 | (Sealing | Found, Sealed)
                 | (Sealing | Sealed | Free, Closing)
@@ -65,9 +66,9 @@ mod tests {
     const ALL: [FileState; 9] = [Absent, Found, Free, Active, Sealing, Sealed, Closing, Draining, Broken];
 
     #[test]
-    fn only_an_empty_file_or_a_resumed_one_is_handed_to_a_lane() {
+    fn only_an_empty_file_or_one_that_is_filled_further_is_handed_to_a_lane() {
         let into_active: Vec<_> = ALL.into_iter().filter(|from| from.may_become(Active)).collect();
-        assert_eq!(into_active, [Found, Free]);
+        assert_eq!(into_active, [Found, Free, Sealing, Sealed]);
     }
 
     #[test]

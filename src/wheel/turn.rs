@@ -3,13 +3,16 @@
 //! # Invariants
 //!
 //! 1. All file states, and the lists below, change only under the turn mutex.
-//! 2. A lane is handed only files whose generation is larger than that of every file it was handed before.
+//! 2. A lane is handed only files whose generation is larger than that of every file it was handed before. (It may go on
+//!    with the last of them: invariant 6.)
 //! 3. `order` holds the SEALING and SEALED files of a lane, the oldest generation first; files leave it at the
-//!    front only, so they die in the order of their age. One may die before the active file is sealed that is older: a
+//!    front, so they die in the order of their age. One may die before the active file is sealed that is older: a
 //!    suspect one in which an opening has found nothing, which therefore hides nothing.
 //! 4. Of the files of a lane one always stays readable: while others drain, or are not ready, the last that does not, or
 //!    is, never makes room.
 //! 5. With `Refuse`, once a lane has all its files, the last free one takes tombstones only, until another is free.
+//! 6. If that one is sealed, by a fault, the file that was handed out last goes on for tombstones. Without them nothing
+//!    could be removed, and so nothing make room. A suspect one takes no block: it is sealed again once another is free.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -46,6 +49,10 @@ pub(crate) struct LaneTurn {
     pub(crate) absent: Vec<FileId>,
     /// The largest generation handed to this lane.
     pub(crate) handed: u64,
+    /// The file that has it, if it is known how far that is filled.
+    pub(crate) newest: Option<FileId>,
+    /// The largest generation that was sealed: the active file has it only if it is filled further (invariant 6).
+    sealed: u64,
     /// Writers that wait for a file.
     pub(crate) waiting: u32,
     /// Whether the newest file of an earlier run is resumed, so that writes may begin.
@@ -187,9 +194,13 @@ impl FileWheel {
             // Behind it comes only what an opening has found to be younger, and hollow (invariant 3).
             let at = of_lane.order.partition_point(|other| generation(*other) < generation(file));
             of_lane.order.insert(at, file);
-            turn.set(file, FileState::Sealing);
             let generation = generation(file);
-            self.events.emit(|| Event::FileSealed { file, lane: lane.id(), generation });
+            let is_news = of_lane.sealed < generation;
+            of_lane.sealed = generation;
+            turn.set(file, FileState::Sealing);
+            if is_news {
+                self.events.emit(|| Event::FileSealed { file, lane: lane.id(), generation });
+            }
             lane.set_active(None);
             self.choose_victim(turn, lane);
         }
@@ -205,7 +216,7 @@ impl FileWheel {
         let file = self.table.file(next);
         debug_assert!(file.generation() > of_lane.handed, "invariant 2");
         of_lane.handed = file.generation();
-        of_lane.active = Some(next);
+        (of_lane.newest, of_lane.active) = (Some(next), Some(next));
         turn.set(next, FileState::Active);
         file.cursor.reset(1, 0);
         let of_lane = &turn.lanes[lane.index()];
@@ -216,6 +227,45 @@ impl FileWheel {
         self.turned.notify_all();
         self.wake_keepers();
         true
+    }
+
+    /// Has the lane go on with the file that it was handed last, which was sealed, if it has no other one for tombstones
+    /// and gets none by itself (invariant 6).
+    fn fill_further(&self, turn: &mut Turn, lane: &Lane) -> bool {
+        let of_lane = &turn.lanes[lane.index()];
+        let has_none = of_lane.absent.is_empty() && of_lane.spares.is_empty() && of_lane.draining.is_empty();
+        if self.options.on_full != OnFull::Refuse || !has_none || !of_lane.discovered {
+            return false;
+        }
+        let may_turn = of_lane.order.front().is_some_and(|oldest| self.is_spent(of_lane, self.table.file(*oldest)));
+        let at = of_lane.order.iter().position(|file| Some(*file) == of_lane.newest);
+        let Some((id, at)) = of_lane.newest.zip(at).filter(|_| !may_turn) else { return false };
+        if !self.table.file(id).cursor.unseal() {
+            return false;
+        }
+        let of_lane = &mut turn.lanes[lane.index()];
+        of_lane.order.remove(at);
+        of_lane.active = Some(id);
+        of_lane.sealed = of_lane.handed;
+        turn.set(id, FileState::Active);
+        lane.set_tombstones_only(true);
+        lane.set_active(Some(id));
+        self.turned.notify_all();
+        true
+    }
+
+    /// A suspect file does not go on for tombstones once there is another one (invariant 6).
+    fn end_filling_further(&self, turn: &mut Turn, lane: &Lane) {
+        let of_lane = &turn.lanes[lane.index()];
+        let Some(active) = of_lane.active.filter(|_| of_lane.sealed == of_lane.handed && !of_lane.spares.is_empty())
+        else {
+            return;
+        };
+        let file = self.table.file(active);
+        if file.is_suspect() {
+            file.cursor.seal();
+            self.demote(turn, lane, active);
+        }
     }
 
     /// Whether, with `Refuse`, this many free files are all that is left for tombstones.
@@ -236,14 +286,18 @@ impl FileWheel {
 
     /// Whether the lane has a file for this purpose, after it was handed the next one if it had none.
     pub(crate) fn hand_out(&self, turn: &mut Turn, lane: &Lane, purpose: Purpose) -> bool {
-        let of_lane = &turn.lanes[lane.index()];
-        if !of_lane.writable {
+        if !turn.lanes[lane.index()].writable {
             return false;
         }
+        self.end_filling_further(turn, lane);
+        let of_lane = &turn.lanes[lane.index()];
         if of_lane.active.is_some() {
             return !self.refresh_tombstones_only(turn, lane) || purpose == Purpose::Tombstone;
         }
-        (purpose == Purpose::Tombstone || !self.is_last(of_lane, of_lane.spares.len())) && self.promote(turn, lane)
+        if purpose == Purpose::Tombstone {
+            return self.promote(turn, lane) || self.fill_further(turn, lane);
+        }
+        !self.is_last(of_lane, of_lane.spares.len()) && self.promote(turn, lane)
     }
 
     /// Looks again whether the active file is for tombstones only.

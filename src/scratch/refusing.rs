@@ -1,0 +1,130 @@
+//! A store that may not forget, and is full: what was removed makes room again, whatever has failed meanwhile.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use crate::block::BlockHash;
+use crate::error::WriteError;
+use crate::scratch::Scratch;
+use crate::scratch::small::{HANGS, REALM, block, three_files_of};
+use crate::storage::MemoryFileSource;
+use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
+use crate::sync::Arc;
+use crate::wheel::OnFull;
+
+fn open(files: &MemoryFileSource, gather: u64) -> (Scratch, Arc<Faults>) {
+    let source = FaultySource::new(files.clone());
+    let faults = source.faults();
+    // Nothing is stored before a flush asks for it.
+    let builder = Scratch::builder(source).on_full(OnFull::Refuse).gather(gather, Duration::from_secs(10));
+    let scratch = builder.wait_timeout(Duration::from_secs(5)).open().unwrap();
+    scratch.wait_recovered(HANGS).unwrap();
+    (scratch, faults)
+}
+
+/// Puts blocks until the store is full: the oldest first.
+fn fill(scratch: &Scratch, from: u64) -> Vec<BlockHash> {
+    let mut written = Vec::new();
+    for number in from..from + 1000 {
+        match scratch.put(REALM, &block(number, 4096)) {
+            Ok(hash) => written.push(hash),
+            Err(WriteError::Full { .. }) => return written,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("it is never full");
+}
+
+fn assert_there(scratch: &Scratch, blocks: &[BlockHash], are: bool) {
+    for hash in blocks {
+        assert_eq!(scratch.contains(REALM, *hash), Ok(are));
+    }
+}
+
+/// A fault sealed the last free file of a full store. Nothing in the others may die while it is live, and nothing could be
+/// removed any more: the store stayed as it was for ever.
+#[test]
+fn a_full_store_is_emptied_after_a_fault_in_the_file_that_is_left_for_that() {
+    for (call, gather) in [(Call::Store, 0), (Call::Store, 64 << 10), (Call::Sync, 0), (Call::Sync, 64 << 10)] {
+        for reopened in [false, true] {
+            let files = three_files_of(64 << 10);
+            let (mut scratch, faults) = open(&files, gather);
+            let kept = fill(&scratch, 0);
+            let removed = kept[..3].to_vec();
+            assert!(scratch.remove(REALM, removed[0]).unwrap());
+            scratch.flush().unwrap();
+            faults.set(Fault::at(1).only(&[call]).errno(Errno::Io));
+            let failed = scratch.remove(REALM, removed[1]).is_err() | scratch.flush().is_err();
+            assert!(failed && faults.failed() == 1, "{call:?}, {gather}");
+            if reopened {
+                scratch.close(HANGS);
+                drop(scratch);
+                scratch = open(&files, gather).0;
+            }
+            for hash in &removed {
+                scratch.remove(REALM, *hash).unwrap_or_else(|error| panic!("{call:?}, {gather}, {reopened}: {error}"));
+            }
+            scratch.flush().unwrap();
+            assert_there(&scratch, &removed, false);
+            let kept = &kept[3..];
+            assert_there(&scratch, kept, true);
+            // What was removed stays so, and what was not is there, until all is removed.
+            scratch.close(HANGS);
+            drop(scratch);
+            let (scratch, _) = open(&files, gather);
+            assert_there(&scratch, &removed, false);
+            assert_there(&scratch, kept, true);
+            for hash in kept {
+                assert!(scratch.remove(REALM, *hash).unwrap());
+            }
+            let again = fill(&scratch, 1000);
+            assert!(again.len() >= 14, "{call:?}, {gather}: {}", again.len());
+            scratch.flush().unwrap();
+            assert_there(&scratch, &again, true);
+            assert_eq!(scratch.len(), again.len() as u64);
+        }
+    }
+}
+
+/// As long as the disk refuses, each removal says so, and not that the store is full.
+#[test]
+fn a_removal_says_what_the_disk_says() {
+    let (scratch, faults) = open(&three_files_of(64 << 10), 0);
+    let written = fill(&scratch, 0);
+    faults.set(Fault::at(1).sticky().only(&[Call::Store]).errno(Errno::Io));
+    for hash in &written {
+        let error = scratch.remove(REALM, *hash).unwrap_err();
+        assert!(matches!(error, WriteError::Io(_)), "{error}");
+    }
+    faults.clear();
+    assert_there(&scratch, &written, true);
+    for hash in &written {
+        assert!(scratch.remove(REALM, *hash).unwrap());
+    }
+    assert!(fill(&scratch, 1000).len() >= 14);
+}
+
+/// A file that goes on for tombstones though it is suspect takes nothing else, and is retired once there is another one.
+#[test]
+fn no_block_is_written_to_a_suspect_file_that_goes_on_for_tombstones() {
+    let (scratch, faults) = open(&three_files_of(64 << 10), 0);
+    let written = fill(&scratch, 0);
+    assert!(scratch.remove(REALM, written[0]).unwrap());
+    faults.set(Fault::at(1).only(&[Call::Sync]).errno(Errno::Io));
+    scratch.flush().unwrap_err();
+    let [suspect] = scratch.health().suspect[..] else { panic!("{}", scratch.health()) };
+    for hash in &written {
+        scratch.remove(REALM, *hash).unwrap();
+    }
+    for number in 1000..1030 {
+        match scratch.put(REALM, &block(number, 4096)) {
+            Ok(hash) => {
+                let info = scratch.info(REALM, hash).unwrap();
+                assert!(info.file != suspect || scratch.health().suspect.is_empty(), "block {number}");
+            }
+            Err(WriteError::Full { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(scratch.len() >= 14 && scratch.health().suspect.is_empty(), "{}", scratch.health());
+}
