@@ -39,25 +39,58 @@ pub struct IoError {
 #[derive(Debug)]
 struct Answer {
     error: io::Error,
-    /// What to do about it, where the answer does not say it.
-    advice: Option<&'static str>,
+    advice: Advice,
+}
+
+/// What to do about an answer, beyond what its kind says.
+#[derive(Clone, Copy, Debug)]
+enum Advice {
+    /// Nothing.
+    ByKind,
+    /// This, if its kind says nothing.
+    Else(&'static str),
+    /// This, whatever its kind says.
+    Always(&'static str),
+}
+
+/// A sync has failed, and so has the mark by which the next run would know.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{sync}, and the file could not be marked for the next run, which would believe what the system has of it in memory: \
+     {mark}"
+)]
+struct Unmarked {
+    #[source]
+    sync: io::Error,
+    mark: io::Error,
 }
 
 impl IoError {
     /// `what` names the operation, such as "creating a file".
     #[must_use]
     pub fn new(what: &'static str, path: Option<&Path>, source: io::Error) -> Self {
-        Self::advising(what, path, source, None)
+        Self::advising(what, path, source, Advice::ByKind)
     }
 
     /// The header of a file cannot be read. Deleting the file for an error that may pass would lose what it holds, so
     /// somebody has to say so.
     pub(crate) fn header_unreadable(path: Option<&Path>, source: io::Error) -> Self {
         let advice = "; look at the disk, or remove that file, which costs its own blocks only";
-        Self::advising("reading a header", path, source, Some(advice))
+        Self::advising("reading a header", path, source, Advice::Else(advice))
     }
 
-    fn advising(what: &'static str, path: Option<&Path>, error: io::Error, advice: Option<&'static str>) -> Self {
+    /// A file of an earlier run could not be synced while the store was opened, and was marked or could not be.
+    pub(crate) fn unsynced(path: Option<&Path>, sync: io::Error, marked: io::Result<()>) -> Self {
+        let what = "syncing a file of an earlier run";
+        let Err(mark) = marked else {
+            let advice = "; the file is marked: open the store again, and its bytes are compared";
+            return Self::advising(what, path, sync, Advice::Always(advice));
+        };
+        let advice = "; restart the system before the store is opened again, or `reset` it";
+        Self::advising(what, path, io::Error::new(sync.kind(), Unmarked { sync, mark }), Advice::Always(advice))
+    }
+
+    fn advising(what: &'static str, path: Option<&Path>, error: io::Error, advice: Advice) -> Self {
         Self { what, path: path.map(Path::to_path_buf), answer: Arc::new(Answer { error, advice }) }
     }
 
@@ -117,6 +150,9 @@ impl IoError {
     }
 
     fn advice(&self) -> &'static str {
+        if let Advice::Always(advice) = self.answer.advice {
+            return advice;
+        }
         if let Some(advice) = self.advice_by_number() {
             return advice;
         }
@@ -134,7 +170,10 @@ impl IoError {
             _ if self.is_of_a_verb() => "",
             _ if self.panicked().is_some() => "; look at the output of that thread, and report it",
             _ if self.is_a_broken_promise() => "; mend the file source",
-            _ => self.answer.advice.unwrap_or("; check the disk and the system's log"),
+            _ => match self.answer.advice {
+                Advice::Else(advice) => advice,
+                Advice::ByKind | Advice::Always(_) => "; check the disk and the system's log",
+            },
         }
     }
 }

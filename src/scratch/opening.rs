@@ -68,6 +68,42 @@ fn no_lost_file_is_deleted_before_all_others_are_durable() {
     }
 }
 
+/// The first file that could not be synced ended the opening. The mark that could not be made of it either was not
+/// mentioned, the other files were not looked at, and the next opening believed the page cache of all of them.
+#[test]
+fn each_file_that_cannot_be_synced_is_marked_or_the_opening_says_that_it_could_not_be() {
+    // The files that are whole: the second has the newest blocks, the third none.
+    for can_mark in [true, false] {
+        let folder = test_folder();
+        lay_out(folder.path());
+        cut(&paths(folder.path())[&1], 100);
+        let source = FaultySource::new(disk(folder.path()));
+        let faults = source.faults();
+        let calls = if can_mark { &[Call::Sync][..] } else { &[Call::Sync, Call::Mark] };
+        faults.set(Fault::at(1).sticky().only(calls).kind(io::ErrorKind::ReadOnlyFilesystem));
+        let Err(OpenError::Io(error)) = Scratch::open(source) else { panic!("no sync has worked") };
+        assert_eq!(
+            (error.what(), error.kind()),
+            ("syncing a file of an earlier run", io::ErrorKind::ReadOnlyFilesystem)
+        );
+        assert_eq!((faults.count(Call::Sync), faults.count(Call::Mark), faults.count(Call::Delete)), (2, 2, 0));
+        let (text, unmarked) = (error.to_string(), "could not be marked for the next run");
+        if can_mark {
+            assert!(text.ends_with("the file is marked: open the store again, and its bytes are compared"), "{text}");
+        } else {
+            assert!(text.contains("Sync was made to fail") && text.contains("Mark was made to fail"), "{text}");
+            assert!(
+                text.contains(unmarked) && text.ends_with("before the store is opened again, or `reset` it"),
+                "{text}"
+            );
+        }
+        let scratch = ungathered(disk(folder.path()));
+        scratch.wait_recovered(HANGS).unwrap();
+        // Of what was not marked a process cannot know: that is what the text has said.
+        assert_eq!(scratch.health().suspect.len(), if can_mark { 2 } else { 0 });
+    }
+}
+
 /// A file that an earlier run had marked, and whose header was damaged besides, was deleted and nobody was told.
 #[test]
 fn a_suspect_file_without_a_header_is_told_and_counted_before_it_is_deleted() {

@@ -200,17 +200,19 @@ impl Plan {
         Ok(())
     }
 
-    /// Makes durable what a killed run may have left in the page cache, before a file dies (`recovery`, invariant 3).
+    /// Makes durable what a killed run may have left in the page cache, before a file dies (`recovery`, invariant 4).
+    ///
+    /// All are tried, and marked if that fails: the next opening must not believe the page cache of any. If no mark can be
+    /// made, the error says what else keeps it from that.
     fn sync_found(&self, source: &dyn FileSource) -> Result<(), OpenError> {
+        let (mut marked, mut unmarked) = (None, None);
         for Judged { id, memory, .. } in self.all_found() {
-            memory.sync().map_err(|error| {
-                // The next opening must not believe the page cache of it. If no mark can be made either, the error of
-                // the sync is what is told: nothing is opened.
-                let _ = source.mark_suspect(*id);
-                io_failed(source, "syncing a file of an earlier run", *id, error)
-            })?;
+            let Err(error) = memory.sync() else { continue };
+            let mark = source.mark_suspect(*id);
+            let worst = if mark.is_ok() { &mut marked } else { &mut unmarked };
+            worst.get_or_insert(IoError::unsynced(source.describe(*id).as_deref(), error, mark));
         }
-        Ok(())
+        unmarked.or(marked).map_or(Ok(()), |error| Err(OpenError::Io(error)))
     }
 
     /// How many files have another length, but for those that a smaller layout drops, or no header.
