@@ -161,7 +161,7 @@ impl ScratchBuilder {
     /// When bytes are compared with their hash. Default: [`Verify::FirstRead`].
     ///
     /// [`Verify::Always`] copies and hashes a block at every read; a single read does so with
-    /// [`Scratch::read_verified`].
+    /// [`Scratch::read_verified`]. With [`Verify::Never`] a power cut may show one realm what another has written.
     pub fn verify(mut self, verify: Verify) -> Self {
         self.options.verify = verify;
         self

@@ -9,6 +9,8 @@
 //!    (WARM). Everything else is read through the file (`verify`, invariant 2).
 //! 4. What a file stores that is seen to be suspect is lent only as a copy that was verified for this read; so is all,
 //!    with `Verify::Always`.
+//! 5. What `Verify::Never` lends without a comparison stays UNVERIFIED: whoever writes the same content, asks for a
+//!    verified copy, or weighs it against an older version compares it still.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -192,11 +194,13 @@ impl FileWheel {
         let file = pin.file();
         loop {
             match file.slots.get(slot) {
-                State::Ready => {
-                    let is_warm = file.slots.flags(slot) & slots::WARM != 0;
-                    let is_lent = verify != Verify::Always && !self.is_suspect(file);
-                    if is_lent
-                        && is_warm
+                state @ (State::Ready | State::Unverified | State::Verifying) => {
+                    let is_copied = || verify == Verify::Always || self.is_suspect(file);
+                    // Invariant 5.
+                    let is_believed = state == State::Ready || verify == Verify::Never;
+                    if is_believed
+                        && file.slots.flags(slot) & slots::WARM != 0
+                        && !is_copied()
                         && let Some(entry) = pin.entry(slot)
                     {
                         let is_same = entry.key == key && entry.realm == realm;
@@ -207,28 +211,16 @@ impl FileWheel {
                     if entry.key != key || entry.realm != realm {
                         return Ok(Candidate::Other);
                     }
-                    if verify == Verify::Always || self.is_suspect(file) {
+                    if is_copied() {
                         let copy = self.copy_and_verify(hash, &pin, slot, &entry)?;
                         return Ok(Candidate::Found(Lent::Copied(copy)));
+                    }
+                    if !is_believed {
+                        self.verify(hash, &pin, slot, &entry, deadline)?;
+                        continue;
                     }
                     self.warm(file, slot, &entry)?;
                     return Ok(Candidate::Found(Lent::Mapped { pin, slot, entry }));
-                }
-                State::Unverified | State::Verifying => {
-                    let Some(entry) = self.load_entry(hash, &pin, slot)? else { continue };
-                    if entry.key != key || entry.realm != realm {
-                        return Ok(Candidate::Other);
-                    }
-                    if verify == Verify::Always || self.is_suspect(file) {
-                        let copy = self.copy_and_verify(hash, &pin, slot, &entry)?;
-                        return Ok(Candidate::Found(Lent::Copied(copy)));
-                    }
-                    // A block that is being verified is waited for, whatever the option: nobody spins meanwhile.
-                    if verify != Verify::Never
-                        || file.slots.swap_from(slot, State::Unverified, State::Ready) == Err(State::Verifying)
-                    {
-                        self.verify(hash, &pin, slot, &entry, deadline)?;
-                    }
                 }
                 State::Tombstone => {
                     let Some(entry) = self.load_entry(hash, &pin, slot)? else { continue };

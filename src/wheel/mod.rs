@@ -143,6 +143,12 @@ pub enum Verify {
     /// At every read, on a copy read through the file: nothing that the page cache does afterwards is seen.
     Always,
     /// Not at all: bytes of an earlier run are lent as they are. Entries are checked nevertheless.
+    ///
+    /// After a power cut a block that was not flushed may then read as anything that its pages held before, bytes of
+    /// another realm among them, and after damage to the disk so may any block: for stores whose realms trust each other.
+    /// What nobody has compared counts as not compared: writing the same content, and
+    /// [`read_verified`](crate::Scratch::read_verified), find out, and an older version of the block is served in its
+    /// place as with the other two.
     Never,
 }
 

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, REALM};
-use crate::block::{BlockHash, FileId};
+use super::{PATIENCE, realm_of};
+use crate::block::{BlockHash, FileId, Realm};
 use crate::error::{FailedClosure, FlushError, ReadError, WriteError};
 use crate::scratch::Scratch;
 use crate::scratch::history::{History, Short, Version, number_of};
 use crate::storage::lossy::{Crash, Image, LossySource};
 use crate::sync::thread;
+use crate::wheel::Verify;
 
 /// How a call ended.
 pub(super) enum Done {
@@ -46,6 +47,14 @@ pub(super) struct Oracle {
     before: Option<Crash>,
     /// Files of which a run before this one, since the last power cut, has lost writes.
     harmed: BTreeSet<FileId>,
+    /// Lengths of versions that were not durable when the power was cut, for as long as no later one is.
+    doubtful: BTreeMap<BlockHash, BTreeSet<usize>>,
+    /// Keys of which a version was written since the last flush.
+    fresh: BTreeSet<BlockHash>,
+    /// What keys read as in this run that a power cut has torn.
+    torn: BTreeMap<BlockHash, Vec<u8>>,
+    /// How the bytes of earlier runs are compared in this one.
+    pub(super) verify: Verify,
     /// Whether calls fail in this run.
     pub(super) faults: bool,
     /// What is printed of a world that fails.
@@ -54,14 +63,22 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn new(log: String) -> Self {
-        let (keys, harmed) = (BTreeMap::new(), BTreeSet::new());
-        Self { keys, era: 0, before: None, harmed, faults: false, log }
+        let (keys, doubtful, torn) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (harmed, fresh) = (BTreeSet::new(), BTreeSet::new());
+        let verify = Verify::default();
+        Self { keys, era: 0, before: None, harmed, doubtful, fresh, torn, verify, faults: false, log }
     }
 
-    /// Whether these bytes were written to a key, or may have been.
+    /// Whether these bytes were written to a key, or may have been, or are what is left of them.
     pub(super) fn knows(&self, key: BlockHash, bytes: &[u8]) -> bool {
         let versions = self.keys.get(&key).map_or(&[][..], |history| &history.versions);
         versions.iter().any(|version| version.bytes.as_deref() == Some(bytes))
+            || self.torn.get(&key).is_some_and(|torn| torn == bytes)
+    }
+
+    /// Whether nobody compares what a power cut may have torn of this key, and a block of this length is among that.
+    fn may_be_torn(&self, key: BlockHash, bytes: &[u8]) -> bool {
+        self.verify == Verify::Never && self.doubtful.get(&key).is_some_and(|lens| lens.contains(&bytes.len()))
     }
 
     /// A run is over; `is_checked`: what it had opened was.
@@ -90,8 +107,9 @@ impl Oracle {
                 match result {
                     Ok(()) => {
                         version.done = true;
+                        self.fresh.insert(key);
                         version.stored = stored;
-                        version.place = scratch.info(REALM, key).ok().map(|info| (info.file, info.generation));
+                        version.place = scratch.info(realm_of(key), key).ok().map(|info| (info.file, info.generation));
                         writeln!(self.log, "  done {:?}", version.place).unwrap();
                     }
                     // Nothing has happened.
@@ -114,6 +132,9 @@ impl Oracle {
                     let durable = history.versions.iter().rposition(|version| version.done && version.era == era);
                     history.durable = history.durable.max(durable);
                 }
+                for key in std::mem::take(&mut self.fresh) {
+                    self.doubtful.remove(&key);
+                }
             }
             Done::Flushed(Err(error)) => {
                 // On a busy machine a lane turns once around before its flusher has run a closure, or a flush is late.
@@ -122,6 +143,7 @@ impl Oracle {
                 assert!(self.faults || (slow && error.io.is_none()), "{error}");
                 writeln!(self.log, "flush failed: {error}").unwrap();
                 self.era += 1;
+                self.fresh.clear();
             }
         }
         false
@@ -132,7 +154,14 @@ impl Oracle {
     /// `gathers`: whether its blocks wait in a buffer, where a kill loses them.
     pub(super) fn check(&mut self, scratch: &Scratch, opened: &LossySource, gathers: bool) -> bool {
         let Some(crash) = self.before else { return !opened.has_crashed() };
-        writeln!(self.log, "{crash:?}; {:?}; {:?}", scratch.recovery(), scratch.stats()).unwrap();
+        writeln!(self.log, "{crash:?}; {:?}; {:?}; {:?}", self.verify, scratch.recovery(), scratch.stats()).unwrap();
+        self.torn.clear();
+        self.fresh.clear();
+        for (key, history) in self.keys.iter().filter(|_| crash == Crash::PowerCut) {
+            let later = &history.versions[history.durable.map_or(0, |durable| durable + 1)..];
+            let lens = later.iter().filter_map(|version| version.bytes.as_ref().map(Vec::len));
+            self.doubtful.entry(*key).or_default().extend(lens);
+        }
         let lossless = !gathers && crash == Crash::Kill;
         let harmed = std::mem::take(&mut self.harmed);
         // Of what is in no block, as a removal, nobody knows the file.
@@ -144,24 +173,41 @@ impl Oracle {
         self.era += u64::from(!harmed.is_empty());
         let mut keys = self.keys.clone();
         for (key, history) in &mut keys {
-            writeln!(self.log, "{key}: {:?}", scratch.info(REALM, *key)).unwrap();
-            let read = match scratch.get(REALM, *key) {
+            let realm = realm_of(*key);
+            let other = Realm::from(u16::from(realm == Realm::DEFAULT));
+            assert!(scratch.get(other, *key).is_err(), "{key} is found in another realm");
+            writeln!(self.log, "{key}: {:?}", scratch.info(realm, *key)).unwrap();
+            let read = match scratch.get(realm, *key) {
                 Ok(block) => Some(block.to_vec()),
                 Err(ReadError::Corrupted { address }) => {
                     writeln!(self.log, "{key}: corrupted at {address:?}").unwrap();
-                    let again = scratch.get(REALM, *key);
+                    let again = scratch.get(realm, *key);
                     assert!(matches!(again, Err(ReadError::Missing { .. })), "{again:?} after Corrupted");
                     None
                 }
                 Err(ReadError::Missing { .. }) => None,
                 Err(error) => panic!("key {key}: {error}"),
             };
-            let place = scratch.info(REALM, *key).ok().map(|info| (info.file, info.generation));
-            if let Err(problem) = history.judge(
-                read.as_deref(),
-                |version| lossless && is_sound(version.place),
-                |version| has_turned(version, opened),
-            ) {
+            let place = scratch.info(realm, *key).ok().map(|info| (info.file, info.generation));
+            let judge = |history: &History, read: Option<&[u8]>| {
+                let is_kept = |version: &Version| lossless && is_sound(version.place);
+                history.judge(read, is_kept, |version| has_turned(version, opened))
+            };
+            let judged = judge(history, read.as_deref());
+            // Whoever compares it finds none; an older one that must be there is a reason to compare (6).
+            if judged.is_err()
+                && let Some(torn) = read.as_ref().filter(|read| self.may_be_torn(*key, read))
+                && judge(history, None).is_ok()
+            {
+                writeln!(self.log, "{key}: torn").unwrap();
+                self.torn.insert(*key, torn.clone());
+                let later = history.durable.map_or(0, |durable| durable + 1);
+                for version in &mut history.versions[later..] {
+                    (version.done, version.stored) = (false, false);
+                }
+                continue;
+            }
+            if let Err(problem) = judged {
                 let what = read.as_deref().map(|bytes| (bytes.len(), number_of(bytes)));
                 let versions: Vec<_> = history.versions.iter().map(Short).collect();
                 panic!("{problem}: key {key} reads as {what:?}, durable {:?} of {versions:?}", history.durable);
