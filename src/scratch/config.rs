@@ -84,7 +84,7 @@ impl ScratchBuilder {
     /// Most bytes that closures of deferred writes may promise before they run. Default: 256 MiB.
     ///
     /// A closure counts as the length of its block and 256 bytes. Above the limit the caller of `write` runs closures
-    /// itself. A larger block waits alone; 0 lets one closure wait.
+    /// itself, and those that wait are served as they came. A larger block waits alone; 0 lets one closure wait.
     pub fn max_pending_bytes(mut self, bytes: u64) -> Self {
         self.options.max_pending_bytes = bytes;
         self

@@ -100,18 +100,17 @@ impl FileWheel {
     }
 
     fn wait_for_budget(&self, lane: &Lane, len: u32, deadline: &Deadline) -> Result<Charge<'_>, WriteError> {
-        let mut counted = false;
+        self.counters.waits.add(1);
+        let place = self.pending_budget.wait_in_line(len);
         loop {
-            if let Some(charge) = self.pending_budget.try_charge(len) {
+            if let Some(charge) = place.try_charge() {
                 return Ok(charge);
             }
-            if !counted {
-                self.counters.waits.add(1);
-                counted = true;
-            }
-            let ran = self.run_one_queued(lane, deadline)
-                || self.lanes.iter().any(|other| other.id() != lane.id() && self.run_one_queued(other, deadline));
-            if ran && let Some(charge) = self.pending_budget.try_charge(len) {
+            let ran = place.away(|| {
+                self.run_one_queued(lane, deadline)
+                    || self.lanes.iter().any(|other| other.id() != lane.id() && self.run_one_queued(other, deadline))
+            });
+            if ran && let Some(charge) = place.try_charge() {
                 return Ok(charge);
             }
             // Also if one was run: others may take what it leaves, again and again.
@@ -226,6 +225,31 @@ mod tests {
         assert!(highest > 0 && highest <= max, "{highest} bytes waited, of {max}");
         wheel.flush().unwrap();
         assert_eq!(wheel.pending_bytes(), 0);
+        wheel.close(HANGS);
+    }
+
+    /// A write larger than what was free waited while smaller ones, for which there was room, came after it and filled
+    /// the budget again.
+    #[test]
+    fn a_small_write_does_not_pass_a_large_one_that_waits() {
+        let wheel = wheel(2 * u64::from(LEN), HANGS);
+        // Nothing is queued that anybody could run, and there is room for a small one.
+        let held = wheel.pending_budget.try_charge(LEN / 2).unwrap();
+        let large = {
+            let wheel = Arc::clone(&wheel);
+            let key = (Realm::DEFAULT, BlockHash::from_u128(1));
+            let write = move || wheel.defer_block(key, BlockKind::Named, 2 * LEN, Box::new(|_| ()), &wheel.deadline());
+            thread::spawn(write)
+        };
+        eventually("the large one waits", || wheel.pending_budget.waiting() == 1);
+        let at_once = Deadline::after(Duration::ZERO);
+        let key = (Realm::DEFAULT, BlockHash::from_u128(2));
+        let small = wheel.defer_block(key, BlockKind::Named, 8, Box::new(|_| ()), &at_once);
+        assert!(matches!(small, Err(WriteError::Timeout { .. })), "{small:?}");
+        drop(held);
+        large.join().unwrap().unwrap();
+        wheel.flush().unwrap();
+        wheel.defer_block(key, BlockKind::Named, 8, Box::new(|_| ()), &at_once).unwrap();
         wheel.close(HANGS);
     }
 
