@@ -148,6 +148,8 @@ pub(crate) struct Faults {
     counts: [AtomicU64; Call::ALL.len()],
     failed: [AtomicU64; Call::ALL.len()],
     #[cfg(not(loom))]
+    written_back: Mutex<Vec<(FileId, Range<u64>)>>,
+    #[cfg(not(loom))]
     syncs: Hold,
     #[cfg(not(loom))]
     stores: Hold,
@@ -196,6 +198,12 @@ impl Faults {
     pub(crate) fn failed_of(&self, call: Call) -> u64 {
         // Relaxed: as in `count`.
         self.failed[call as usize].load(Ordering::Relaxed)
+    }
+
+    /// What was sent to the device before its sync, in order. That cannot fail, and is no call that counts.
+    #[cfg(not(loom))]
+    pub(crate) fn written_back(&self) -> Vec<(FileId, Range<u64>)> {
+        self.written_back.lock().clone()
     }
 
     /// From now on syncs wait before they begin, until this is called with `false`.
@@ -311,7 +319,7 @@ impl<S: FileSource> FaultySource<S> {
     }
 
     fn wrap(&self, file: FileId, inner: Arc<dyn FileMemory>) -> Arc<dyn FileMemory> {
-        Arc::new(FaultyMemory { inner, faults: self.faults.clone(), folder: Some(self.folder_of(file)) })
+        Arc::new(FaultyMemory { inner, faults: self.faults.clone(), file, folder: Some(self.folder_of(file)) })
     }
 
     fn folder_of(&self, file: FileId) -> u16 {
@@ -393,6 +401,8 @@ impl<S: FileSource> FileSource for FaultySource<S> {
 struct FaultyMemory {
     inner: Arc<dyn FileMemory>,
     faults: Arc<Faults>,
+    #[cfg_attr(loom, expect(dead_code, reason = "models do not look at what is sent to the device"))]
+    file: FileId,
     folder: Option<u16>,
 }
 
@@ -435,6 +445,8 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     fn start_write_back(&self, range: Range<u64>) {
+        #[cfg(not(loom))]
+        self.faults.written_back.lock().push((self.file, range.clone()));
         self.inner.start_write_back(range);
     }
 

@@ -14,9 +14,10 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 
-use crate::block::{BlockAddress, Entry, FileId, FileSize, Slot};
+use crate::block::{BlockAddress, Entry, FileId, FileSize, PAGE_SIZE, Slot};
 use crate::os::Process;
 use crate::planted;
 use crate::storage::{FileMemory, FileSource};
@@ -27,6 +28,7 @@ use crate::wheel::pending::PendingTable;
 use crate::wheel::pin::Pinner;
 use crate::wheel::slots::Slots;
 use crate::wheel::suspicion::Suspicion;
+use crate::wheel::write_back::Pieces;
 
 /// The table of files, and the source whose locks live as long as any mapping is lent.
 pub(crate) struct FileTable {
@@ -95,6 +97,7 @@ pub(crate) struct BlockFile {
     pub(crate) suspicion: Suspicion,
     /// Deleted because it died: nobody needs what is stored here still.
     deleted: AtomicBool,
+    pub(crate) pieces: Pieces,
     stores: AtomicU64,
     synced: Mutex<u64>,
 }
@@ -128,6 +131,7 @@ impl BlockFile {
             live_bytes: AtomicU64::new(0),
             suspicion: Suspicion::default(),
             deleted: AtomicBool::new(false),
+            pieces: Pieces::new(size),
             stores: AtomicU64::new(0),
             synced: Mutex::new(0),
         }
@@ -211,6 +215,7 @@ impl BlockFile {
         self.generation.store(generation, Ordering::Relaxed);
         self.nonce.store(nonce, Ordering::Relaxed);
         self.slots.clear();
+        self.pieces.clear();
         // A file that was never filled is quiet: as many reservations as are finished.
         self.cursor.clear();
         self.finished.store(0, Ordering::Relaxed);
@@ -219,8 +224,9 @@ impl BlockFile {
         self.live_bytes.store(0, Ordering::Relaxed);
     }
 
-    /// Goes on with a lap of an earlier run: slots below `next_slot` are over.
-    pub(crate) fn resume_lap(&self, next_slot: u32) {
+    /// Goes on with a lap of an earlier run: slots below `next_slot` are over, pages below `next_page` are stored.
+    pub(crate) fn resume_lap(&self, next_slot: u32, next_page: u32) {
+        self.pieces.add(1..next_page);
         self.finished.store(next_slot, Ordering::Relaxed);
     }
 
@@ -280,6 +286,9 @@ impl BlockFile {
         let result = self.memory()?.store(offset, parts);
         // Release pairs with the Acquire in `sync`, which then covers this store.
         self.stores.fetch_add(1, Ordering::Release);
+        if result.is_ok() {
+            self.pieces.add(whole_pages(offset, parts));
+        }
         result
     }
 
@@ -326,4 +335,11 @@ impl BlockFile {
         self.sync_or(|error, _| failure = Some(error));
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// The pages that a store of `parts` fills: payloads begin with a page and fill their last one; entries fill none.
+fn whole_pages(offset: u64, parts: &[&[u8]]) -> Range<u32> {
+    let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
+    let page = |at: u64| u32::try_from(at / PAGE_SIZE).expect("a file has fewer than 2^22 pages");
+    if offset.is_multiple_of(PAGE_SIZE) { page(offset)..page(offset + len) } else { 0..0 }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use crate::block::{FileId, PAGE_SIZE};
 use crate::planted;
 use crate::sync::Arc;
-use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
@@ -21,8 +20,6 @@ const REST: Duration = Duration::from_millis(100);
 const WATCH: Duration = Duration::from_millis(1);
 /// How long a draining file is given before the next oldest dies for a writer that waits.
 const GRACE: Duration = Duration::from_millis(10);
-/// Stored bytes are sent to the device in pieces of this size.
-const WRITE_BACK: u64 = 8 << 20;
 
 /// What a keeper does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,18 +46,9 @@ enum Job {
     Stop,
 }
 
-/// How far a lane's active file was sent to the device.
-#[derive(Debug, Default)]
-struct WriteBack {
-    file: Option<FileId>,
-    generation: u64,
-    sent: u64,
-}
-
 /// Runs until the wheel stops.
 pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
     let lane = &wheel.lanes[usize::from(lane)];
-    let mut write_back = WriteBack::default();
     loop {
         let job = wheel.next_job(&wheel.turn.lock(), lane);
         match job {
@@ -74,7 +62,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
             Job::Retire(file) => wheel.retire(wheel.table.file(file)),
             Job::Stop => return,
             Job::Rest(time) => {
-                wheel.pace_write_back(lane, &mut write_back);
+                wheel.pace_write_back(lane);
                 // The flusher does this in time, unless a closure holds it up. What was gathered for a file that is
                 // full now has no neighbours to wait for, and keeps the file from being settled.
                 wheel.store_open_gather(lane, |gather| {
@@ -182,16 +170,6 @@ impl FileWheel {
         self.keep.notify_all();
     }
 
-    /// Wakes the keepers when a reservation crosses three quarters of its file, or a piece to be written back.
-    pub(crate) fn wake_at_marks(&self, file: &BlockFile, page: u32, pages: u32) {
-        let mark = file.size().pages() / 4 * 3;
-        let end = page + pages;
-        let piece = |page: u32| u64::from(page) * PAGE_SIZE / WRITE_BACK;
-        if (page < mark && end >= mark) || piece(page) != piece(end) {
-            self.wake_keepers();
-        }
-    }
-
     /// How the lane gets its next file, if it needs one.
     fn spare_job(&self, turn: &Turn, lane: &Lane, now: Instant) -> Option<Job> {
         let of_lane = &turn.lanes[lane.index()];
@@ -269,20 +247,5 @@ impl FileWheel {
             turn.set(id, FileState::Sealed);
         }
         self.choose_victim(&turn, lane);
-    }
-
-    /// Sends what was stored in the active file to the device, piece by piece, so that the sync finds little.
-    fn pace_write_back(&self, lane: &Lane, sent: &mut WriteBack) {
-        let Some(active) = lane.active() else { return };
-        let file = self.table.file(active);
-        if sent.file != Some(active) || sent.generation != file.generation() {
-            *sent = WriteBack { file: Some(active), generation: file.generation(), sent: PAGE_SIZE };
-        }
-        let stored = u64::from(file.cursor.next_page()) * PAGE_SIZE;
-        while stored >= sent.sent + WRITE_BACK {
-            let Ok(memory) = file.memory() else { return };
-            memory.start_write_back(sent.sent..sent.sent + WRITE_BACK);
-            sent.sent += WRITE_BACK;
-        }
     }
 }

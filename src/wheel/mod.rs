@@ -78,6 +78,7 @@ mod threads;
 mod ticket;
 mod turn;
 mod verify;
+mod write_back;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -85,7 +85,7 @@ impl FileWheel {
             // Else nobody knows how far it is filled.
             let is_known = directory.unreadable == 0;
             if is_known {
-                file.resume_lap(directory.next_slot);
+                file.resume_lap(directory.next_slot, directory.next_page);
                 file.cursor.reset(directory.next_page, directory.next_slot);
                 turn.lanes[lane.index()].newest = Some(id);
             }
