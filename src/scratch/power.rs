@@ -1,9 +1,10 @@
 //! Kills and power cuts at any call, against an oracle that knows what was promised.
 //!
-//! A run works on a few keys over tiny files until its [`Plan`] ends it, opens what is left and checks every key; the
-//! next run goes on from there. What fails prints its seed: `SCRATCHSPACE_POWER_SEED=seed` runs it alone, as often as
-//! `SCRATCHSPACE_POWER_SEEDS` says, because threads may meet otherwise the next time. `SCRATCHSPACE_POWER_FIRST` is the
-//! first of the seeds, `SCRATCHSPACE_POWER_THREADS` how many run at once.
+//! A run works on a few keys over tiny files until its [`Plan`] ends it; the next one opens what is left, checks every key
+//! and goes on from there. A seed has four runs, and a fifth that only checks. Each ends by a power cut or a kill, two to
+//! one. What fails prints its seed: `SCRATCHSPACE_POWER_SEED=seed` runs it alone, as often as `SCRATCHSPACE_POWER_SEEDS`
+//! says, because threads may meet otherwise the next time. `SCRATCHSPACE_POWER_FIRST` is the first of the seeds,
+//! `SCRATCHSPACE_POWER_THREADS` how many run at once.
 //!
 //! # What must hold
 //!
@@ -35,7 +36,7 @@ use crate::scratch::{BlockRef, Scratch};
 use crate::storage::dice::Dice;
 use crate::storage::lossy::{Crash, Image, LossySource, Plan};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::thread;
+use crate::sync::{Mutex, thread};
 use crate::wheel::Verify;
 
 use self::oracle::{Done, Oracle};
@@ -118,29 +119,36 @@ impl World {
         if in_opening {
             remote.set_plan(plan);
         }
-        let torn = remote.torn();
-        let opened = self.open(source);
-        let is_checked = match &opened {
-            Ok(scratch) => {
-                // A file without a header is told, also if it is a cut that has torn it; nothing else is.
-                assert_eq!(scratch.recovery().report.files_damaged, torn as u64);
-                self.oracle.check(scratch, &remote, self.gathers)
-            }
-            Err(error) => {
-                assert!(in_opening && self.oracle.faults, "every image opens: {error}");
-                writeln!(self.oracle.log, "not opened: {error}").unwrap();
-                false
-            }
-        };
-        if let (true, Ok(scratch)) = (is_checked, &opened) {
+        let opened = self.open_and_check(source, in_opening && self.oracle.faults);
+        if let Some(scratch) = &opened {
             if !in_opening {
                 remote.set_plan(plan);
             }
             self.write(scratch, &remote);
         }
+        let is_checked = opened.is_some();
         let image = remote.crash();
         self.oracle.ends(plan.crash, is_checked, &image);
         image
+    }
+
+    /// Opens what a crash has left and compares it with what was promised; `None` if another crash came before that was
+    /// over, or if it `may_fail` and did.
+    fn open_and_check(&mut self, source: LossySource, may_fail: bool) -> Option<Scratch> {
+        let remote = source.remote();
+        let torn = remote.torn();
+        match self.open(source) {
+            Ok(scratch) => {
+                // A file without a header is told, also if it is a cut that has torn it; nothing else is.
+                assert_eq!(scratch.recovery().report.files_damaged, torn as u64);
+                self.oracle.check(&scratch, &remote, self.gathers).then_some(scratch)
+            }
+            Err(error) => {
+                assert!(may_fail, "every image opens: {error}");
+                writeln!(self.oracle.log, "not opened: {error}").unwrap();
+                None
+            }
+        }
     }
 
     /// Works until the crash.
@@ -220,11 +228,23 @@ impl World {
     }
 }
 
-fn run(seed: u64) {
+/// How the runs of some seeds have ended; each end was judged by a later opening.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    cuts: u64,
+    kills: u64,
+}
+
+fn run(seed: u64) -> Ends {
     let (mut world, mut source) = World::new(seed);
+    let mut ends = Ends::default();
     let check = std::panic::AssertUnwindSafe(|| {
         for _ in 0..4 {
             let plan = world.plan();
+            match plan.crash {
+                Crash::PowerCut => ends.cuts += 1,
+                Crash::Kill => ends.kills += 1,
+            }
             let mut image = world.work(source, plan);
             if world.dice.one_in(4) {
                 let files = 3 + u16::try_from(world.dice.below(3)).unwrap();
@@ -233,12 +253,16 @@ fn run(seed: u64) {
             }
             source = LossySource::open(&image, world.dice.next());
         }
+        world.oracle.faults = false;
+        let last = world.open_and_check(source, false);
+        assert!(last.is_some(), "nothing ends the last run before it is checked");
     });
     let caught = std::panic::catch_unwind(check);
     if let Err(panic) = caught {
         eprintln!("{}seed {seed}: repeat with SCRATCHSPACE_POWER_SEED={seed}", world.oracle.log);
         std::panic::resume_unwind(panic);
     }
+    ends
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -252,7 +276,7 @@ fn what_was_flushed_survives_every_crash_and_what_is_gone_stays_so() {
     let first = number("SCRATCHSPACE_POWER_FIRST").unwrap_or(0);
     // Runs wait more than they work.
     let threads = number("SCRATCHSPACE_POWER_THREADS").unwrap_or(32);
-    let next = AtomicU64::new(0);
+    let (next, ends) = (AtomicU64::new(0), Mutex::new(Ends::default()));
     thread::scope(|scope| {
         let run_some = |_| {
             scope.spawn(|| {
@@ -262,7 +286,10 @@ fn what_was_flushed_survives_every_crash_and_what_is_gone_stays_so() {
                     if at >= count {
                         return;
                     }
-                    run(only.unwrap_or(first + at));
+                    let of_seed = run(only.unwrap_or(first + at));
+                    let mut ends = ends.lock();
+                    ends.cuts += of_seed.cuts;
+                    ends.kills += of_seed.kills;
                 }
             })
         };
@@ -271,6 +298,9 @@ fn what_was_flushed_survives_every_crash_and_what_is_gone_stays_so() {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
+    // `torture power` reads this line, and so does whoever looks at what the CI has done.
+    let Ends { cuts, kills } = *ends.lock();
+    println!("power: {cuts} cuts and {kills} kills of {count} seeds from {} on", only.unwrap_or(first));
 }
 
 #[test]

@@ -56,8 +56,8 @@ fn text_after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     line.split(key).nth(1)?.split('"').next()
 }
 
-/// Runs a test; gives all that it said if it fails, hangs for `patience`, or if there is no such test.
-pub(crate) fn run_test(command: &mut Command, patience: Duration) -> Result<(), String> {
+/// Runs a test, and gives all that it said; as an error if it fails, hangs for `patience`, or if there is no such test.
+pub(crate) fn run_test(command: &mut Command, patience: Duration) -> Result<String, String> {
     let ended = process::run(command.current_dir(root()), patience);
     let ended = ended.map_err(|error| format!("running {command:?}: {error}"))?;
     if ended.status.is_none() {
@@ -67,7 +67,10 @@ pub(crate) fn run_test(command: &mut Command, patience: Duration) -> Result<(), 
         return Err(format!("{}\n{}", ended.how(), ended.said));
     }
     // A name that matches nothing succeeds.
-    if ended.said.contains("running 0 tests") { Err(format!("there is no such test: {command:?}")) } else { Ok(()) }
+    if ended.said.contains("running 0 tests") {
+        return Err(format!("there is no such test: {command:?}"));
+    }
+    Ok(ended.said)
 }
 
 #[cfg(test)]
@@ -78,7 +81,7 @@ mod tests {
     fn a_test_that_hangs_or_is_not_there_fails() {
         let shell = |script: &str, patience| run_test(Command::new("sh").args(["-c", script]), patience);
         let long = Duration::from_mins(2);
-        assert_eq!(shell("echo running 1 test", long), Ok(()));
+        assert_eq!(shell("echo running 1 test", long).unwrap().trim(), "running 1 test");
         assert!(shell("echo running 0 tests", long).unwrap_err().contains("no such test"));
         assert!(shell("echo it breaks; exit 101", long).unwrap_err().contains("it breaks"));
         let hung = shell("echo seed 5; sleep 1000", Duration::from_millis(500)).unwrap_err();

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tempfile::TempDir;
 
 /// How long to go on.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct Limit {
     /// How long to go on, as in 90s, 30m or 1h
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
