@@ -12,7 +12,7 @@ use crate::scratch::{HealthState, Scratch};
 use crate::storage::DiskFileSource;
 use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
 use crate::sync::{Arc, Mutex, thread};
-use crate::wheel::{Event, OnFull, Verify, WaitCause};
+use crate::wheel::{Event, Verify, WaitCause};
 
 #[test]
 fn the_life_of_a_file_is_told_in_order() {
@@ -238,40 +238,34 @@ fn a_bad_block_an_unreadable_one_and_a_late_one_are_three_counters() {
 }
 
 #[test]
-fn each_cause_of_a_wait_is_told() {
-    let (scratch, events, faults) = open_told(memory(1, 3, 1 << 20), |builder| {
-        builder
-            .on_full(OnFull::Refuse)
-            .max_pending_bytes(0)
-            .max_staging_bytes(4096)
-            .wait_timeout(20 * MILLISECOND)
-            .report_waits(MILLISECOND)
-    });
-    let causes =
-        |wanted| drop(until(&events, |event| matches!(event, Event::Waited { cause, .. } if *cause == wanted)));
+fn events_that_find_no_room_are_counted_and_told_as_many() {
     let (go, wait) = channel::<()>();
-    let (begun, running) = channel();
-    let hang = move |_: &mut [u8]| {
-        begun.send(()).unwrap();
-        let _ = wait.recv();
+    let (wait, told) = (std::sync::Mutex::new(wait), Arc::new(Mutex::new((0_u64, 0_u64))));
+    let seen = Arc::clone(&told);
+    let hook = move |event: &Event| {
+        let _ = wait.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
+        let mut seen = seen.lock();
+        match event {
+            Event::BlockFailed { .. } => seen.0 += 1,
+            Event::Dropped { events } => seen.1 += events,
+            _ => {}
+        }
     };
-    scratch.write_named(REALM, key_in(&scratch, 0, 1), 4096, hang).unwrap();
-    running.recv_timeout(HANGS).unwrap();
-    // The one that runs has all the staging memory; the next one waits for it, and one more for the budget.
-    let next = key_in(&scratch, 0, 2);
-    scratch.write_named(REALM, next, 8, |_| ()).unwrap();
-    assert!(matches!(scratch.get(REALM, next), Err(ReadError::Busy { .. })));
-    causes(WaitCause::Staging);
-    let error = scratch.write_named(REALM, key_in(&scratch, 0, 3), 8, |_| ()).unwrap_err();
-    assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
-    causes(WaitCause::Budget);
+    let scratch = Scratch::builder(memory(1, 3, 8 << 20)).on_event(hook).open().unwrap();
+    let mut failed = 0;
+    while scratch.stats().events_dropped < 100 {
+        for _ in 0..500 {
+            scratch.write(REALM, BlockHash::from_u128(failed.into()), 8, |_| ()).unwrap();
+            failed += 1;
+        }
+        assert_eq!(scratch.flush().unwrap_err().failed, 500);
+        assert!(failed < 100_000, "nothing is dropped");
+    }
+    let dropped = scratch.stats().events_dropped;
     drop(go);
-    scratch.flush().unwrap();
-    // A lane whose creation fails once lets its writers wait for the next try.
-    faults.set(Fault::at(1).sticky().only(&[Call::Create]));
-    let error = (0..1000).find_map(|number| scratch.put(REALM, &block(number, 100_000)).err()).unwrap();
-    assert!(matches!(error, WriteError::Io(_)), "{error}");
-    causes(WaitCause::Space);
+    scratch.close(HANGS);
+    assert_eq!(scratch.stats().events_dropped, dropped);
+    assert_eq!(*told.lock(), (failed - dropped, dropped));
 }
 
 #[test]

@@ -39,6 +39,8 @@ mod small;
 mod stats;
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(all(test, not(loom)))]
+mod waits;
 mod write;
 
 pub use self::block_ref::BlockRef;

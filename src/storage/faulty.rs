@@ -13,6 +13,8 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use super::{FileMemory, FileSource, Found};
+#[cfg(not(loom))]
+use crate::block::Entry;
 use crate::block::{FileId, FileSize, StoreId};
 use crate::error::{IoError, OpenError};
 #[cfg(not(loom))]
@@ -153,6 +155,8 @@ pub(crate) struct Faults {
     syncs: Hold,
     #[cfg(not(loom))]
     stores: Hold,
+    #[cfg(not(loom))]
+    payloads: Hold,
 }
 
 /// Whether calls of one kind wait, and how many do.
@@ -228,6 +232,18 @@ impl Faults {
     #[cfg(not(loom))]
     pub(crate) fn held_stores(&self) -> u64 {
         self.stores.waiting()
+    }
+
+    /// From now on loads of more than an entry wait before they begin, until this is called with `false`.
+    #[cfg(not(loom))]
+    pub(crate) fn hold_payloads(&self, held: bool) {
+        self.payloads.hold(held);
+    }
+
+    /// How many of those loads wait.
+    #[cfg(not(loom))]
+    pub(crate) fn held_payloads(&self) -> u64 {
+        self.payloads.waiting()
     }
 
     /// Counts a call in a folder, or in all; an error if it is one that fails.
@@ -433,6 +449,10 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        #[cfg(not(loom))]
+        if into.len() > Entry::SIZE {
+            self.faults.payloads.wait_while_held();
+        }
         self.faults.meet(Call::Load, self.folder)?;
         self.inner.load(offset, into)
     }

@@ -1,0 +1,105 @@
+//! Whoever waits for longer than the limit is told with what it has waited for.
+#![forbid(unsafe_code)]
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use crate::error::{ReadError, WriteError};
+use crate::scratch::small::{
+    HANGS, MILLISECOND, REALM, block, eventually, key_in, memory, open_told, ungathered, until,
+};
+use crate::storage::faulty::{Call, Fault};
+use crate::sync::thread;
+use crate::wheel::{Event, OnFull, WaitCause};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A wait for `cause` of at least the time that calls have, by this thread.
+fn assert_told(events: &Receiver<Event>, wanted: WaitCause) {
+    let seen = until(events, |event| matches!(event, Event::Waited { cause, .. } if *cause == wanted));
+    let Some(Event::Waited { thread: name, lane: 0, waited, .. }) = seen.last() else { panic!("{seen:?}") };
+    assert_eq!(name.as_deref(), thread::current().name());
+    assert!(*waited >= 20 * MILLISECOND, "{waited:?}");
+}
+
+#[test]
+fn each_cause_of_a_wait_is_told() {
+    let (scratch, events, faults) = open_told(memory(1, 3, 1 << 20), |builder| {
+        builder
+            .on_full(OnFull::Refuse)
+            .max_pending_bytes(0)
+            .max_staging_bytes(4096)
+            .wait_timeout(20 * MILLISECOND)
+            .report_waits(MILLISECOND)
+    });
+    let causes =
+        |wanted| drop(until(&events, |event| matches!(event, Event::Waited { cause, .. } if *cause == wanted)));
+    let (go, wait) = channel::<()>();
+    let (begun, running) = channel();
+    let hang = move |_: &mut [u8]| {
+        begun.send(()).unwrap();
+        let _ = wait.recv();
+    };
+    scratch.write_named(REALM, key_in(&scratch, 0, 1), 4096, hang).unwrap();
+    running.recv_timeout(HANGS).unwrap();
+    // The one that runs has all the staging memory; the next one waits for it, and one more for the budget.
+    let next = key_in(&scratch, 0, 2);
+    scratch.write_named(REALM, next, 8, |_| ()).unwrap();
+    assert!(matches!(scratch.get(REALM, next), Err(ReadError::Busy { .. })));
+    causes(WaitCause::Staging);
+    let error = scratch.write_named(REALM, key_in(&scratch, 0, 3), 8, |_| ()).unwrap_err();
+    assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
+    causes(WaitCause::Budget);
+    drop(go);
+    scratch.flush().unwrap();
+    // A lane whose creation fails once lets its writers wait for the next try.
+    faults.set(Fault::at(1).sticky().only(&[Call::Create]));
+    let error = (0..1000).find_map(|number| scratch.put(REALM, &block(number, 100_000)).err()).unwrap();
+    assert!(matches!(error, WriteError::Io(_)), "{error}");
+    causes(WaitCause::Space);
+}
+
+#[test]
+fn a_write_that_finds_all_gather_buffers_on_their_way_tells_what_it_waits_for() {
+    let (scratch, events, faults) = open_told(memory(1, 3, 1 << 20), |builder| {
+        builder.gather(64 << 10, 10 * SECOND).wait_timeout(20 * MILLISECOND).report_waits(MILLISECOND)
+    });
+    faults.hold_stores(true);
+    // As many as may be stored at once.
+    let flushes: Vec<_> = (1..=3)
+        .map(|number| {
+            scratch.put(REALM, &block(number, 100)).unwrap();
+            let own = scratch.clone();
+            let flush = thread::spawn(move || own.flush());
+            eventually("a buffer is being stored", || faults.held_stores() == number);
+            flush
+        })
+        .collect();
+    let error = scratch.put(REALM, &block(4, 100)).unwrap_err();
+    assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
+    assert_told(&events, WaitCause::Gather);
+    faults.hold_stores(false);
+    for flush in flushes {
+        // It may have waited for the others for too long.
+        let _ = flush.join().unwrap();
+    }
+    scratch.put(REALM, &block(4, 100)).unwrap();
+}
+
+#[test]
+fn a_reader_that_waits_for_the_one_who_compares_the_block_tells_so() {
+    let files = memory(1, 3, 1 << 20);
+    let hash = ungathered(files.clone()).put(REALM, &block(1, 5000)).unwrap();
+    let (scratch, events, faults) =
+        open_told(files, |builder| builder.wait_timeout(20 * MILLISECOND).report_waits(MILLISECOND));
+    scratch.wait_recovered(HANGS).unwrap();
+    faults.hold_payloads(true);
+    let own = scratch.clone();
+    let comparing = thread::spawn(move || own.get(REALM, hash).map(|bytes| bytes[..] == block(1, 5000)));
+    eventually("the block is being read", || faults.held_payloads() == 1);
+    assert!(matches!(scratch.get(REALM, hash), Err(ReadError::Busy { .. })));
+    assert_told(&events, WaitCause::Block);
+    faults.hold_payloads(false);
+    assert_eq!(comparing.join().unwrap(), Ok(true));
+    assert_eq!(scratch.read(REALM, hash, <[u8]>::to_vec), Ok(block(1, 5000)));
+}
