@@ -10,7 +10,7 @@ use crate::error::{OpenError, ReadError};
 use crate::scratch::Scratch;
 use crate::scratch::small::{REALM, block, eventually, three_files_of, ungathered};
 use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
-use crate::wheel::OnFull;
+use crate::wheel::{OnFull, Verify};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SIZE: u64 = 1 << 20;
@@ -84,6 +84,53 @@ fn a_damaged_entry_is_corrupted_for_every_verb_and_removed_by_an_entry() {
     let before = slots(&scratch);
     scratch.remove(REALM, key()).unwrap();
     assert_eq!(slots(&scratch), before + 1);
+}
+
+/// A power cut had torn the newest version of a key, which was found to be bad, and what it had replaced was there again.
+/// Whoever removed the key then, or put the same content, was told that nothing was to be done, as an older tombstone, or
+/// that content, was there. A later opening that compares nothing believed the torn version, which is newer.
+#[test]
+fn what_is_older_than_a_block_that_is_bad_is_written_again() {
+    let content = block(1, 5000);
+    let hash = BlockHash::of(&content);
+    for removes in [true, false] {
+        let files = three_files_of(SIZE);
+        let open = |verify| {
+            let scratch = Scratch::builder(files.clone()).gather(0, Duration::ZERO).verify(verify).open().unwrap();
+            scratch.wait_recovered(PATIENCE).unwrap();
+            scratch
+        };
+        let scratch = open(Verify::FirstRead);
+        scratch.put(REALM, &content).unwrap();
+        if removes {
+            scratch.remove(REALM, hash).unwrap();
+        }
+        scratch.put_named(REALM, hash, &block(2, 6000)).unwrap();
+        // Its first page is the third of the file, or the third but one.
+        let file = scratch.wheel().table.iter().next().unwrap();
+        let page = u64::from(file.cursor.next_page()) - 2;
+        file.memory().unwrap().store(page * 4096, &[b"torn"]).unwrap();
+        drop(scratch);
+
+        let scratch = open(Verify::FirstRead);
+        let before = slots(&scratch);
+        if removes {
+            assert!(scratch.get(REALM, hash).is_err());
+            scratch.remove(REALM, hash).unwrap();
+        } else {
+            let _ = scratch.get(REALM, hash);
+            scratch.put(REALM, &content).unwrap();
+        }
+        scratch.flush().unwrap();
+        assert_eq!(slots(&scratch), before + 1, "removes: {removes}");
+        drop(scratch);
+
+        let scratch = open(Verify::Never);
+        match scratch.get(REALM, hash) {
+            Ok(bytes) => assert!(!removes && bytes[..] == content[..]),
+            Err(error) => assert!(removes && error.is_missing(), "{error}"),
+        }
+    }
 }
 
 /// With more pins than a counter holds a block was reported as missing: whoever rebuilt it would have written it again,

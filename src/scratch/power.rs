@@ -37,7 +37,7 @@ use crate::storage::dice::Dice;
 use crate::storage::lossy::{Crash, Image, LossySource, Plan};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, thread};
-use crate::wheel::Verify;
+use crate::wheel::{OnFull, Verify};
 
 use self::oracle::{Done, Oracle};
 
@@ -60,6 +60,7 @@ struct World {
     written: u64,
     lanes_per_folder: u16,
     gathers: bool,
+    on_full: OnFull,
 }
 
 impl World {
@@ -74,12 +75,14 @@ impl World {
         let source = LossySource::new(folders, files * lanes_per_folder, size, dice.next());
         let most = u64::from(size.largest_block());
         let contents = (0..KEYS / 2).map(|at| bytes(&mut dice, most, 1_000_000 + at)).collect();
+        let on_full = if dice.one_in(3) { OnFull::Refuse } else { OnFull::Recycle };
         let mut log = String::new();
-        writeln!(log, "{} lanes, {files} files of {} bytes a lane", folders * lanes_per_folder, size.get()).unwrap();
+        let lanes = folders * lanes_per_folder;
+        writeln!(log, "{lanes} lanes, {files} files of {} bytes a lane, {on_full:?}", size.get()).unwrap();
         let gathers = dice.one_in(2);
         let named = (0..KEYS / 2).map(|at| BlockHash::from_u128(u128::from(at) << 80 | u128::from(seed))).collect();
         let oracle = Oracle::new(log);
-        let world = Self { dice, oracle, named, contents, written: 0, lanes_per_folder, gathers };
+        let world = Self { dice, oracle, named, contents, written: 0, lanes_per_folder, gathers, on_full };
         (world, source)
     }
 
@@ -105,7 +108,8 @@ impl World {
             _ => Verify::FirstRead,
         };
         let builder = Scratch::builder(source).lanes_per_folder(self.lanes_per_folder).gather(gather, delay);
-        let scratch = builder.verify(self.oracle.verify).wait_timeout(Duration::from_millis(300)).open()?;
+        let builder = builder.verify(self.oracle.verify).on_full(self.on_full);
+        let scratch = builder.wait_timeout(Duration::from_millis(300)).open()?;
         scratch.wait_recovered(PATIENCE).expect("recovery ends");
         Ok(scratch)
     }

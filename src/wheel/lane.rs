@@ -175,7 +175,7 @@ impl Lane {
         generation <= self.doubted.load(Ordering::Acquire)
     }
 
-    /// From now on what lies in files up to this generation, in which such a store failed, is in doubt.
+    /// From now on what lies in files up to this generation, in which such a store failed or a block is bad, is in doubt.
     pub(crate) fn doubt(&self, generation: u64) {
         self.doubted.fetch_max(generation, Ordering::Release);
     }

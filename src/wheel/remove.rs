@@ -53,11 +53,12 @@ impl FileWheel {
         }
         match located {
             // A tombstone that a failed sync may have lost is written again, as content is; and so is one that a newer
-            // version may hide after a restart, whose store has failed.
+            // version may hide after a restart, whose store has failed, or which is bad.
             Ok(Some((address, block)))
                 if block.kind.is_tombstone()
                     && !self.is_suspect(self.table.file(address.file()))
-                    && self.counters.strays.get() == 0 =>
+                    && self.counters.strays.get() == 0
+                    && self.counters.corrupted.get() == 0 =>
             {
                 return Ok(false);
             }

@@ -12,7 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::block::{BlockAddress, BlockHash, FileId, Realm};
+use crate::block::{BlockAddress, BlockHash, FileId, KeyHash, Realm};
 use crate::error::{FailedClosure, IoError, WriteError};
 use crate::sync::thread;
 use crate::wheel::FileWheel;
@@ -147,7 +147,10 @@ impl FileWheel {
     }
 
     /// A block was proven bad; told once, however many readers prove it at the same time.
-    pub(crate) fn tell_corrupted(&self, address: BlockAddress) {
+    ///
+    /// An opening that compares nothing will believe it, and with it that what is older is hidden: from now on that is in
+    /// doubt, as after a store that has failed.
+    pub(crate) fn tell_corrupted(&self, hash: KeyHash, address: BlockAddress) {
         let (file, slot) = (self.table.file(address.file()), address.slot());
         {
             // Counted before this is left: the other one may take the word out next, and whoever removes the key then
@@ -157,6 +160,7 @@ impl FileWheel {
                 return;
             }
             file.slots.mark(slot, slots::CONDEMNED);
+            self.lane_of(hash).doubt(file.generation());
             self.counters.corrupted.add(1);
         }
         self.events.emit(|| Event::BlockCorrupted { address });

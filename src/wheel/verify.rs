@@ -41,7 +41,7 @@ impl FileWheel {
 
     /// An entry that was stored no longer checks: the directory itself is damaged.
     pub(crate) fn entry_is_bad(&self, hash: KeyHash, address: BlockAddress) -> ReadError {
-        self.tell_corrupted(address);
+        self.tell_corrupted(hash, address);
         let slots = &self.table.file(address.file()).slots;
         // Its length is not known any more, but it was a live block, unless it was a tombstone: it must not keep its file
         // from making room.
@@ -79,7 +79,7 @@ impl FileWheel {
         let (state, result) = match checked {
             Ok(true) => (State::Ready, Ok(())),
             Ok(false) => {
-                self.tell_corrupted(file.address(slot));
+                self.tell_corrupted(hash, file.address(slot));
                 // Before it is BAD (invariant 3).
                 self.unpublish(hash, file.address(slot), Some(entry.len));
                 (State::Bad, Err(ReadError::Corrupted { address: file.address(slot) }))
@@ -146,7 +146,7 @@ impl FileWheel {
             let _ = file.slots.swap_from(slot, State::Unverified, State::Ready);
             return Ok(bytes);
         }
-        self.tell_corrupted(address);
+        self.tell_corrupted(hash, address);
         // Before it is BAD (invariant 3).
         self.unpublish(hash, address, Some(entry.len));
         for state in [State::Ready, State::Unverified] {
