@@ -1,10 +1,18 @@
 //! Headers and entries by the words of `docs/format.md`, to forge them and to say what they mean.
 
-use twox_hash::XxHash3_64;
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 pub const PAGE: usize = 4096;
 pub const HEADER: usize = 512;
 pub const ENTRY: usize = 64;
+
+/// The lane of a key in a store of so many lanes.
+pub fn lane_of(store: u128, realm: u32, key: u128, lanes: u16) -> u16 {
+    let secret = XxHash3_64::oneshot(&store.to_le_bytes());
+    let hashed = [&key.to_le_bytes()[..], &realm.to_le_bytes()].concat();
+    let hash = XxHash3_128::oneshot_with_seed(secret, &hashed);
+    (((hash >> 96) * u128::from(lanes)) >> 32) as u16
+}
 
 /// What a header is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

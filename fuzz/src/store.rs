@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scratchspace::{BlockHash, DiskFileSource, FileSource, HashKind, OpenError, ReadError, Realm, Scratch};
+use scratchspace::{BlockHash, DiskFileSource, FileSource, HashKind, OpenError, ReadError, Realm, Scratch, WriteError};
 use tempfile::TempDir;
 
 use super::format;
@@ -167,28 +167,59 @@ pub fn open(source: impl FileSource, setup: &Setup) -> Result<Scratch, OpenError
     Ok(scratch)
 }
 
-/// Opens the image in memory; see `serves`.
-pub fn check(image: &Image, setup: &Setup, known: &Known) -> Result<(), OpenError> {
-    let folders = Folders::new(image, setup);
-    serves(|| open(folders.clone(), setup), setup, known)
+/// Lanes that an opening has left out with their folder.
+#[derive(Debug, PartialEq, Eq)]
+struct LeftOut {
+    lanes: BTreeSet<u16>,
+    /// How many there are in all.
+    of: u16,
+    store: u128,
 }
 
-/// Opens the image on a disk; see `serves`.
+impl LeftOut {
+    fn of(scratch: &Scratch, store: u128) -> Self {
+        let health = scratch.health();
+        let lanes: BTreeSet<_> = health.lanes().filter(|lane| !lane.readable).map(|lane| lane.lane).collect();
+        let broken: BTreeSet<_> = health.broken().map(|(_, lane, _)| lane.lane).collect();
+        assert_eq!(broken, lanes, "{health}");
+        let of = health.lanes().count() as u16;
+        assert!(lanes.len() < usize::from(of), "{health}");
+        Self { lanes, of, store }
+    }
+
+    fn has(&self, realm: u32, key: u128) -> bool {
+        !self.lanes.is_empty() && self.lanes.contains(&format::lane_of(self.store, realm, key, self.of))
+    }
+}
+
+/// Opens the image in memory, where no folder is ever left out; see `serves`.
+pub fn check(image: &Image, setup: &Setup, known: &Known) -> Result<(), OpenError> {
+    let folders = Folders::new(image, setup);
+    serves(|| open(folders.clone(), setup), setup, known, image.store, false)
+}
+
+/// Opens the image on a disk, where one of two folders is left out if its lock file is torn; see `serves`.
 pub fn check_on_disk(image: &Image, setup: &Setup, known: &Known) -> Result<(), OpenError> {
     let root = temporary();
     image.write(root.path());
-    serves(|| open_on_disk(root.path(), setup), setup, known)
+    let may_leave_out = setup.folders == 2 && !image.has_whole_locks();
+    serves(|| open_on_disk(root.path(), setup), setup, known, image.store, may_leave_out)
 }
 
-/// What is read was written there, what is written then is read, also by the next who opens it.
-fn serves(open: impl Fn() -> Result<Scratch, OpenError>, setup: &Setup, known: &Known) -> Result<(), OpenError> {
+/// What is read was written there, what is written then is read, also by the next who opens it. Keys of a folder that is
+/// left out are errors, whatever is done with them.
+fn serves(
+    open: impl Fn() -> Result<Scratch, OpenError>,
+    setup: &Setup,
+    known: &Known,
+    store: u128,
+    may_leave_out: bool,
+) -> Result<(), OpenError> {
     let scratch = open()?;
-    reads_are_right(&scratch, known);
-    // One of two folders is left out if its lock file is torn: its keys are errors, whatever is done with them.
-    if scratch.health().broken().next().is_some() {
-        return Ok(());
-    }
-    let late = writes_are_taken(&scratch, setup);
+    let left_out = LeftOut::of(&scratch, store);
+    assert!(left_out.lanes.is_empty() || may_leave_out, "{}", scratch.health());
+    reads_are_right(&scratch, known, &left_out);
+    let late = writes_are_taken(&scratch, setup, &left_out);
     assert_eq!(scratch.close(PATIENCE).dropped, 0, "all was flushed");
     drop(scratch);
     let scratch = match open() {
@@ -196,6 +227,7 @@ fn serves(open: impl Fn() -> Result<Scratch, OpenError>, setup: &Setup, known: &
         Err(OpenError::Foreign { reason, .. }) if reason.ends_with("which no store reaches") => return Ok(()),
         scratch => scratch.expect("what was opened and closed opens again"),
     };
+    assert_eq!(LeftOut::of(&scratch, store), left_out);
     for (realm, hash, bytes) in late {
         let read = scratch.read(realm, hash, <[u8]>::to_vec).expect("it was flushed last");
         assert_eq!(read, bytes);
@@ -207,15 +239,18 @@ fn realm(number: u32) -> Realm {
     Realm::new(number).expect("24 bits")
 }
 
-fn reads_are_right(scratch: &Scratch, known: &Known) {
+fn reads_are_right(scratch: &Scratch, known: &Known, left_out: &LeftOut) {
     let kind = scratch.hash_kind();
     for (of, key) in known.keys() {
         for other in BTreeSet::from([of, 0, 1, 2, 0xff_ffff]) {
             let read = scratch.read(realm(other), BlockHash::from_u128(key), <[u8]>::to_vec);
+            if left_out.has(other, key) {
+                assert!(matches!(read, Err(ReadError::Io(_))), "realm {other}, key {key:032x}: {read:?}");
+                continue;
+            }
             match &read {
                 Ok(bytes) => known.judge(kind, other, key, bytes),
                 Err(ReadError::Missing { .. } | ReadError::Corrupted { .. }) => {}
-                Err(ReadError::Io(_)) if scratch.health().broken().next().is_some() => continue,
                 Err(error) => panic!("{error:?}"),
             }
             if let Some(exact) = known.exact.get(&(other, key)) {
@@ -228,7 +263,7 @@ fn reads_are_right(scratch: &Scratch, known: &Known) {
     for of in known.keys().map(|(of, _)| of).chain(0..4).collect::<BTreeSet<_>>() {
         let mut all = Vec::new();
         let listed = scratch.for_each(realm(of), |info| all.push(*info));
-        assert!(listed.is_ok() || scratch.health().broken().next().is_some(), "{listed:?}");
+        assert_eq!(listed.is_ok(), left_out.lanes.is_empty(), "{listed:?}");
         for info in all {
             assert_eq!(info.realm.get(), of);
             if let Ok(block) = scratch.get(info.realm, info.hash) {
@@ -246,22 +281,29 @@ fn file_size(scratch: &Scratch) -> Option<usize> {
 }
 
 /// More than a lap of every lane, but at most 40 blocks, and its newest.
-fn writes_are_taken(scratch: &Scratch, setup: &Setup) -> Vec<(Realm, BlockHash, Vec<u8>)> {
+fn writes_are_taken(scratch: &Scratch, setup: &Setup, left_out: &LeftOut) -> Vec<(Realm, BlockHash, Vec<u8>)> {
     let realm = realm(3);
     let mut late = Vec::new();
     // Pages for payloads, of a file and of all: most blocks take two.
     let of_file = file_size(scratch).map_or(3, |size| size / format::PAGE - 2);
     let of_all = of_file * usize::from(setup.files_per_folder) * setup.folders;
+    let is_left_out = |key: BlockHash| left_out.has(realm.get(), key.to_u128());
     for number in 0..(of_all + 3).min(40) {
         let bytes = number.to_le_bytes().repeat(512 + 8 * (number % 3));
         let bytes = &bytes[..bytes.len().min(of_file * format::PAGE)];
-        let hash = scratch.put(realm, bytes).unwrap_or_else(|error| panic!("block {number}: {error}"));
+        let put = scratch.put(realm, bytes);
+        if is_left_out(BlockHash::of_kind(scratch.hash_kind(), bytes)) {
+            assert!(matches!(put, Err(WriteError::Io(_))), "block {number}: {put:?}");
+            continue;
+        }
+        let hash = put.unwrap_or_else(|error| panic!("block {number}: {error}"));
         assert_eq!(scratch.read(realm, hash, <[u8]>::to_vec).expect("just written"), bytes);
         late = vec![(realm, hash, bytes.to_vec())];
     }
-    let key = BlockHash::from_u128(99);
+    let mut keys = (98..).map(BlockHash::from_u128).filter(|key| !is_left_out(*key));
+    let (removed, key) = (keys.next().expect("endless"), keys.next().expect("endless"));
     scratch.write_named(realm, key, 5, |block| block.copy_from_slice(b"named")).expect("writable");
-    scratch.remove(realm, BlockHash::from_u128(98)).expect("writable");
+    scratch.remove(realm, removed).expect("writable");
     scratch.flush().expect("a healthy disk");
     late.push((realm, key, b"named".to_vec()));
     late
