@@ -53,6 +53,8 @@ enum Advice {
     Always(&'static str),
 }
 
+const REMOVE_IT: &str = "; look at the disk, or remove that file, which costs its own blocks only";
+
 /// A sync has failed, and so has the mark by which the next run would know.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -75,15 +77,19 @@ impl IoError {
     /// The header of a file cannot be read. Deleting the file for an error that may pass would lose what it holds, so
     /// somebody has to say so.
     pub(crate) fn header_unreadable(path: Option<&Path>, source: io::Error) -> Self {
-        let advice = "; look at the disk, or remove that file, which costs its own blocks only";
-        Self::advising("reading a header", path, source, Advice::Else(advice))
+        Self::advising("reading a header", path, source, Advice::Else(REMOVE_IT))
+    }
+
+    /// A file of an earlier run cannot be changed, as its state requires.
+    pub(crate) fn in_the_way(what: &'static str, path: Option<&Path>, source: io::Error) -> Self {
+        Self::advising(what, path, source, Advice::Else(REMOVE_IT))
     }
 
     /// A file of an earlier run could not be synced while the store was opened, and was marked or could not be.
     pub(crate) fn unsynced(path: Option<&Path>, sync: io::Error, marked: io::Result<()>) -> Self {
         let what = "syncing a file of an earlier run";
         let Err(mark) = marked else {
-            let advice = "; the file is marked: open the store again, and its bytes are compared";
+            let advice = "; the file is marked: its bytes are compared when its folder is opened next";
             return Self::advising(what, path, sync, Advice::Always(advice));
         };
         let advice = "; restart the system before the store is opened again, or `reset` it";

@@ -9,10 +9,10 @@ use std::sync::Weak;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::block::{FileId, FileSize, StoreId};
-use crate::error::{OpenError, PLANNED_PANIC};
+use crate::block::{BlockHash, FileId, FileSize, StoreId};
+use crate::error::{OpenError, PLANNED_PANIC, ReadError, WriteError};
 use crate::scratch::Scratch;
-use crate::scratch::small::{HANGS, REALM, block, eventually, send_to, three_files_of, ungathered, until};
+use crate::scratch::small::{HANGS, REALM, block, eventually, key_in, send_to, three_files_of, ungathered, until};
 use crate::storage::faulty::{Call, Fault, FaultySource};
 use crate::storage::test_folder::test_folder;
 use crate::storage::{DiskFileSource, FileMemory, FileSource, Found, MemoryFileSource};
@@ -23,6 +23,12 @@ const SIZE: u64 = 64 << 10;
 
 fn disk(folder: &Path) -> DiskFileSource {
     DiskFileSource::builder().folder(folder).files_per_folder(3).file_size(SIZE).build().unwrap()
+}
+
+/// Two folders, whose files have the odd and the even numbers.
+fn two_disks(folder: &Path) -> DiskFileSource {
+    let folders = ["one", "two"].map(|name| folder.join(name));
+    DiskFileSource::builder().folders(folders).files_per_folder(3).file_size(SIZE).build().unwrap()
 }
 
 /// Two of these fill a file.
@@ -89,7 +95,10 @@ fn each_file_that_cannot_be_synced_is_marked_or_the_opening_says_that_it_could_n
         assert_eq!((faults.count(Call::Sync), faults.count(Call::Mark), faults.count(Call::Delete)), (2, 2, 0));
         let (text, unmarked) = (error.to_string(), "could not be marked for the next run");
         if can_mark {
-            assert!(text.ends_with("the file is marked: open the store again, and its bytes are compared"), "{text}");
+            assert!(
+                text.ends_with("the file is marked: its bytes are compared when its folder is opened next"),
+                "{text}"
+            );
         } else {
             assert!(text.contains("Sync was made to fail") && text.contains("Mark was made to fail"), "{text}");
             assert!(
@@ -101,6 +110,108 @@ fn each_file_that_cannot_be_synced_is_marked_or_the_opening_says_that_it_could_n
         scratch.wait_recovered(HANGS).unwrap();
         // Of what was not marked a process cannot know: that is what the text has said.
         assert_eq!(scratch.health().suspect.len(), if can_mark { 2 } else { 0 });
+    }
+}
+
+/// Three blocks in each of two folders, the first of which is lost if the oldest file of its folder is.
+fn lay_out_two(folder: &Path) -> [Vec<BlockHash>; 2] {
+    let scratch = ungathered(two_disks(folder));
+    let keys = [0, 1].map(|lane| (0..3).map(|seed| key_in(&scratch, lane, seed)).collect::<Vec<_>>());
+    for (number, key) in keys.iter().flatten().enumerate() {
+        scratch.put_named(REALM, *key, &block(number as u64, 28_000)).unwrap();
+    }
+    scratch.flush().unwrap();
+    keys
+}
+
+/// One file was damaged in a folder whose disk took no change: the other folders were not opened either, though without
+/// that file they had been. And each time that such a folder was tried again the file was told and counted once more.
+#[test]
+fn a_folder_that_cannot_be_mended_synced_or_cleared_is_left_out_and_taken_back() {
+    let all = [Call::Create, Call::Delete, Call::Mark, Call::Sync, Call::Store];
+    for (len, calls) in [
+        (60 << 10, &[Call::Create][..]),
+        (100, &[Call::Delete]),
+        (100, &[Call::Sync]),
+        (100, &[Call::Sync, Call::Mark]),
+        (60 << 10, &all),
+        (100, &all),
+    ] {
+        let folder = test_folder();
+        let keys = lay_out_two(folder.path());
+        let damaged = paths(&folder.path().join("two"))[&2].clone();
+        cut(&damaged, len);
+        let (told, events) = channel();
+        let source = FaultySource::new(two_disks(folder.path()));
+        let faults = source.faults();
+        faults.set(Fault::at(1).sticky().only(calls).in_folder(1));
+        let builder = Scratch::builder(source).gather(0, Duration::ZERO).on_event(send_to(told));
+        let scratch = builder.open().unwrap_or_else(|error| panic!("{calls:?}: {error}"));
+        let is_unmarked = len == 100 && calls.contains(&Call::Mark);
+        let seen = until(&events, |event| matches!(event, Event::LaneBroken { lane: 1, .. }));
+        assert_eq!(seen.iter().any(|event| matches!(event, Event::FileUnmarked { .. })), is_unmarked, "{seen:#?}");
+        let report = scratch.wait_recovered(HANGS).unwrap();
+        assert_eq!((report.files, report.blocks), (scratch.recovery().files_total, 3), "{calls:?}");
+        for (number, key) in keys[0].iter().enumerate() {
+            assert_eq!(scratch.get(REALM, *key).unwrap()[..], block(number as u64, 28_000));
+            scratch.put_named(REALM, *key, &block(number as u64 + 10, 28_000)).unwrap();
+        }
+        for key in &keys[1] {
+            assert!(matches!(scratch.get(REALM, *key), Err(ReadError::Io(_))), "{calls:?}");
+            assert!(matches!(scratch.put_named(REALM, *key, b"new"), Err(WriteError::Io(_))), "{calls:?}");
+        }
+
+        let attempts = || scratch.health().broken().next().map_or(0, |(_, _, broken)| broken.attempts);
+        eventually("the folder is tried again", || attempts() > 2);
+        // Whose sync has failed is taken back as a suspect file, and not before it is marked.
+        if is_unmarked {
+            let unmarked = || scratch.health().unmarked.len();
+            assert!(unmarked() > 0, "{calls:?}");
+            faults.set(Fault::at(1).sticky().only(&[Call::Mark]).in_folder(1));
+            let failed = faults.failed_of(Call::Mark);
+            eventually("it is tried again", || faults.failed_of(Call::Mark) > failed);
+            assert!(unmarked() > 0 && matches!(scratch.get(REALM, keys[1][1]), Err(ReadError::Io(_))), "{calls:?}");
+        }
+        faults.clear();
+        eventually("the folder is back", || scratch.health().broken().next().is_none());
+        scratch.wait_recovered(HANGS).unwrap();
+        assert_eq!(scratch.health().unmarked, []);
+        let suspects = if len == 100 { usize::from(calls.contains(&Call::Sync)) } else { 1 };
+        assert!(scratch.health().suspect.len() >= suspects, "{calls:?}: {}", scratch.health());
+        for (number, key) in keys[1].iter().enumerate() {
+            match scratch.get(REALM, *key) {
+                Ok(bytes) => assert_eq!(bytes[..], block(number as u64 + 3, 28_000)),
+                Err(error) => assert!(error.is_missing() && number < 2, "{calls:?}: {error}"),
+            }
+            scratch.put_named(REALM, *key, &block(number as u64 + 20, 28_000)).unwrap();
+        }
+        assert_eq!(scratch.recovery().report.files_damaged, 1, "{calls:?}");
+        assert!(scratch.close(HANGS).is_clean(), "{calls:?}");
+        drop(scratch);
+        // Also where the folder was tried several times.
+        let told = seen.into_iter().chain(events).filter(|event| match event {
+            Event::FileLost { file, .. } => len == 100 && file.get() == 2,
+            Event::FileSuspect { file, .. } => len != 100 && file.get() == 2,
+            _ => false,
+        });
+        assert_eq!(told.count(), 1, "{calls:?}");
+    }
+}
+
+/// With one folder nothing is left to be opened; the error did not say how to go on.
+#[test]
+fn without_another_folder_the_error_says_that_removing_the_file_costs_its_own_blocks_only() {
+    for (len, call) in [(60 << 10, Call::Create), (100, Call::Delete)] {
+        let folder = test_folder();
+        lay_out(folder.path());
+        cut(&paths(folder.path())[&1], len);
+        let source = FaultySource::new(disk(folder.path()));
+        source.faults().set(Fault::at(1).sticky().only(&[call]).kind(io::ErrorKind::Other));
+        let Err(OpenError::Io(error)) = Scratch::open(source) else { panic!("{call:?} fails") };
+        assert!(error.to_string().ends_with("remove that file, which costs its own blocks only"), "{error}");
+        std::fs::remove_file(error.path().unwrap()).unwrap();
+        let scratch = ungathered(disk(folder.path()));
+        assert_eq!(scratch.wait_recovered(HANGS).unwrap().blocks, 2);
     }
 }
 

@@ -110,6 +110,12 @@ impl World {
         let builder = Scratch::builder(source).lanes_per_folder(self.lanes_per_folder).gather(gather, delay);
         let builder = builder.verify(self.oracle.verify).on_full(self.on_full);
         let scratch = builder.wait_timeout(Duration::from_millis(300)).open()?;
+        // A folder is left out if a sync fails there before a file is removed.
+        let began = Instant::now();
+        while !scratch.health().lanes().all(|lane| lane.readable) && began.elapsed() < PATIENCE {
+            scratch.wait_recovered(PATIENCE).expect("recovery ends");
+            thread::sleep(Duration::from_millis(1));
+        }
         scratch.wait_recovered(PATIENCE).expect("recovery ends");
         Ok(scratch)
     }

@@ -105,8 +105,9 @@ pub trait FileSource: Debug + Send + Sync + 'static {
 
     /// As [`scan`](FileSource::scan), for the files of one folder, counted from 0, whatever the others do.
     ///
-    /// A store with several folders asks for this when `scan` has failed with [`OpenError::Io`], at open and again and
-    /// again later, until the folder is back; not for a folder whose files it has. This default scans all and keeps
+    /// A store with several folders asks for this when `scan` has failed with [`OpenError::Io`], or the folder took no
+    /// change that had to be made in it: at open and again and again later, until the folder is back; not for a folder
+    /// whose files it has. This default scans all and keeps
     /// those of `folder`: right for a source whose folders fail together.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Folders that are not there when the store is opened, and how they are taken back without opening it again.
+//! Folders that are not there when the store is opened, or take no change that it has to make in them, and how they are
+//! taken back without opening it again.
 //!
 //! # Invariants
 //!
@@ -14,6 +15,7 @@ use crate::error::{IoError, OpenError};
 use crate::storage::{FileSource, Found};
 use crate::sync::Arc;
 use crate::wheel::failing::Failing;
+use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::plan::{Judged, Plan, check_order, judge};
 use crate::wheel::recovery;
@@ -117,7 +119,7 @@ impl FileWheel {
                 return;
             }
         };
-        self.recovery.more(plan.all_found().filter(|judged| judged.header.is_some()).count(), plan.surplus.len());
+        self.recovery.more(plan.to_be_searched(), plan.surplus.len());
         let mut absent = self.absent_numbers(&plan, |lane| lane % self.table.source().folders() == folder);
         {
             let mut turn = self.turn.lock();
@@ -146,6 +148,9 @@ impl FileWheel {
     /// Everything that may be refused, before anything changes in the wheel; tells what is damaged.
     fn look_into(&self, folder: u16) -> Result<Plan, OpenError> {
         let source = self.table.source();
+        // What could not be synced is believed by nobody: first the word that was owed.
+        let owes = |file: &&BlockFile| folder_of(source, file.id()) == folder && file.owes_its_mark();
+        self.table.iter().filter(owes).try_for_each(|file| self.mark_again(file))?;
         let found = source.scan_folder(folder)?;
         let judged = found.into_iter().map(|found| judge(source, found)).collect::<Result<Vec<_>, _>>()?;
         check_order(source, &judged)?;
@@ -157,10 +162,10 @@ impl FileWheel {
         // No header of this folder need tell the layout: those of the others do.
         let mut plan = Plan::new(source, judged, &options)?;
         plan.mend(source)?;
-        // Again at the next try, if a file that is lost cannot be deleted.
         self.tell_damage(&plan);
-        plan.remove(source)?;
-        Ok(plan)
+        let removed = plan.remove(source);
+        self.owe_marks(&plan);
+        removed.map(|()| plan)
     }
 
     fn lanes_of(&self, folder: u16) -> impl Iterator<Item = &Lane> {

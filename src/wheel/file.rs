@@ -187,9 +187,9 @@ impl BlockFile {
     }
 
     /// Runs `act` while the file, if it is there, is not deleted, nor synced.
-    pub(crate) fn while_it_stays(&self, act: impl FnOnce()) {
+    pub(crate) fn while_it_stays<T>(&self, act: impl FnOnce() -> T) -> T {
         let _synced = self.synced.lock();
-        act();
+        act()
     }
 
     /// Takes the memory away, before the file is created afresh. Only when drained (invariant 1).

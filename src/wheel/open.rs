@@ -3,7 +3,8 @@
 //! # Invariants
 //!
 //! 1. A file is in its place, and in the list of its lane, before that lane is written to or searched.
-//! 2. What a disk refuses from here on makes a lane fail, and not the opening, unless the store is new.
+//! 2. What a disk refuses once all folders are listed makes a folder missing, or a lane fail, and not the opening, unless
+//!    the store is new or no other folder has a file.
 #![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind};
@@ -21,7 +22,7 @@ use crate::wheel::event::Event;
 use crate::wheel::hook::Events;
 use crate::wheel::lane::Lane;
 use crate::wheel::pin::Pinner;
-use crate::wheel::plan::{Judged, LEAST_FILES_A_LANE, Plan, check_lengths, check_order, erase, only_leftovers};
+use crate::wheel::plan::{Judged, LEAST_FILES_A_LANE, Plan, Told, check_lengths, check_order, erase, only_leftovers};
 use crate::wheel::progress::RecoveryState;
 use crate::wheel::recovery;
 use crate::wheel::staging::Staging;
@@ -63,9 +64,11 @@ impl FileWheel {
         plan.missing = search.missing;
         plan.mend(&*source)?;
         let wheel = Arc::new(Self { panics, ..Self::build(source, options, &plan)? });
-        wheel.recovery.dropped(plan.surplus.len());
         wheel.tell_damage(&plan);
-        match plan.remove(wheel.table.source()).and_then(|()| wheel.lay_out(plan)) {
+        let removed = plan.remove(wheel.table.source());
+        wheel.owe_marks(&plan);
+        wheel.recovery.more(plan.to_be_searched(), plan.surplus.len());
+        match removed.and_then(|()| wheel.lay_out(plan)) {
             Ok(()) => Ok(wheel),
             Err(error) => {
                 wheel.stop_threads();
@@ -89,10 +92,9 @@ impl FileWheel {
         let secret = source.store_id().secret();
         let mut options = options;
         let in_place = source.folders() * source.files_per_folder();
-        let highest = plan.all_found().map(|judged| judged.id.get()).max().unwrap_or(0);
         // What lies in a folder that is not there may have any number.
         let any_missing = plan.missing.iter().any(Option::is_some);
-        let count = if any_missing { FileId::MAX } else { in_place.max(highest) };
+        let count = if any_missing { FileId::MAX } else { in_place.max(plan.highest()) };
         let budget = u64::from(in_place) * size.get();
         let expected = options.expected_blocks.unwrap_or_else(|| (budget / ASSUMED_BLOCK).clamp(1 << 14, 1 << 24));
         let index = BlockIndex::new(expected)
@@ -105,7 +107,7 @@ impl FileWheel {
             counters: Counters::default(),
             failures: Failures::default(),
             events,
-            recovery: RecoveryState::new(plan.all_found().filter(|judged| judged.header.is_some()).count()),
+            recovery: RecoveryState::new(),
             lanes: (0..plan.lanes).map(Lane::new).collect(),
             secret,
             size,
@@ -191,19 +193,21 @@ impl FileWheel {
     }
 
     /// Tells of files that somebody else has damaged while the store was closed, and of those that an earlier run found
-    /// suspect. Once they are mended, by the names that they have then, and before any is deleted or used again.
+    /// suspect: each once. When they are mended, by the names that they have then, and before any is deleted or used again.
     pub(crate) fn tell_damage(&self, plan: &Plan) {
-        let error = |file, why| {
+        let mut damaged = 0;
+        let lost = plan.headerless.iter().map(|(file, why)| (*file, *why, true));
+        for (file, why, is_lost) in plan.suspect().map(|(file, why)| (file, why, false)).chain(lost) {
+            if !self.recovery.is_news(file, is_lost) {
+                continue;
+            }
+            damaged += u64::from(why != Told::Marked);
             let why = io::Error::new(ErrorKind::InvalidData, why);
-            self.io_error("opening a file of the store", file, why)
-        };
-        for (file, why) in plan.suspect() {
-            self.events.emit(|| Event::FileSuspect { file, error: error(file, why) });
+            let error = self.io_error("opening a file of the store", file, why);
+            let told = if is_lost { Event::FileLost { file, error } } else { Event::FileSuspect { file, error } };
+            self.events.emit(|| told);
         }
-        for (file, why) in plan.headerless.iter().copied() {
-            self.events.emit(|| Event::FileLost { file, error: error(file, why) });
-        }
-        self.recovery.damaged(plan.damaged());
+        self.recovery.damaged(damaged);
     }
 
     /// Numbers that may still be created, the smallest last, for each lane.

@@ -11,7 +11,9 @@
 //! 3. What a smaller layout has no room for goes in the order of death: empty files, then the oldest of each lane.
 //! 4. A file of another length than the layout's costs itself only, and only where a header tells that it is no other
 //!    layout. With a header of its own it keeps its place in the order of death and is suspect; without one it goes.
-//! 5. Nobody can tell what a file held that has no header any more: each such file is told as lost, and counted, before
+//! 5. A disk that refuses to have a file mended, synced or removed costs its folder, which counts as missing from then on,
+//!    and not the opening: what lies there keeps its order, and is looked at again when the folder is taken back.
+//! 6. Nobody can tell what a file held that has no header any more: each such file is told as lost, and counted, before
 //!    it changes. Of its lane alone no other file pays for it, so what it had removed or replaced may be back.
 #![forbid(unsafe_code)]
 
@@ -92,6 +94,8 @@ pub(crate) struct Plan {
     pub(crate) next_generation: u64,
     /// For each folder, why it is not there.
     pub(crate) missing: Vec<Option<IoError>>,
+    /// Files of such folders that could neither be synced nor marked.
+    pub(crate) unmarked: Vec<(FileId, IoError)>,
 }
 
 impl Plan {
@@ -136,6 +140,7 @@ impl Plan {
             headerless,
             next_generation: newest.map_or(1, |newest| newest + 1),
             missing: vec![None; usize::from(folders)],
+            unmarked: Vec::new(),
         };
         plan.distribute(judged, folders);
         plan.shrink();
@@ -179,45 +184,72 @@ impl Plan {
 
     /// Gives files of another length the right one. The first of the two steps that change something.
     pub(crate) fn mend(&mut self, source: &dyn FileSource) -> Result<(), OpenError> {
+        let mut refused = Vec::new();
         for judged in self.found.iter_mut().flatten().filter(|judged| judged.damage.is_some()) {
             // The mapping of what is about to be cut goes first.
             judged.memory = Arc::new(HeapMemory::new(FileSize::MIN));
-            let mended = source.mend(judged.id);
-            judged.memory = mended.map_err(|error| io_failed(source, "mending a file", judged.id, error))?;
+            match source.mend(judged.id) {
+                Ok(memory) => judged.memory = memory,
+                Err(error) => refused.push((judged.id, error)),
+            }
+        }
+        for (id, error) in refused {
+            self.leave_out(id, IoError::in_the_way("mending a file", source.describe(id).as_deref(), error))?;
         }
         Ok(())
     }
 
     /// Deletes files that hold nothing and must not be used again, and those that a smaller layout has no room for. The
     /// second step: what was lost has been told by then, as no later run finds it.
-    pub(crate) fn remove(&self, source: &dyn FileSource) -> Result<(), OpenError> {
+    pub(crate) fn remove(&mut self, source: &dyn FileSource) -> Result<(), OpenError> {
         if !self.surplus.is_empty() || !self.headerless.is_empty() {
             self.sync_found(source)?;
         }
-        for id in self.lost.iter().chain(&self.surplus).copied() {
-            source.delete(id).map_err(|error| io_failed(source, "removing a file of the store", id, error))?;
+        let doomed: Vec<FileId> = self.lost.iter().chain(&self.surplus).copied().collect();
+        for id in doomed {
+            if self.missing[id.index() % self.missing.len()].is_some() {
+                continue;
+            }
+            if let Err(error) = source.delete(id) {
+                let path = source.describe(id);
+                self.leave_out(id, IoError::in_the_way("removing a file of the store", path.as_deref(), error))?;
+            }
         }
         Ok(())
     }
 
     /// Makes durable what a killed run may have left in the page cache, before a file dies (`recovery`, invariant 4).
     ///
-    /// All are tried, and marked if that fails: the next opening must not believe the page cache of any. If no mark can be
-    /// made, the error says what else keeps it from that.
-    fn sync_found(&self, source: &dyn FileSource) -> Result<(), OpenError> {
-        let (mut marked, mut unmarked) = (None, None);
+    /// All are tried, and marked if that fails: who finds them next must not believe the page cache of any. If no mark can
+    /// be made, the error says what else keeps it from that.
+    fn sync_found(&mut self, source: &dyn FileSource) -> Result<(), OpenError> {
+        let (mut marked, mut unmarked) = (Vec::new(), Vec::new());
         for Judged { id, memory, .. } in self.all_found() {
             let Err(error) = memory.sync() else { continue };
             let mark = source.mark_suspect(*id);
-            let worst = if mark.is_ok() { &mut marked } else { &mut unmarked };
-            worst.get_or_insert(IoError::unsynced(source.describe(*id).as_deref(), error, mark));
+            let refused = if mark.is_ok() { &mut marked } else { &mut unmarked };
+            refused.push((*id, IoError::unsynced(source.describe(*id).as_deref(), error, mark)));
         }
-        unmarked.or(marked).map_or(Ok(()), |error| Err(OpenError::Io(error)))
+        self.unmarked.extend(unmarked.iter().cloned());
+        for (id, error) in unmarked.into_iter().chain(marked) {
+            self.leave_out(id, error)?;
+        }
+        Ok(())
     }
 
-    /// How many files have another length, but for those that a smaller layout drops, or no header.
-    pub(crate) fn damaged(&self) -> usize {
-        self.found.iter().flatten().filter(|judged| judged.damage.is_some()).count() + self.headerless.len()
+    /// From now on the folder of this file counts as missing (invariant 5); an error if no other has a header.
+    fn leave_out(&mut self, file: FileId, error: IoError) -> Result<(), OpenError> {
+        let folders = self.missing.len();
+        let folder = file.index() % folders;
+        let why = self.missing[folder].get_or_insert(error).clone();
+        let stays = |file: &FileId| file.index() % folders != folder;
+        for of_lane in self.found.iter_mut().chain(&mut self.empty) {
+            of_lane.retain(|judged| stays(&judged.id));
+        }
+        self.headerless.retain(|(file, _)| stays(file));
+        self.lost.retain(stays);
+        self.surplus.retain(stays);
+        if self.found.iter().all(Vec::is_empty) { Err(OpenError::Io(why)) } else { Ok(()) }
     }
 
     /// Files with a header that are suspect, and why: each opening tells.
@@ -228,6 +260,17 @@ impl Plan {
             let marked = judged.memory.is_suspect().then_some(Told::Marked);
             Some((judged.id, judged.damage.map(Told::Length).or(marked)?))
         })
+    }
+
+    /// How many files are to be searched for blocks.
+    pub(crate) fn to_be_searched(&self) -> usize {
+        self.found.iter().map(Vec::len).sum()
+    }
+
+    /// The highest number of a file that may be used, also if one that a smaller layout drops stays for want of a deletion.
+    pub(crate) fn highest(&self) -> u16 {
+        let numbers = self.all_found().map(|judged| judged.id).chain(self.surplus.iter().copied()).map(FileId::get);
+        numbers.max().unwrap_or(0)
     }
 
     pub(crate) fn all_found(&self) -> impl Iterator<Item = &Judged> {

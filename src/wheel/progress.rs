@@ -1,9 +1,11 @@
 //! How far the search for blocks of an earlier run is, what it has found, and the wait for its end.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use crate::block::FileId;
 use crate::error::IoError;
 use crate::sync::{Condvar, Mutex};
 use crate::wheel::pending::Deadline;
@@ -93,12 +95,20 @@ pub(crate) struct RecoveryState {
     /// Why it will never be complete; set under `progress`.
     ended: Mutex<Option<Unrecovered>>,
     completed: Condvar,
+    /// Files that were told as damaged, and whether they are lost.
+    told: Mutex<BTreeSet<(FileId, bool)>>,
 }
 
 impl RecoveryState {
-    pub(crate) fn new(files: usize) -> Self {
-        let progress = Recovery { complete: files == 0, files_total: files as u64, report: RecoveryReport::default() };
-        Self { progress: Mutex::new(progress), ended: Mutex::new(None), completed: Condvar::new() }
+    /// Nothing is to be searched yet.
+    pub(crate) fn new() -> Self {
+        let progress = Recovery { complete: true, ..Recovery::default() };
+        Self {
+            progress: Mutex::new(progress),
+            ended: Mutex::new(None),
+            completed: Condvar::new(),
+            told: Mutex::default(),
+        }
     }
 
     pub(crate) fn snapshot(&self) -> Recovery {
@@ -109,15 +119,17 @@ impl RecoveryState {
         self.progress.lock().complete
     }
 
-    pub(crate) fn dropped(&self, files: usize) {
-        self.progress.lock().report.files_dropped += files as u64;
+    pub(crate) fn damaged(&self, files: u64) {
+        self.progress.lock().report.files_damaged += files;
     }
 
-    pub(crate) fn damaged(&self, files: usize) {
-        self.progress.lock().report.files_damaged += files as u64;
+    /// Whether nobody was told of a file that it is lost, or that it is suspect: each try to take a folder back finds it
+    /// again, until one goes well.
+    pub(crate) fn is_news(&self, file: FileId, is_lost: bool) -> bool {
+        self.told.lock().insert((file, is_lost))
     }
 
-    /// A folder is back: so many more files are to be read, and so many were dropped.
+    /// So many more files are to be read, and so many were dropped: at open, and when a folder is back.
     pub(crate) fn more(&self, files: usize, dropped: usize) {
         let mut progress = self.progress.lock();
         progress.files_total += files as u64;

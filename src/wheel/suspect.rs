@@ -17,6 +17,7 @@ use crate::error::IoError;
 use crate::wheel::FileWheel;
 use crate::wheel::event::Event;
 use crate::wheel::file::BlockFile;
+use crate::wheel::plan::Plan;
 
 impl BlockFile {
     /// Whether the mapping may show other bytes than were stored: a sync of the file has failed, or a part of it could
@@ -93,35 +94,54 @@ impl FileWheel {
         if is_news {
             self.events.emit(|| Event::FileSuspect { file: file.id(), error: error.clone() });
         }
-        self.settle_mark(file, marked);
+        // Tried again later.
+        let _ = self.settle_mark(file, marked);
         error
     }
 
-    /// What came of a mark.
-    fn settle_mark(&self, file: &BlockFile, marked: io::Result<()>) {
-        let Err(error) = marked else { return file.suspicion.owes_nothing() };
-        let attempts = file.suspicion.owes_its_mark_still();
-        self.counters.mark_failures.add(1);
-        if attempts == 1 {
-            let error = self.io_error("marking a file suspect", file.id(), error);
-            self.events.emit(|| Event::FileUnmarked { file: file.id(), error });
+    /// An opening could neither sync nor mark these files, and goes on without their folder: it is taken back once they are
+    /// marked.
+    pub(crate) fn owe_marks(&self, plan: &Plan) {
+        for (file, error) in &plan.unmarked {
+            self.counters.sync_failures.add(1);
+            self.owe_mark(self.table.file(*file), error);
         }
     }
 
-    /// Tries again to leave word for the next run that a sync of this file has failed.
-    fn mark_again(&self, file: &BlockFile) {
+    fn owe_mark(&self, file: &BlockFile, error: &IoError) {
+        self.counters.mark_failures.add(1);
+        if file.suspicion.owes_its_mark_still() == 1 {
+            self.events.emit(|| Event::FileUnmarked { file: file.id(), error: error.clone() });
+        }
+    }
+
+    /// What came of a mark.
+    fn settle_mark(&self, file: &BlockFile, marked: io::Result<()>) -> Result<(), IoError> {
+        let Err(error) = marked else {
+            file.suspicion.owes_nothing();
+            return Ok(());
+        };
+        let error = self.io_error("marking a file suspect", file.id(), error);
+        self.owe_mark(file, &error);
+        Err(error)
+    }
+
+    /// Tries again to leave word for the next run that a sync of this file has failed, if that is owed.
+    pub(crate) fn mark_again(&self, file: &BlockFile) -> Result<(), IoError> {
         file.while_it_stays(|| {
             if file.owes_its_mark() {
-                self.settle_mark(file, self.table.source().mark_suspect(file.id()));
+                return self.settle_mark(file, self.table.source().mark_suspect(file.id()));
             }
-        });
+            Ok(())
+        })
     }
 
     /// What the keeper does about a file that has something to be told or tried.
     pub(crate) fn attend_to(&self, file: &BlockFile) {
         if file.needs_a_word(Instant::now()) {
             self.is_suspect(file);
-            self.mark_again(file);
+            // Tried again when it is due.
+            let _ = self.mark_again(file);
         }
     }
 
@@ -132,7 +152,10 @@ impl FileWheel {
 
     /// The last try, at close.
     pub(crate) fn mark_all(&self) {
-        self.table.iter().filter(|file| file.owes_its_mark()).for_each(|file| self.mark_again(file));
+        for file in self.table.iter().filter(|file| file.owes_its_mark()) {
+            // What still fails is in the report.
+            let _ = self.mark_again(file);
+        }
     }
 
     /// How many files the next run will take for sound ones.
@@ -252,7 +275,7 @@ mod tests {
         }
         faults.clear();
         assert!(!file.owes_its_mark());
-        wheel.mark_again(file);
+        wheel.mark_again(file).unwrap();
         assert_eq!(wheel.close(Duration::from_secs(20)).unmarked, 0);
         drop(wheel);
         assert_eq!(marked(&files), []);
