@@ -183,8 +183,8 @@ fn serves(laid: &Laid, damaged: &BTreeMap<u16, To>, file_size: Option<u64>, dice
         let expected = match to {
             // All of it lies where it lay.
             None | Some(To::LongerBy(_)) => blocks.len(),
-            // The entry of slot 0 is torn, and no other one.
-            Some(To::Len(len)) if len + 1 == SIZE => blocks.len() - 1,
+            // The entry of slot 0 is torn, and no other one; unless the byte that is gone was a zero, as one in 256 is.
+            Some(To::Len(len)) if len + 1 == SIZE => found.max(blocks.len() - 1),
             Some(To::Len(_)) => 0,
         };
         has_turned |= found != expected && *number == numbers[0];
