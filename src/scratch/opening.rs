@@ -275,6 +275,34 @@ fn a_suspect_file_without_an_entry_dies_in_the_order_of_its_age() {
     assert_eq!(died[..3], [1, 2, 3]);
 }
 
+/// The generation of such a file stood for the next to die: content of the older one that is being filled counted as
+/// about to die with it, and was written again.
+#[test]
+fn content_of_the_file_that_is_filled_is_not_written_again_for_a_younger_one_that_dies_empty() {
+    let folder = test_folder();
+    let scratch = ungathered(disk(folder.path()));
+    for (number, len) in [(0, 28_000), (1, 28_000), (2, 28_000), (3, 16_000)] {
+        scratch.put(REALM, &block(number, len)).unwrap();
+    }
+    eventually("a spare", || scratch.stats().files == 3);
+    drop(scratch);
+    cut(&paths(folder.path())[&3], 8192);
+    let scratch = ungathered(disk(folder.path()));
+    scratch.wait_recovered(HANGS).unwrap();
+    // The first file makes room for the one that is filled to three quarters; then the hollow one is the next.
+    eventually("the first file turns", || scratch.stats().turns == 1 && scratch.wheel().keepers_rest());
+    for number in [2, 3] {
+        let before = scratch.stats();
+        scratch.put(REALM, &block(number, if number == 2 { 28_000 } else { 16_000 })).unwrap();
+        let after = scratch.stats();
+        assert_eq!(
+            (after.written_blocks, after.duplicates),
+            (before.written_blocks, before.duplicates + 1),
+            "{number}"
+        );
+    }
+}
+
 /// A source that counts how often it is asked what it is, and panics if it is asked for one thing.
 #[derive(Debug)]
 struct Asked {

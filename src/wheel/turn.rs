@@ -276,11 +276,18 @@ impl FileWheel {
     }
 
     /// Names the file that dies next, once every file of the lane exists.
+    ///
+    /// A hollow one that is younger than the active file (invariant 3) is not named: what lies in that would count as
+    /// about to die as well, and be written again.
     pub(crate) fn choose_victim(&self, turn: &Turn, lane: &Lane) {
         let of_lane = &turn.lanes[lane.index()];
         let turns = self.options.on_full == OnFull::Recycle && of_lane.absent.is_empty() && of_lane.discovered;
-        if let Some(oldest) = of_lane.order.front().filter(|_| turns) {
-            lane.set_victim(self.table.file(*oldest).generation());
+        let generation = |file: FileId| self.table.file(file).generation();
+        let filled = of_lane.active.map_or(u64::MAX, generation);
+        if let Some(oldest) =
+            of_lane.order.front().map(|file| generation(*file)).filter(|oldest| turns && *oldest < filled)
+        {
+            lane.set_victim(oldest);
         }
     }
 
