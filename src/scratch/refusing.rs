@@ -1,15 +1,15 @@
 //! A store that may not forget, and is full: what was removed makes room again, whatever has failed meanwhile.
 #![forbid(unsafe_code)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::block::BlockHash;
 use crate::error::WriteError;
 use crate::scratch::Scratch;
-use crate::scratch::small::{HANGS, REALM, block, three_files_of};
+use crate::scratch::small::{HANGS, MILLISECOND, REALM, block, three_files_of};
 use crate::storage::MemoryFileSource;
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
-use crate::sync::Arc;
+use crate::sync::{Arc, thread};
 use crate::wheel::OnFull;
 
 fn open(files: &MemoryFileSource, gather: u64) -> (Scratch, Arc<Faults>) {
@@ -127,4 +127,38 @@ fn no_block_is_written_to_a_suspect_file_that_goes_on_for_tombstones() {
         }
     }
     assert!(scratch.len() >= 14 && scratch.health().suspect.is_empty(), "{}", scratch.health());
+}
+
+/// What replaced the blocks of the oldest file was still on its way to a slow disk when the time of one call was over:
+/// the file was told to be broken, and its lane to fail, with an error that no disk had given.
+#[test]
+fn a_disk_that_is_only_slow_breaks_no_file() {
+    let source = FaultySource::new(three_files_of(64 << 10));
+    let faults = source.faults();
+    let builder = Scratch::builder(source).on_full(OnFull::Refuse).gather(64 << 10, MILLISECOND);
+    let scratch = builder.wait_timeout(Duration::from_millis(100)).open().unwrap();
+    let kept = fill(&scratch, 0);
+    scratch.flush().unwrap();
+    let oldest = scratch.info(REALM, kept[0]).unwrap().file;
+    faults.hold_stores(true);
+    for hash in kept.iter().filter(|hash| scratch.info(REALM, **hash).unwrap().file == oldest) {
+        assert!(scratch.remove(REALM, *hash).unwrap());
+    }
+    let began = Instant::now();
+    while faults.held_stores() == 0 {
+        assert!(began.elapsed() < HANGS, "nothing is stored");
+        thread::sleep(MILLISECOND);
+    }
+    for number in 1000..1003 {
+        let error = scratch.put(REALM, &block(number, 4096)).unwrap_err();
+        assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
+    }
+    assert_eq!(scratch.stats().file_failures, 0);
+    assert!(scratch.health().broken().next().is_none());
+    faults.hold_stores(false);
+    let began = Instant::now();
+    while let Err(error) = scratch.put(REALM, &block(1000, 4096)) {
+        assert!(matches!(error, WriteError::Timeout { .. }) && began.elapsed() < HANGS, "{error}");
+    }
+    scratch.close(HANGS);
 }
