@@ -106,10 +106,14 @@ fn each_file_that_cannot_be_synced_is_marked_or_the_opening_says_that_it_could_n
                 "{text}"
             );
         }
-        let scratch = ungathered(disk(folder.path()));
+        let (told, events) = channel();
+        let builder = Scratch::builder(disk(folder.path())).gather(0, Duration::ZERO).on_event(send_to(told));
+        let scratch = builder.open().unwrap();
         scratch.wait_recovered(HANGS).unwrap();
+        drop(scratch);
         // Of what was not marked a process cannot know: that is what the text has said.
-        assert_eq!(scratch.health().suspect.len(), if can_mark { 2 } else { 0 });
+        let suspect = events.iter().filter(|event| matches!(event, Event::FileSuspect { .. })).count();
+        assert_eq!(suspect, if can_mark { 2 } else { 0 });
     }
 }
 
@@ -176,7 +180,7 @@ fn a_folder_that_cannot_be_mended_synced_or_cleared_is_left_out_and_taken_back()
         eventually("the folder is back", || scratch.health().broken().next().is_none());
         scratch.wait_recovered(HANGS).unwrap();
         assert_eq!(scratch.health().unmarked, []);
-        let suspects = if len == 100 { usize::from(calls.contains(&Call::Sync)) } else { 1 };
+        let suspects = usize::from(len == 100 && calls.contains(&Call::Sync));
         assert!(scratch.health().suspect.len() >= suspects, "{calls:?}: {}", scratch.health());
         for (number, key) in keys[1].iter().enumerate() {
             match scratch.get(REALM, *key) {
@@ -246,15 +250,17 @@ fn a_suspect_file_without_a_header_is_told_and_counted_before_it_is_deleted() {
     eventually("it is made anew", || path.exists() && !suspect.exists());
 }
 
-/// A spare that somebody had cut short was found suspect and empty, and queued to die before the file that was being
-/// filled when the store was closed, which is older.
+/// Only the page cache may know that such a file is empty: an older lap of it may be on the disk, and was back if the power
+/// was cut when it had not died before the others (`power::found`). Nor does content of the file that is being filled count
+/// as about to die because of it.
 #[test]
-fn a_suspect_file_without_an_entry_dies_in_the_order_of_its_age() {
+fn a_suspect_file_without_an_entry_dies_before_any_other() {
     let folder = test_folder();
     let scratch = ungathered(disk(folder.path()));
     // The second file has room left, and the third is its spare.
-    for (number, len) in [(0, 28_000), (1, 28_000), (2, 28_000), (3, 16_000)] {
-        scratch.put(REALM, &block(number, len)).unwrap();
+    let lens = [28_000, 28_000, 28_000, 16_000];
+    for (number, len) in lens.into_iter().enumerate() {
+        scratch.put(REALM, &block(number as u64, len)).unwrap();
     }
     eventually("a spare", || scratch.stats().files == 3);
     drop(scratch);
@@ -263,6 +269,11 @@ fn a_suspect_file_without_an_entry_dies_in_the_order_of_its_age() {
     let builder = Scratch::builder(disk(folder.path())).gather(0, Duration::ZERO).on_event(send_to(told));
     let scratch = builder.open().unwrap();
     scratch.wait_recovered(HANGS).unwrap();
+    eventually("it is made anew", || scratch.health().suspect.is_empty() && scratch.wheel().keepers_rest());
+    for (number, len) in lens.into_iter().enumerate().skip(2) {
+        scratch.put(REALM, &block(number as u64, len)).unwrap();
+    }
+    assert_eq!((scratch.stats().duplicates, scratch.stats().turns), (2, 1));
     let mut died = Vec::new();
     for number in 10.. {
         fill(&scratch, number..number + 1);
@@ -272,35 +283,7 @@ fn a_suspect_file_without_an_entry_dies_in_the_order_of_its_age() {
             break;
         }
     }
-    assert_eq!(died[..3], [1, 2, 3]);
-}
-
-/// The generation of such a file stood for the next to die: content of the older one that is being filled counted as
-/// about to die with it, and was written again.
-#[test]
-fn content_of_the_file_that_is_filled_is_not_written_again_for_a_younger_one_that_dies_empty() {
-    let folder = test_folder();
-    let scratch = ungathered(disk(folder.path()));
-    for (number, len) in [(0, 28_000), (1, 28_000), (2, 28_000), (3, 16_000)] {
-        scratch.put(REALM, &block(number, len)).unwrap();
-    }
-    eventually("a spare", || scratch.stats().files == 3);
-    drop(scratch);
-    cut(&paths(folder.path())[&3], 8192);
-    let scratch = ungathered(disk(folder.path()));
-    scratch.wait_recovered(HANGS).unwrap();
-    // The first file makes room for the one that is filled to three quarters; then the hollow one is the next.
-    eventually("the first file turns", || scratch.stats().turns == 1 && scratch.wheel().keepers_rest());
-    for number in [2, 3] {
-        let before = scratch.stats();
-        scratch.put(REALM, &block(number, if number == 2 { 28_000 } else { 16_000 })).unwrap();
-        let after = scratch.stats();
-        assert_eq!(
-            (after.written_blocks, after.duplicates),
-            (before.written_blocks, before.duplicates + 1),
-            "{number}"
-        );
-    }
+    assert_eq!(died[..3], [3, 1, 2]);
 }
 
 /// A source that counts how often it is asked what it is, and panics if it is asked for one thing.

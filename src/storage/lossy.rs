@@ -104,6 +104,11 @@ impl LossySource {
         self.device.set_plan(plan);
     }
 
+    /// No call fails any more; the crash comes when it is planned.
+    pub(crate) fn heal(&self) {
+        self.device.heal();
+    }
+
     /// Whether the crash has happened.
     pub(crate) fn has_crashed(&self) -> bool {
         self.device.has_crashed()

@@ -105,7 +105,8 @@ impl FileWheel {
 
         for (file, _) in &of_lane.draining {
             match turn.state(*file) {
-                FileState::Closing if !held_back => return Job::Kill(*file),
+                // Nothing dies before what was found is durable (`recovery`, invariant 3).
+                FileState::Closing if !held_back && of_lane.discovered => return Job::Kill(*file),
                 FileState::Draining if self.has_drained(*file) => return Job::Finish(*file),
                 _ => watch = true,
             }

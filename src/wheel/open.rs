@@ -255,7 +255,7 @@ impl FileWheel {
                 turn.lanes[lane.index()].spares.push(id);
             }
             Err(error) => {
-                turn.found_broken(id, lane);
+                turn.found_hollow(id, lane);
                 self.lane_fails(&mut turn, lane, Some(id), self.io_error("writing a header", id, error));
             }
         }

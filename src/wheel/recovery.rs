@@ -10,6 +10,8 @@
 //! 3. What an earlier run left in the page cache is durable before a file of its lane dies. A run that was killed may
 //!    have stored a header or a tombstone and never synced it: if a file died for good meanwhile, a power cut would
 //!    bring back an older lap, and with it what was removed or replaced.
+//! 4. A suspect file in which nothing is found may have its header in the page cache only, and no sync makes that durable
+//!    any more: it dies before any other of its lane, and until then whatever is removed gets a tombstone.
 #![forbid(unsafe_code)]
 
 use crate::block::{BlockKind, Entry, FileId, Slot};
@@ -54,13 +56,12 @@ impl FileWheel {
     fn place(&self, lane: &Lane, file: &BlockFile, directory: &Directory, resumed: &mut bool) {
         let id = file.id();
         let holds_nothing = directory.entries == 0 && directory.unreadable == 0;
-        // What is in the page cache of a suspect file proves nothing, and it must not be used again.
-        let is_empty = holds_nothing && !file.is_suspect();
-        if is_empty {
-            // Its header may be in the page cache only. If it cannot be made durable the file is retired below, and no
-            // other dies before it.
+        if holds_nothing && !file.is_suspect() {
+            // Its header may be in the page cache only.
             self.sync_file(file);
         }
+        let is_hollow = holds_nothing && file.is_suspect();
+        let is_empty = holds_nothing && !is_hollow;
         // An empty file older than the resumed one takes a new generation before use.
         let (mut turn, renewed) = if is_empty && *resumed {
             let (turn, renewed) = self.youngest(lane, id, self.write_header(lane, id));
@@ -72,7 +73,9 @@ impl FileWheel {
         } else {
             (self.turn.lock(), None)
         };
-        if is_empty && (!*resumed || renewed.is_some()) {
+        if is_hollow {
+            turn.found_hollow(id, lane);
+        } else if is_empty && (!*resumed || renewed.is_some()) {
             let (generation, nonce) =
                 renewed.map_or((file.generation(), file.nonce()), |lap| (lap.generation, lap.nonce));
             file.begin_lap(generation, nonce);
@@ -105,8 +108,6 @@ impl FileWheel {
             of_lane.handed = of_lane.handed.max(handed);
             of_lane.writable = true;
         } else {
-            // One that is suspect and holds nothing, a spare that was cut short as a rule, is no reason to seal the next
-            // one as well (`turn`, invariant 3).
             turn.set(id, FileState::Sealed);
             turn.lanes[lane.index()].order.push_front(id);
         }

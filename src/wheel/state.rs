@@ -4,7 +4,7 @@
 //! ABSENT -> FREE -> ACTIVE -> SEALING -> SEALED -> CLOSING -> DRAINING -> FREE
 //!                                 \-------------------^          \-> BROKEN -> FREE
 //!          FREE ---------------------------------------^   (suspect, and empty)
-//! FOUND  -> FREE | ACTIVE | SEALED
+//! FOUND  -> FREE | ACTIVE | SEALED | CLOSING   (suspect, and empty)
 //! SEALING | SEALED -> ACTIVE   (for tombstones, where a lane that refuses has no other file for them)
 //! ```
 //!
@@ -49,10 +49,9 @@ impl FileState {
         matches!(
             (self, next),
             (Absent | Broken | Draining | Found, Free)
-                | (Free | Found | Sealing | Sealed, Active)
+                | (Free | Found | Sealing | Sealed, Active | Closing)
                 | (Active, Sealing)
                 | (Sealing | Found, Sealed)
-                | (Sealing | Sealed | Free, Closing)
                 | (Closing, Draining)
                 | (Draining, Broken)
         )

@@ -6,8 +6,7 @@
 //! 2. A lane is handed only files whose generation is larger than that of every file it was handed before. (It may go on
 //!    with the last of them: invariant 6.)
 //! 3. `order` holds the SEALING and SEALED files of a lane, the oldest generation first; files leave it at the
-//!    front, so they die in the order of their age. One may die before the active file is sealed that is older: a
-//!    suspect one in which an opening has found nothing, which therefore hides nothing.
+//!    front, so they die in the order of their age.
 //! 4. Of the files of a lane one always stays readable: while others drain, or are not ready, the last that does not, or
 //!    is, never makes room.
 //! 5. With `Refuse`, once a lane has all its files, the last free one takes tombstones only, until another is free.
@@ -98,10 +97,11 @@ impl Turn {
         self.states[file.index()] = FileState::Found;
     }
 
-    /// Says at open that a file is there, is empty, and could not be made ready: an older header of it may be on the disk
-    /// still, so nothing else of the lane dies before it.
-    pub(crate) fn found_broken(&mut self, file: FileId, lane: &Lane) {
-        self.states[file.index()] = FileState::Closing;
+    /// Says at open that a file is there, and that nothing is in it that can be believed, nor its header: an older one may
+    /// be on the disk still, so nothing else of the lane dies before it.
+    pub(crate) fn found_hollow(&mut self, file: FileId, lane: &Lane) {
+        self.found(file);
+        self.set(file, FileState::Closing);
         self.lanes[lane.index()].draining.push((file, Instant::now()));
     }
 
@@ -190,11 +190,8 @@ impl FileWheel {
         let of_lane = &mut turn.lanes[lane.index()];
         if of_lane.active == Some(file) && self.table.file(file).cursor.is_sealed() {
             of_lane.active = None;
-            let generation = |id: FileId| self.table.file(id).generation();
-            // Behind it comes only what an opening has found to be younger, and hollow (invariant 3).
-            let at = of_lane.order.partition_point(|other| generation(*other) < generation(file));
-            of_lane.order.insert(at, file);
-            let generation = generation(file);
+            of_lane.order.push_back(file);
+            let generation = self.table.file(file).generation();
             let is_news = of_lane.sealed < generation;
             of_lane.sealed = generation;
             turn.set(file, FileState::Sealing);
@@ -276,18 +273,11 @@ impl FileWheel {
     }
 
     /// Names the file that dies next, once every file of the lane exists.
-    ///
-    /// A hollow one that is younger than the active file (invariant 3) is not named: what lies in that would count as
-    /// about to die as well, and be written again.
     pub(crate) fn choose_victim(&self, turn: &Turn, lane: &Lane) {
         let of_lane = &turn.lanes[lane.index()];
         let turns = self.options.on_full == OnFull::Recycle && of_lane.absent.is_empty() && of_lane.discovered;
-        let generation = |file: FileId| self.table.file(file).generation();
-        let filled = of_lane.active.map_or(u64::MAX, generation);
-        if let Some(oldest) =
-            of_lane.order.front().map(|file| generation(*file)).filter(|oldest| turns && *oldest < filled)
-        {
-            lane.set_victim(oldest);
+        if let Some(oldest) = of_lane.order.front().filter(|_| turns) {
+            lane.set_victim(self.table.file(*oldest).generation());
         }
     }
 

@@ -118,6 +118,12 @@ impl Device {
         state.plan = Some(plan);
     }
 
+    pub(super) fn heal(&self) {
+        if let Some(plan) = &mut self.state.lock().plan {
+            (plan.failing_syncs, plan.failing_stores) = (0, 0);
+        }
+    }
+
     pub(super) fn has_crashed(&self) -> bool {
         self.state.lock().left.is_some()
     }
