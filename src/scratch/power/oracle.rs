@@ -38,6 +38,11 @@ fn has_turned(version: &Version, opened: &LossySource) -> bool {
     opened.generation(file) != Some(generation)
 }
 
+/// Whether a version lies in none of these files. Of what is in no block, as a removal, nobody knows the file.
+fn is_sound(harmed: &BTreeSet<FileId>, place: Option<(FileId, u64)>) -> bool {
+    place.map_or(harmed.is_empty(), |(file, _)| !harmed.contains(&file))
+}
+
 /// The histories of all keys over the runs of a world.
 pub(super) struct Oracle {
     keys: BTreeMap<BlockHash, History>,
@@ -47,7 +52,7 @@ pub(super) struct Oracle {
     before: Option<Crash>,
     /// Files of which a run before this one, since the last power cut, has lost writes.
     harmed: BTreeSet<FileId>,
-    /// Lengths of versions that were not durable when the power was cut, for as long as no later one is.
+    /// Lengths of versions that were not durable when writes were lost, for as long as no later one is.
     doubtful: BTreeMap<BlockHash, BTreeSet<usize>>,
     /// Keys of which a version was written since the last flush.
     fresh: BTreeSet<BlockHash>,
@@ -88,6 +93,16 @@ impl Oracle {
             self.before = Some(crash);
         }
         self.harmed = if crash == Crash::Kill { image.harmed() } else { BTreeSet::new() };
+        for (key, history) in self.keys.iter_mut().filter(|_| crash == Crash::PowerCut || !self.harmed.is_empty()) {
+            // What nobody has promised to keep may be torn from now on, and what lay in a harmed file is, for all that is
+            // known, wherever that file is later.
+            let later = history.durable.map_or(0, |durable| durable + 1);
+            let lens = history.versions[later..].iter().filter_map(|version| version.bytes.as_ref().map(Vec::len));
+            self.doubtful.entry(*key).or_default().extend(lens);
+            for version in &mut history.versions {
+                version.stored &= is_sound(&self.harmed, version.place);
+            }
+        }
     }
 
     /// A call begins that writes a key, or removes it: it may or may not have happened.
@@ -157,18 +172,8 @@ impl Oracle {
         writeln!(self.log, "{crash:?}; {:?}; {:?}; {:?}", self.verify, scratch.recovery(), scratch.stats()).unwrap();
         self.torn.clear();
         self.fresh.clear();
-        for (key, history) in self.keys.iter().filter(|_| crash == Crash::PowerCut) {
-            let later = &history.versions[history.durable.map_or(0, |durable| durable + 1)..];
-            let lens = later.iter().filter_map(|version| version.bytes.as_ref().map(Vec::len));
-            self.doubtful.entry(*key).or_default().extend(lens);
-        }
         let lossless = !gathers && crash == Crash::Kill;
         let harmed = std::mem::take(&mut self.harmed);
-        // Of what is in no block, as a removal, nobody knows the file.
-        let is_sound = |place: Option<(FileId, u64)>| match place {
-            Some((file, _)) => !harmed.contains(&file),
-            None => harmed.is_empty(),
-        };
         // What comes before is not covered by the flushes of this process, but for what it finds in sound files.
         self.era += u64::from(!harmed.is_empty());
         let mut keys = self.keys.clone();
@@ -190,12 +195,16 @@ impl Oracle {
             };
             let place = scratch.info(realm, *key).ok().map(|info| (info.file, info.generation));
             let judge = |history: &History, read: Option<&[u8]>| {
-                let is_kept = |version: &Version| lossless && is_sound(version.place);
+                let is_kept = |_: &Version| lossless;
                 history.judge(read, is_kept, |version| has_turned(version, opened))
             };
             let judged = judge(history, read.as_deref());
-            // Whoever compares it finds none; an older one that must be there is a reason to compare (6).
-            if judged.is_err()
+            // Whoever compares it finds none; an older one that must be there is a reason to compare (6). What is left of the
+            // lap before may be an older version of this very key.
+            let is_one = |version: &Version| {
+                version.bytes == read && version.place.is_none_or(|known| place.is_none_or(|place| known == place))
+            };
+            if (judged.is_err() || !history.versions.iter().any(is_one))
                 && let Some(torn) = read.as_ref().filter(|read| self.may_be_torn(*key, read))
                 && judge(history, None).is_ok()
             {
@@ -212,8 +221,9 @@ impl Oracle {
                 let versions: Vec<_> = history.versions.iter().map(Short).collect();
                 panic!("{problem}: key {key} reads as {what:?}, durable {:?} of {versions:?}", history.durable);
             }
-            let era = if is_sound(place) { self.era } else { self.era - 1 };
-            let seen = Version { bytes: read, place, done: true, stored: true, era };
+            let stored = is_sound(&harmed, place);
+            let era = if stored { self.era } else { self.era - 1 };
+            let seen = Version { bytes: read, place, done: true, stored, era };
             match crash {
                 Crash::PowerCut if seen.bytes.is_some() => {
                     history.versions = vec![seen];
