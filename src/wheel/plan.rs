@@ -46,6 +46,19 @@ pub(crate) struct Judged {
     pub(crate) damage: Option<OtherLength>,
 }
 
+impl Judged {
+    /// Makes durable what the page cache has of the file; of one whose sync has failed before that is no more than the
+    /// header, which is stored again for it: it may be what ends an older lap.
+    fn sync(&self) -> io::Result<()> {
+        if let Some(header) = self.header.as_ref().filter(|_| self.memory.is_suspect()) {
+            let mut page = header.encode().to_vec();
+            page.resize(PAGE_LEN, 0);
+            self.memory.store(0, &[&page])?;
+        }
+        self.memory.sync()
+    }
+}
+
 /// A file has not the length that it was made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("somebody else has {}, {len} bytes instead of {size}", self.deed())]
@@ -224,8 +237,9 @@ impl Plan {
     /// be made, the error says what else keeps it from that.
     fn sync_found(&mut self, source: &dyn FileSource) -> Result<(), OpenError> {
         let (mut marked, mut unmarked) = (Vec::new(), Vec::new());
-        for Judged { id, memory, .. } in self.all_found() {
-            let Err(error) = memory.sync() else { continue };
+        for judged in self.all_found() {
+            let Err(error) = judged.sync() else { continue };
+            let Judged { id, .. } = judged;
             let mark = source.mark_suspect(*id);
             let refused = if mark.is_ok() { &mut marked } else { &mut unmarked };
             refused.push((*id, IoError::unsynced(source.describe(*id).as_deref(), error, mark)));

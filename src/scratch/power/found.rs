@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, REALM};
-use crate::block::{BlockHash, FileSize, PAGE_SIZE};
+use crate::block::{BlockHash, FileId, FileSize, PAGE_SIZE};
 use crate::scratch::Scratch;
 use crate::storage::lossy::{Crash, LossySource, Plan};
 use crate::sync::thread;
 
 const KEY: BlockHash = BlockHash::from_u128(5);
+const FIRST: FileId = FileId::new(1).unwrap();
 
 fn open(source: LossySource) -> Scratch {
     let scratch = Scratch::builder(source).gather(0, Duration::ZERO).open().unwrap();
@@ -164,6 +165,42 @@ fn a_lap_whose_end_only_the_page_cache_knows_after_a_kill_does_not_come_back_wit
         if let Ok(read) = scratch.get(REALM, KEY) {
             assert!(seed % 2 == 1 && read[..] == b"newer"[..], "seed {seed}: the old lap is back");
         }
+    }
+    assert!(hollow > 0, "no lap ended in the page cache only");
+}
+
+/// As above, and the next process was asked for fewer files: the oldest one that it dropped, for good, was the one with the
+/// tombstone, while the page cache alone knew that an older lap had ended.
+#[test]
+fn a_lap_whose_end_only_the_page_cache_knows_does_not_come_back_with_a_smaller_layout() {
+    let mut hollow = 0;
+    for seed in 0..700 {
+        // Three blocks fill a file: the block dies with the first, its tombstone with the second.
+        let source = LossySource::new(1, 4, FileSize::new(5 * PAGE_SIZE).unwrap(), seed);
+        let remote = source.remote();
+        let scratch = open(source);
+        scratch.put_named(REALM, KEY, b"removed").unwrap();
+        fill(&scratch, 0..3);
+        scratch.remove(REALM, KEY).unwrap();
+        fill(&scratch, 3..4);
+        scratch.flush().unwrap();
+        remote.set_plan(Plan { crash: Crash::Kill, at_call: 8 + seed % 32, failing_syncs: 1, failing_stores: 0 });
+        fill(&scratch, 4..20);
+        let mut image = remote.crash();
+        drop(scratch);
+        image.set_files_per_folder(3);
+        let source = LossySource::open(&image, seed + 1000);
+        let remote = source.remote();
+        // Of the first file: only a header was stored since its last sync.
+        hollow += u32::from(image.harmed().contains(&FIRST) && remote.generation(FIRST) > Some(4));
+        let at_call = 3 + seed / 32 % 8;
+        remote.set_plan(Plan { crash: Crash::PowerCut, at_call, failing_syncs: 0, failing_stores: 0 });
+        let scratch = open(source);
+        assert!(scratch.get(REALM, KEY).is_err(), "seed {seed}: the old lap is there");
+        let image = remote.crash();
+        drop(scratch);
+        let scratch = open(LossySource::open(&image, seed));
+        assert!(scratch.get(REALM, KEY).is_err(), "seed {seed}: the old lap is back");
     }
     assert!(hollow > 0, "no lap ended in the page cache only");
 }
