@@ -162,3 +162,34 @@ fn a_disk_that_is_only_slow_breaks_no_file() {
     }
     scratch.close(HANGS);
 }
+
+/// Where calls do not wait, the keeper did not wait for a slow disk either: it asked again and again, without a pause, until
+/// the disk had stored what replaced the blocks of the oldest file.
+#[test]
+fn a_keeper_waits_for_a_slow_disk_also_where_calls_do_not_wait() {
+    let files = three_files_of(64 << 10);
+    let (scratch, _) = open(&files, 0);
+    let kept = fill(&scratch, 0);
+    drop(scratch);
+    let source = FaultySource::new(files);
+    let faults = source.faults();
+    let builder = Scratch::builder(source).on_full(OnFull::Refuse).gather(64 << 10, MILLISECOND);
+    let scratch = builder.wait_timeout(Duration::ZERO).open().unwrap();
+    scratch.wait_recovered(HANGS).unwrap();
+    let oldest = scratch.info(REALM, kept[0]).unwrap().file;
+    faults.hold_stores(true);
+    for hash in kept.iter().filter(|hash| scratch.info(REALM, **hash).unwrap().file == oldest) {
+        assert!(scratch.remove(REALM, *hash).unwrap());
+    }
+    let began = Instant::now();
+    while faults.held_stores() == 0 {
+        assert!(began.elapsed() < HANGS, "nothing is stored");
+        thread::sleep(MILLISECOND);
+    }
+    // What the keeper does, again and again.
+    let began = Instant::now();
+    scratch.wheel().recycle_oldest();
+    assert!(began.elapsed() >= 50 * MILLISECOND, "{:?}", began.elapsed());
+    faults.hold_stores(false);
+    scratch.close(HANGS);
+}

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::block::{FileHeader, FileId, PAGE_LEN, StoreId, now, random_nonce};
 use crate::error::{FailedClosure, IoError};
@@ -16,9 +16,13 @@ use crate::planted;
 use crate::sync::MutexGuard;
 use crate::wheel::event::Event;
 use crate::wheel::lane::Lane;
+use crate::wheel::pending::Deadline;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
 use crate::wheel::{FileWheel, OnFull};
+
+/// How long a slow disk is waited for at once, whatever callers have asked for: they may not want to wait at all.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The lap that a file begins next.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +81,7 @@ impl FileWheel {
     fn sync_successors(&self, lane: &Lane, id: FileId) -> Result<bool, IoError> {
         self.store_open_gather(lane, |_| true);
         // A disk that is slow fails nothing: this is tried again, and who waits has a deadline of its own.
-        if !lane.wait_for_outstanding(&self.deadline()) {
+        if !lane.wait_for_outstanding(&Deadline::after(LOOK_AGAIN)) {
             return Ok(false);
         }
         let others: Vec<FileId> = {
@@ -301,7 +305,6 @@ mod tests {
     use crate::storage::{FileSource, MemoryFileSource};
     use crate::sync::Arc;
     use crate::wheel::WheelOptions;
-    use std::time::Duration;
 
     fn wheel() -> Arc<FileWheel> {
         wheel_over(MemoryFileSource::builder().file_size(64 << 10).build().unwrap())
