@@ -202,6 +202,49 @@ fn a_folder_that_cannot_be_mended_synced_or_cleared_is_left_out_and_taken_back()
     }
 }
 
+/// What had been done in a folder before one of its files was refused was forgotten: a file that was mended by then was found
+/// marked when the folder was taken back, and told as one of an earlier run, and not counted; nor was one that was dropped.
+#[test]
+fn what_was_mended_or_dropped_before_a_folder_was_left_out_is_told_and_counted() {
+    for (mended, call) in [(true, Call::Create), (false, Call::Delete)] {
+        let folder = test_folder();
+        let folders = ["one", "two"].map(|name| folder.path().join(name));
+        let disks = |files: u16| {
+            let builder = DiskFileSource::builder().folders(&folders).files_per_folder(files);
+            builder.file_size(SIZE).build().unwrap()
+        };
+        let scratch = ungathered(disks(5));
+        for number in 0..20 {
+            scratch.put_named(REALM, key_in(&scratch, 1, number), &block(number, 28_000)).unwrap();
+        }
+        eventually("all files", || scratch.stats().files >= 6 && scratch.wheel().keepers_rest());
+        drop(scratch);
+        let files = paths(&folders[1]);
+        assert_eq!(files.len(), 5);
+        if mended {
+            files.values().take(2).for_each(|path| cut(path, 60 << 10));
+        }
+        let (told, events) = channel();
+        let source = FaultySource::new(disks(if mended { 5 } else { 3 }));
+        let faults = source.faults();
+        faults.set(Fault::at(2).sticky().only(&[call]).in_folder(1));
+        let builder = Scratch::builder(source).gather(0, Duration::ZERO).on_event(send_to(told));
+        let scratch = builder.open().unwrap();
+        faults.clear();
+        eventually("the folder is back", || scratch.health().broken().next().is_none());
+        let report = scratch.wait_recovered(HANGS).unwrap();
+        drop(scratch);
+        let suspect = events.iter().filter_map(|event| match event {
+            Event::FileSuspect { error, .. } => Some(error.to_string()),
+            _ => None,
+        });
+        let suspect: Vec<_> = suspect.collect();
+        assert!(suspect.iter().all(|text| text.contains("cut the file short")), "{suspect:#?}");
+        let found = (report.files_damaged, suspect.len(), report.files_dropped);
+        assert_eq!(found, if mended { (2, 2, 0) } else { (0, 0, 2) });
+    }
+}
+
 /// With one folder nothing is left to be opened; the error did not say how to go on.
 #[test]
 fn without_another_folder_the_error_says_that_removing_the_file_costs_its_own_blocks_only() {

@@ -119,7 +119,7 @@ impl FileWheel {
                 return;
             }
         };
-        self.recovery.more(plan.to_be_searched(), plan.surplus.len());
+        self.recovery.more(plan.to_be_searched(), 0);
         let mut absent = self.absent_numbers(&plan, |lane| lane % self.table.source().folders() == folder);
         {
             let mut turn = self.turn.lock();
@@ -161,9 +161,11 @@ impl FileWheel {
         };
         // No header of this folder need tell the layout: those of the others do.
         let mut plan = Plan::new(source, judged, &options)?;
-        plan.mend(source)?;
+        let mended = plan.mend(source);
         self.tell_damage(&plan);
-        let removed = plan.remove(source);
+        let removed = mended.and_then(|()| plan.remove(source));
+        // What was done before a refusal is done.
+        self.recovery.more(0, plan.dropped);
         self.owe_marks(&plan);
         removed.map(|()| plan)
     }

@@ -67,7 +67,7 @@ impl FileWheel {
         wheel.tell_damage(&plan);
         let removed = plan.remove(wheel.table.source());
         wheel.owe_marks(&plan);
-        wheel.recovery.more(plan.to_be_searched(), plan.surplus.len());
+        wheel.recovery.more(plan.to_be_searched(), plan.dropped);
         match removed.and_then(|()| wheel.lay_out(plan)) {
             Ok(()) => Ok(wheel),
             Err(error) => {

@@ -107,6 +107,10 @@ pub(crate) struct Plan {
     pub(crate) next_generation: u64,
     /// For each folder, why it is not there.
     pub(crate) missing: Vec<Option<IoError>>,
+    /// Files that have another length, those of such folders too: once they are mended nobody sees it any more.
+    damaged: Vec<(FileId, OtherLength)>,
+    /// How many of `surplus` were deleted, in such folders too.
+    pub(crate) dropped: usize,
     /// Files of such folders that could neither be synced nor marked.
     pub(crate) unmarked: Vec<(FileId, IoError)>,
 }
@@ -153,6 +157,8 @@ impl Plan {
             headerless,
             next_generation: newest.map_or(1, |newest| newest + 1),
             missing: vec![None; usize::from(folders)],
+            damaged: Vec::new(),
+            dropped: 0,
             unmarked: Vec::new(),
         };
         plan.distribute(judged, folders);
@@ -198,6 +204,7 @@ impl Plan {
     /// Gives files of another length the right one. The first of the two steps that change something.
     pub(crate) fn mend(&mut self, source: &dyn FileSource) -> Result<(), OpenError> {
         let mut refused = Vec::new();
+        self.damaged = self.found.iter().flatten().filter_map(|judged| Some((judged.id, judged.damage?))).collect();
         for judged in self.found.iter_mut().flatten().filter(|judged| judged.damage.is_some()) {
             // The mapping of what is about to be cut goes first.
             judged.memory = Arc::new(HeapMemory::new(FileSize::MIN));
@@ -226,6 +233,8 @@ impl Plan {
             if let Err(error) = source.delete(id) {
                 let path = source.describe(id);
                 self.leave_out(id, IoError::in_the_way("removing a file of the store", path.as_deref(), error))?;
+            } else {
+                self.dropped += usize::from(!self.lost.contains(&id));
             }
         }
         Ok(())
@@ -270,10 +279,9 @@ impl Plan {
     ///
     /// A run that was killed may have mended a file, and told nobody: all that later ones find is that it is suspect.
     pub(crate) fn suspect(&self) -> impl Iterator<Item = (FileId, Told)> {
-        self.found.iter().flatten().filter_map(|judged| {
-            let marked = judged.memory.is_suspect().then_some(Told::Marked);
-            Some((judged.id, judged.damage.map(Told::Length).or(marked)?))
-        })
+        let marked = self.found.iter().flatten().filter(|judged| judged.damage.is_none() && judged.memory.is_suspect());
+        let marked = marked.map(|judged| (judged.id, Told::Marked));
+        self.damaged.iter().map(|(file, damage)| (*file, Told::Length(*damage))).chain(marked)
     }
 
     /// How many files are to be searched for blocks.
