@@ -46,17 +46,15 @@ pub(crate) struct Judged {
     pub(crate) damage: Option<OtherLength>,
 }
 
-impl Judged {
-    /// Makes durable what the page cache has of the file; of one whose sync has failed before that is no more than the
-    /// header, which is stored again for it: it may be what ends an older lap.
-    fn sync(&self) -> io::Result<()> {
-        if let Some(header) = self.header.as_ref().filter(|_| self.memory.is_suspect()) {
-            let mut page = header.encode().to_vec();
-            page.resize(PAGE_LEN, 0);
-            self.memory.store(0, &[&page])?;
-        }
-        self.memory.sync()
+/// Makes durable what the page cache has of a file; of one whose sync has failed before that is no more than the header,
+/// which is stored again for it: it may be what ends an older lap.
+fn sync(memory: &dyn FileMemory, header: Option<&FileHeader>) -> io::Result<()> {
+    if let Some(header) = header.filter(|_| memory.is_suspect()) {
+        let mut page = header.encode().to_vec();
+        page.resize(PAGE_LEN, 0);
+        memory.store(0, &[&page])?;
     }
+    memory.sync()
 }
 
 /// A file has not the length that it was made with.
@@ -246,9 +244,8 @@ impl Plan {
     /// be made, the error says what else keeps it from that.
     fn sync_found(&mut self, source: &dyn FileSource) -> Result<(), OpenError> {
         let (mut marked, mut unmarked) = (Vec::new(), Vec::new());
-        for judged in self.all_found() {
-            let Err(error) = judged.sync() else { continue };
-            let Judged { id, .. } = judged;
+        for Judged { id, memory, header, .. } in self.all_found() {
+            let Err(error) = sync(&**memory, header.as_ref()) else { continue };
             let mark = source.mark_suspect(*id);
             let refused = if mark.is_ok() { &mut marked } else { &mut unmarked };
             refused.push((*id, IoError::unsynced(source.describe(*id).as_deref(), error, mark)));
@@ -369,13 +366,19 @@ pub(crate) fn check_order(source: &dyn FileSource, judged: &[Judged]) -> Result<
 
 /// What `reset` asks for. The oldest goes first, as always: if a crash comes in between, what was removed stays so.
 pub(crate) fn erase(source: &dyn FileSource, found: Vec<Found>) -> Result<Vec<Found>, OpenError> {
-    let generation = |found: &Found| {
+    let header = |found: &Found| {
         let mut page = vec![0; PAGE_LEN];
         found.memory.load(0, &mut page).ok()?;
-        FileHeader::decode(&page).ok().map(|header| header.generation)
+        FileHeader::decode(&page).ok()
     };
     let mut found = found;
-    found.sort_by_cached_key(generation);
+    found.sort_by_cached_key(|found| header(found).map(|header| header.generation));
+    for found in &found {
+        if sync(&*found.memory, header(found).as_ref()).is_err() {
+            // As in `sync_found`, but a disk that refuses keeps nobody from deleting what is on it.
+            let _ = source.mark_suspect(found.file);
+        }
+    }
     for Found { file, memory, .. } in found {
         drop(memory);
         source.delete(file).map_err(|error| io_failed(source, "removing a file of the store", file, error))?;
