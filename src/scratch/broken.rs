@@ -55,6 +55,24 @@ fn a_lane_that_gets_no_file_fails_its_writes_at_once_reads_on_and_heals() {
     assert!(scratch.stats().file_failures >= 3);
 }
 
+/// The keeper of a lane whose oldest file could not die looked at it a thousand times a second until the next try, which may
+/// be five seconds away, for as long as the disk refused.
+#[test]
+fn a_keeper_rests_until_a_file_that_could_not_die_is_tried_again() {
+    let (scratch, _, faults) = open_told(memory(1, 3, 64 << 10), |builder| builder);
+    for number in 0..4 {
+        scratch.put(REALM, &block(number, 28_000)).unwrap();
+    }
+    scratch.flush().unwrap();
+    eventually("a spare", || scratch.stats().files == 3 && scratch.wheel().keepers_rest());
+    faults.set(Fault::at(1).sticky().only(&[Call::Store, Call::Delete]));
+    scratch.wheel().recycle_oldest();
+    assert!(scratch.stats().file_failures > 0);
+    eventually("the keeper rests", || scratch.wheel().keepers_rest());
+    faults.clear();
+    eventually("it is tried again", || scratch.stats().turns == 1);
+}
+
 /// One failure is no broken lane: what waits goes on once the keeper has tried again.
 #[test]
 fn a_creation_that_fails_once_costs_its_writers_a_moment() {

@@ -107,6 +107,8 @@ impl FileWheel {
             match turn.state(*file) {
                 // Nothing dies before what was found is durable (`recovery`, invariant 3).
                 FileState::Closing if !held_back && of_lane.discovered => return Job::Kill(*file),
+                // There is nothing to be seen before it is tried again.
+                FileState::Closing => {}
                 FileState::Draining if self.has_drained(*file) => return Job::Finish(*file),
                 _ => watch = true,
             }
