@@ -193,3 +193,29 @@ fn a_keeper_waits_for_a_slow_disk_also_where_calls_do_not_wait() {
     faults.hold_stores(false);
     scratch.close(HANGS);
 }
+
+/// While a slow disk wrote the header that ends the oldest file, writers were told that somebody reads that file still, and
+/// looked for a block that nobody had.
+#[test]
+fn a_file_that_waits_for_the_disk_is_not_told_to_be_pinned() {
+    let source = FaultySource::new(three_files_of(64 << 10));
+    let faults = source.faults();
+    let builder = Scratch::builder(source).on_full(OnFull::Refuse).gather(0, MILLISECOND);
+    let scratch = builder.wait_timeout(Duration::from_millis(200)).open().unwrap();
+    let kept = fill(&scratch, 0);
+    let oldest = scratch.info(REALM, kept[0]).unwrap().file;
+    for hash in kept.iter().filter(|hash| scratch.info(REALM, **hash).unwrap().file == oldest) {
+        assert!(scratch.remove(REALM, *hash).unwrap());
+    }
+    scratch.flush().unwrap();
+    faults.hold_stores(true);
+    let error = scratch.put(REALM, &block(1000, 4096)).unwrap_err();
+    assert!(faults.held_stores() == 1, "the header of the oldest file");
+    assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
+    faults.hold_stores(false);
+    let began = Instant::now();
+    while let Err(error) = scratch.put(REALM, &block(1000, 4096)) {
+        assert!(matches!(error, WriteError::Timeout { .. }) && began.elapsed() < HANGS, "{error}");
+    }
+    scratch.close(HANGS);
+}

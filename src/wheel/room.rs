@@ -19,6 +19,7 @@ use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::Deadline;
 use crate::wheel::reserve::{Purpose, Reservation};
+use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
 use crate::wheel::{FileWheel, OnFull};
 
@@ -182,6 +183,10 @@ impl FileWheel {
             return Outlook::Failing { error: failing.error.clone(), now: failing.is_broken() };
         }
         if !of_lane.writable || !of_lane.absent.is_empty() {
+            return Outlook::Wait;
+        }
+        // What is not dead on the disk yet waits for that, and for nobody who reads it.
+        if of_lane.draining.iter().any(|(file, _)| turn.state(*file) == FileState::Closing) {
             return Outlook::Wait;
         }
         let oldest_held = of_lane.draining.iter().min_by_key(|(_, since)| *since).map(|(file, _)| *file);
