@@ -275,6 +275,7 @@ fn region_covers_the_final_value_of_a_delayed_one() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many bytes to interpret")]
 fn region_may_hold_taken_and_large_parts() {
     let values: Vec<u32> = (0..50_000).collect();
     let bytes = bytes_of(|w| {
@@ -311,6 +312,7 @@ fn writer_replaced_inside_a_region_is_an_error_in_both() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn dump_holds_the_bytes_of_the_block_and_needs_a_complete_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dump");

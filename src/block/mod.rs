@@ -31,7 +31,7 @@ pub use self::layout::{FileSize, MAX_BLOCK, PAGE_SIZE, pages_of};
 pub use self::realm::{Realm, RealmError};
 pub use self::slot::Slot;
 
-pub(crate) use self::clock::now;
+pub(crate) use self::clock::{now, wall};
 pub(crate) use self::entry::Entry;
 pub(crate) use self::header::{FileHeader, HEADER_LEN, HeaderError};
 pub(crate) use self::id::random_nonce;

@@ -64,10 +64,10 @@ use crate::block::{BlockAddress, FileId, KeyHash};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Words a table may have: 2^14 ..= 2^27, that is 128 KiB to 1 GiB. Two, where each is a tracked object of a model, and
-/// few under fuzzing, which sweeps the table of a store of a few blocks thousands of times a second.
+/// few where a store has a few blocks: under fuzzing, which sweeps its table thousands of times a second, and interpreted.
 const MIN_WORDS: u64 = if cfg!(loom) {
     2
-} else if cfg!(fuzzing) {
+} else if cfg!(any(fuzzing, miri)) {
     1 << 10
 } else {
     1 << 14

@@ -349,9 +349,9 @@ pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
 
 /// How many files this process may have open; `None` if there is no limit or it is not known.
 pub(crate) fn open_file_limit() -> Option<u64> {
-    #[cfg(unix)]
+    #[cfg(all(unix, not(miri)))]
     return rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    #[cfg(not(unix))]
+    #[cfg(any(not(unix), miri))]
     return None;
 }
 
@@ -359,9 +359,9 @@ pub(crate) fn open_file_limit() -> Option<u64> {
 ///
 /// Whoever stores behind it is not told by an error: the system sends SIGXFSZ, which ends the process.
 pub(crate) fn file_size_limit() -> Option<u64> {
-    #[cfg(unix)]
+    #[cfg(all(unix, not(miri)))]
     return rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-    #[cfg(not(unix))]
+    #[cfg(any(not(unix), miri))]
     return None;
 }
 

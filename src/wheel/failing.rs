@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::block::FileId;
+use crate::block::{FileId, wall};
 use crate::error::IoError;
 use crate::wheel::back_off::back_off;
 
@@ -44,7 +44,7 @@ impl Failing {
     /// To be tried again a moment later.
     pub(crate) fn first(error: IoError) -> Self {
         let now = Instant::now();
-        let (since, again) = (SystemTime::now(), now + back_off(1));
+        let (since, again) = (wall(), now + back_off(1));
         Self { error, since, began: now, attempts: 1, again, is_broken: false }
     }
 

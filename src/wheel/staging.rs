@@ -387,6 +387,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "too many bytes to interpret")]
         fn memory_is_bounded_and_zero_whatever_is_asked_for(
             max in 1..200_000_u64,
             steps in proptest::collection::vec((0..60_000_usize, 0..4_usize), 1..60),
