@@ -107,7 +107,7 @@ fn a_file_that_was_cut_short_is_not_mended_beyond_the_limit() {
     assert_eq!(error.path().unwrap().metadata().unwrap().len(), FILE_SIZE / 2);
     limit(Resource::Fsize, Some(FILE_SIZE));
     let scratch = open(&folder);
-    assert_eq!(scratch.health().suspect.len(), 1);
+    assert_eq!(scratch.wait_recovered(Duration::from_mins(1)).unwrap().files_damaged, 1);
     assert_heals(&scratch, 300);
 }
 
