@@ -25,10 +25,10 @@ use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering}
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::cursor::Cursor;
 use crate::wheel::pending::PendingTable;
+use crate::wheel::pieces::Pieces;
 use crate::wheel::pin::Pinner;
 use crate::wheel::slots::Slots;
 use crate::wheel::suspicion::Suspicion;
-use crate::wheel::write_back::Pieces;
 
 /// The table of files, and the source whose locks live as long as any mapping is lent.
 pub(crate) struct FileTable {

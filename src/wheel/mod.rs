@@ -56,6 +56,7 @@ mod loom_wheel;
 mod observe;
 mod open;
 mod pending;
+mod pieces;
 mod pin;
 mod plan;
 mod progress;
