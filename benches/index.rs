@@ -1,0 +1,104 @@
+//! `index/*`: how long it takes to learn whether a block is there, beside a read of memory that no cache has.
+//!
+//! The blocks are named and empty, so that nothing but the index, the slots and the entries is touched. `limit` follows a
+//! random cycle through half a gibibyte: each step is one read that waits for the one before.
+
+use std::path::Path;
+use std::time::Duration;
+
+use benchkit::{KIB, MIB, folder, shuffled, warm_memory};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use scratchspace::{BlockHash, DiskFileSource, Realm, Scratch, ScratchBuilder};
+
+const REALM: Realm = Realm::DEFAULT;
+/// Longest wait for what a background thread does.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Keys of a `get_many`.
+const MANY: usize = 256;
+const CHASE: usize = 512 * MIB / 8;
+
+/// A store in one lane of one folder.
+fn store(folder: &Path, files: u16, file_size: usize) -> ScratchBuilder {
+    let source = DiskFileSource::builder().folder(folder).files_per_folder(files).file_size(file_size as u64);
+    Scratch::builder(source.build().expect("a source of its own")).wait_timeout(PATIENCE)
+}
+
+/// A random cycle through all of its places.
+fn cycle() -> Vec<u64> {
+    let mut places: Vec<u64> = (0..CHASE as u64).collect();
+    // Sattolo's: one cycle, and no shorter one.
+    let mut state = 1_u64;
+    for last in (1..places.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let other = usize::try_from((u128::from(state) * last as u128) >> 64).expect("below `last`");
+        places.swap(last, other);
+    }
+    places
+}
+
+fn key(number: u64) -> BlockHash {
+    BlockHash::from_u128(u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
+}
+
+fn filled(scratch: &Scratch, count: u64) {
+    for number in 0..count {
+        scratch.put_named(REALM, key(number), &[]).expect("room");
+    }
+    scratch.flush().expect("a disk that works");
+    assert_eq!(scratch.len(), count);
+}
+
+fn lookups(c: &mut Criterion) {
+    let cycle = cycle();
+    let mut at = 0;
+    c.bench_function("index/limit: one read of memory that no cache has", |b| {
+        b.iter(|| {
+            at = cycle[usize::try_from(at).expect("a place")];
+            at
+        });
+    });
+    drop(cycle);
+    for bits in [18, 22] {
+        let place = folder();
+        warm_memory(1 << 30);
+        let builder = store(place.path(), 12, 64 * MIB).expected_blocks(5 << (bits - 2));
+        let scratch = builder.open().expect("a store on an empty folder");
+        filled(&scratch, 1 << bits);
+        let mut group = c.benchmark_group(format!("index/2^{bits} blocks"));
+        group.throughput(Throughput::Elements(1));
+        let mut number = 0;
+        let mut next = move || {
+            number += 1;
+            shuffled(number, bits) as u64
+        };
+        group.bench_function("hit", |b| {
+            b.iter(|| assert!(scratch.contains(REALM, key(next())).expect("an open store")));
+        });
+        group.bench_function("miss", |b| {
+            b.iter(|| assert!(!scratch.contains(REALM, key(next() + (1 << 40))).expect("an open store")));
+        });
+        group.throughput(Throughput::Elements(MANY as u64));
+        group.bench_function("get_many of 256", |b| {
+            b.iter(|| {
+                let asked: [BlockHash; MANY] = std::array::from_fn(|_| key(next()));
+                let mut found = 0;
+                scratch.get_many(REALM, &asked, |_, block| found += usize::from(block.is_ok())).expect("an open store");
+                assert_eq!(found, MANY);
+            });
+        });
+        group.throughput(Throughput::Elements(1));
+        group.bench_function("put_named over a block", |b| {
+            b.iter(|| scratch.put_named(REALM, key(next()), &[]).expect("room"));
+        });
+        group.finish();
+        assert_eq!((scratch.len(), scratch.stats().evicted), (1 << bits, 0));
+        assert!(scratch.stats().index_bytes < (1 << bits) * 16 + (256 * KIB) as u64);
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1));
+    targets = lookups
+}
+criterion_main!(benches);

@@ -1,0 +1,67 @@
+//! `recover/*`: how long a restart takes: until the store serves, and until every block is found.
+//!
+//! The page cache has what the run before has written. The blocks are named, with a page of bytes each or none.
+
+use std::path::Path;
+use std::time::Duration;
+
+use benchkit::{KIB, MIB, folder, noise, warm_memory};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use scratchspace::{BlockHash, DiskFileSource, Realm, Scratch, ScratchBuilder};
+
+const REALM: Realm = Realm::DEFAULT;
+/// Longest wait for what a background thread does.
+const PATIENCE: Duration = Duration::from_mins(1);
+const FILES: u16 = 16;
+
+/// A store in one lane of one folder.
+fn store(folder: &Path, files: u16, file_size: usize) -> ScratchBuilder {
+    let source = DiskFileSource::builder().folder(folder).files_per_folder(files).file_size(file_size as u64);
+    Scratch::builder(source.build().expect("a source of its own")).wait_timeout(PATIENCE)
+}
+
+fn key(number: u64) -> BlockHash {
+    BlockHash::from_u128(u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
+}
+
+fn restarts(c: &mut Criterion) {
+    let mut group = c.benchmark_group("recover");
+    for (name, count, len) in [("empty", 1_u64 << 20, 0), ("4 KiB", 1 << 17, 4 * KIB)] {
+        let place = folder();
+        let open = || -> Scratch {
+            let builder = store(place.path(), FILES, 64 * MIB).expected_blocks(count + count / 4);
+            builder.open().expect("a store that was closed")
+        };
+        warm_memory(1 << 30);
+        let scratch = open();
+        let block = noise(len);
+        for number in 0..count {
+            scratch.put_named(REALM, key(number), &block).expect("room");
+        }
+        assert!(scratch.close(PATIENCE).is_clean());
+        drop(scratch);
+        group.throughput(Throughput::Elements(count));
+        group.bench_function(BenchmarkId::new("open until it serves", name), |b| {
+            b.iter_with_large_drop(|| {
+                let scratch = open();
+                assert!(scratch.recovery().files_total > 0);
+                scratch
+            });
+        });
+        group.bench_function(BenchmarkId::new("open until all is found", name), |b| {
+            b.iter_with_large_drop(|| {
+                let scratch = open();
+                assert_eq!(scratch.wait_recovered(PATIENCE).expect("a search that ends").blocks, count);
+                scratch
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(10).warm_up_time(Duration::from_secs(1));
+    targets = restarts
+}
+criterion_main!(benches);

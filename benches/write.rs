@@ -1,0 +1,120 @@
+//! `write/*`: blocks into files that are used again, which is what a store does all its life, beside a bare file of the
+//! same length that is overwritten in place.
+//!
+//! Each row of a size does the same work per block: `limit` hashes it and stores it with one call of the system, the store
+//! hashes it, stores it and its entry, and publishes it. Blocks are content that was never written before.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Duration;
+
+use benchkit::{KIB, MIB, bare_file, folder, noise, stamp, warm_memory, write_all_at};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use scratchspace::{BlockHash, DiskFileSource, Realm, Scratch, ScratchBuilder};
+
+const REALM: Realm = Realm::DEFAULT;
+/// Longest wait for what a background thread does.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Capacity of the store and length of the bare file: a few laps of it are written for each row.
+const FILES: u16 = 8;
+const FILE: usize = 128 * MIB;
+/// Blocks of a `put_many`.
+const MANY: usize = 64;
+
+/// A store in one lane of one folder.
+fn store(folder: &Path, files: u16, file_size: usize) -> ScratchBuilder {
+    let source = DiskFileSource::builder().folder(folder).files_per_folder(files).file_size(file_size as u64);
+    Scratch::builder(source.build().expect("a source of its own")).wait_timeout(PATIENCE)
+}
+
+/// A store whose files have all been filled once.
+fn recycled(builder: ScratchBuilder) -> Scratch {
+    let scratch = builder.open().expect("a store on an empty folder");
+    let mut block = noise(MIB);
+    for number in 0..u64::from(FILES) * (FILE / MIB) as u64 {
+        stamp(&mut block, u64::MAX - number);
+        scratch.put(REALM, &block).expect("room");
+    }
+    scratch.flush().expect("a disk that works");
+    assert!(scratch.stats().turns > 0, "the wheel has turned");
+    scratch
+}
+
+fn blocks(c: &mut Criterion) {
+    for (name, len) in [("4 KiB", 4 * KIB), ("64 KiB", 64 * KIB), ("1 MiB", MIB), ("16 MiB", 16 * MIB)] {
+        let place = folder();
+        let file = bare_file(place.path(), usize::from(FILES) * FILE);
+        let scratch = recycled(store(&place.path().join("store"), FILES, FILE));
+        warm_memory(2 * usize::from(FILES) * FILE);
+        let mut block = noise(len);
+        let mut number = 0;
+        let mut next = |block: &mut [u8]| {
+            number += 1;
+            stamp(block, number);
+            number
+        };
+        let mut group = c.benchmark_group(format!("write/{name}"));
+        group.throughput(Throughput::Bytes(len as u64));
+
+        let slots = (usize::from(FILES) * FILE / len) as u64;
+        group.bench_function("limit: hash and pwrite in place", |b| {
+            b.iter(|| {
+                let at = next(&mut block) % slots;
+                black_box(BlockHash::of(&block));
+                write_all_at(&file, &block, at * len as u64);
+            });
+        });
+        group.bench_function("put", |b| {
+            b.iter(|| {
+                next(&mut block);
+                scratch.put(REALM, &block).expect("room")
+            });
+        });
+        let key = BlockHash::of(b"one key");
+        group.bench_function("put_named", |b| {
+            b.iter(|| {
+                next(&mut block);
+                scratch.put_named(REALM, key, &block).expect("room");
+            });
+        });
+        // The caller has the hash, and gives the closure the bytes; who runs it is paid here too.
+        group.bench_function("write_named, closures run", |b| {
+            let bytes: std::sync::Arc<[u8]> = noise(len).into();
+            let mut keys = 0_u64;
+            b.iter(|| {
+                keys += 1;
+                let bytes = std::sync::Arc::clone(&bytes);
+                let key = BlockHash::from_u128(u128::from(keys));
+                scratch.write_named(REALM, key, len, move |block| block.copy_from_slice(&bytes)).expect("room");
+            });
+            scratch.flush().expect("closures that keep their word");
+            assert_eq!(scratch.stats().failed, 0);
+        });
+        if len <= 64 * KIB {
+            let mut many: Vec<Vec<u8>> = vec![noise(len); MANY];
+            group.throughput(Throughput::Bytes((MANY * len) as u64));
+            group.bench_function(BenchmarkId::new("put_many", MANY), |b| {
+                b.iter(|| {
+                    for block in &mut many {
+                        next(block);
+                    }
+                    let blocks: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
+                    scratch.put_many(REALM, &blocks).expect("room")
+                });
+            });
+        }
+        group.finish();
+        // What was written is there: nothing above was refused, dropped or told to be stored already.
+        scratch.flush().expect("a disk that works");
+        assert_eq!(scratch.get(REALM, key).as_deref().map(<[u8]>::len), Ok(len));
+        let stats = scratch.stats();
+        assert_eq!((stats.duplicates, stats.failed, stats.corrupted), (0, 0, 0), "{stats:?}");
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1));
+    targets = blocks
+}
+criterion_main!(benches);
