@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use crate::block::BlockHash;
 use crate::error::WriteError;
 use crate::scratch::Scratch;
-use crate::scratch::small::{HANGS, MILLISECOND, REALM, block, three_files_of};
+use crate::scratch::small::{HANGS, MILLISECOND, REALM, block, eventually, three_files_of};
 use crate::storage::MemoryFileSource;
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
-use crate::sync::{Arc, thread};
+use crate::sync::Arc;
 use crate::wheel::OnFull;
 
 fn open(files: &MemoryFileSource, gather: u64) -> (Scratch, Arc<Faults>) {
@@ -129,6 +129,20 @@ fn no_block_is_written_to_a_suspect_file_that_goes_on_for_tombstones() {
     assert!(scratch.len() >= 14 && scratch.health().suspect.is_empty(), "{}", scratch.health());
 }
 
+/// Removes what lies in the file of the first of these blocks, so that it may make room.
+fn remove_the_oldest(scratch: &Scratch, kept: &[BlockHash]) {
+    let oldest = scratch.info(REALM, kept[0]).unwrap().file;
+    for hash in kept.iter().filter(|hash| scratch.info(REALM, **hash).unwrap().file == oldest) {
+        remove(scratch, *hash);
+    }
+}
+
+/// Also where calls do not wait.
+fn remove(scratch: &Scratch, hash: BlockHash) {
+    eventually("it is removed", || scratch.remove(REALM, hash).is_ok());
+    assert!(scratch.get(REALM, hash).unwrap_err().is_missing());
+}
+
 /// What replaced the blocks of the oldest file was still on its way to a slow disk when the time of one call was over:
 /// the file was told to be broken, and its lane to fail, with an error that no disk had given.
 #[test]
@@ -139,16 +153,9 @@ fn a_disk_that_is_only_slow_breaks_no_file() {
     let scratch = builder.wait_timeout(Duration::from_millis(100)).open().unwrap();
     let kept = fill(&scratch, 0);
     scratch.flush().unwrap();
-    let oldest = scratch.info(REALM, kept[0]).unwrap().file;
     faults.hold_stores(true);
-    for hash in kept.iter().filter(|hash| scratch.info(REALM, **hash).unwrap().file == oldest) {
-        assert!(scratch.remove(REALM, *hash).unwrap());
-    }
-    let began = Instant::now();
-    while faults.held_stores() == 0 {
-        assert!(began.elapsed() < HANGS, "nothing is stored");
-        thread::sleep(MILLISECOND);
-    }
+    remove_the_oldest(&scratch, &kept);
+    eventually("the tombstones are on their way", || faults.held_stores() > 0);
     for number in 1000..1003 {
         let error = scratch.put(REALM, &block(number, 4096)).unwrap_err();
         assert!(matches!(error, WriteError::Timeout { .. }), "{error}");
@@ -176,16 +183,14 @@ fn a_keeper_waits_for_a_slow_disk_also_where_calls_do_not_wait() {
     let builder = Scratch::builder(source).on_full(OnFull::Refuse).gather(64 << 10, MILLISECOND);
     let scratch = builder.wait_timeout(Duration::ZERO).open().unwrap();
     scratch.wait_recovered(HANGS).unwrap();
+    // One tombstone, so that no second buffer is left for this thread to store.
     let oldest = scratch.info(REALM, kept[0]).unwrap().file;
+    remove_the_oldest(&scratch, &kept[1..]);
+    eventually("it is flushed", || scratch.flush().is_ok());
+    assert_eq!(scratch.info(REALM, kept[0]).unwrap().file, oldest);
     faults.hold_stores(true);
-    for hash in kept.iter().filter(|hash| scratch.info(REALM, **hash).unwrap().file == oldest) {
-        assert!(scratch.remove(REALM, *hash).unwrap());
-    }
-    let began = Instant::now();
-    while faults.held_stores() == 0 {
-        assert!(began.elapsed() < HANGS, "nothing is stored");
-        thread::sleep(MILLISECOND);
-    }
+    remove(&scratch, kept[0]);
+    eventually("the tombstone is on its way", || faults.held_stores() > 0);
     // What the keeper does, again and again.
     let began = Instant::now();
     scratch.wheel().recycle_oldest();
@@ -203,10 +208,7 @@ fn a_file_that_waits_for_the_disk_is_not_told_to_be_pinned() {
     let builder = Scratch::builder(source).on_full(OnFull::Refuse).gather(0, MILLISECOND);
     let scratch = builder.wait_timeout(Duration::from_millis(200)).open().unwrap();
     let kept = fill(&scratch, 0);
-    let oldest = scratch.info(REALM, kept[0]).unwrap().file;
-    for hash in kept.iter().filter(|hash| scratch.info(REALM, **hash).unwrap().file == oldest) {
-        assert!(scratch.remove(REALM, *hash).unwrap());
-    }
+    remove_the_oldest(&scratch, &kept);
     scratch.flush().unwrap();
     faults.hold_stores(true);
     let error = scratch.put(REALM, &block(1000, 4096)).unwrap_err();
