@@ -8,9 +8,6 @@
 //!    under none.
 //! 2. All of a lock is its own bytes. A library that keeps a table of waiting threads (`parking_lot`) finds those of the
 //!    parent in it after a fork, and follows pointers to stacks that are gone.
-//! 3. Under `cfg(tsan)` a lock says once more, with an atomic of this crate, what it orders anyway, and nothing else:
-//!    the sanitizer of threads sees neither the slow paths of the standard library's locks nor the waits of its condition
-//!    variables, as that library comes without instrumentation.
 #![forbid(unsafe_code)]
 
 pub(crate) use std::sync::{Arc, OnceLock, Weak};
@@ -43,34 +40,11 @@ pub(crate) fn has_ended<T>(_thread: &thread::JoinHandle<T>) -> bool {
 
 /// A lock that is not poisoned.
 #[derive(Debug, Default)]
-pub(crate) struct Mutex<T>(system::Mutex<T>, Order);
+pub(crate) struct Mutex<T>(system::Mutex<T>);
 
 /// What is locked; unlocked when this is dropped.
 #[derive(Debug)]
-pub(crate) struct MutexGuard<'a, T>(Option<system::MutexGuard<'a, T>>, &'a Order);
-
-/// What one holder of a lock hands to the next (invariant 3).
-#[derive(Debug, Default)]
-struct Order(#[cfg(tsan)] atomic::AtomicU32);
-
-#[cfg_attr(not(tsan), expect(clippy::unused_self, reason = "there is nothing to say"))]
-impl Order {
-    /// The lock was taken.
-    #[inline]
-    fn taken(&self) {
-        // Acquire pairs with the Release in `given` of whoever held the lock before.
-        #[cfg(tsan)]
-        self.0.load(atomic::Ordering::Acquire);
-    }
-
-    /// The lock is about to be given back.
-    #[inline]
-    fn given(&self) {
-        // Release: see `taken`.
-        #[cfg(tsan)]
-        self.0.fetch_add(1, atomic::Ordering::Release);
-    }
-}
+pub(crate) struct MutexGuard<'a, T>(Option<system::MutexGuard<'a, T>>);
 
 /// A condition variable that waits on a `&mut` guard.
 #[derive(Debug, Default)]
@@ -88,14 +62,12 @@ impl WaitTimeoutResult {
 
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(system::Mutex::new(value), Order::default())
+        Self(system::Mutex::new(value))
     }
 
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        self.1.taken();
-        MutexGuard(Some(inner), &self.1)
+        MutexGuard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -105,9 +77,7 @@ impl Condvar {
     }
 
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        guard.1.given();
         guard.0 = guard.0.take().map(|inner| self.0.wait(inner).unwrap_or_else(PoisonError::into_inner));
-        guard.1.taken();
     }
 
     /// Waits until it is told, or `until` is over; or wakes for no reason.
@@ -115,13 +85,11 @@ impl Condvar {
     pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, until: Instant) -> WaitTimeoutResult {
         let left = until.saturating_duration_since(Instant::now());
         let mut timed_out = false;
-        guard.1.given();
         guard.0 = guard.0.take().map(|inner| {
             let (inner, result) = self.0.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner);
             timed_out = result.timed_out();
             inner
         });
-        guard.1.taken();
         WaitTimeoutResult(timed_out)
     }
 
@@ -154,12 +122,5 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         self.0.as_mut().expect("a guard outside a wait holds its lock")
-    }
-}
-
-#[cfg(tsan)]
-impl<T> Drop for MutexGuard<'_, T> {
-    fn drop(&mut self) {
-        self.1.given();
     }
 }

@@ -424,7 +424,6 @@ fn run(place: &Place) {
             std::thread::sleep(Duration::from_millis(10));
         }
         shared.stop.store(true, Ordering::Relaxed);
-        // Joined one by one: ThreadSanitizer does not see the end of a scope.
         for thread in threads {
             thread.join().unwrap();
         }

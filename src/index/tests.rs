@@ -557,7 +557,6 @@ fn words_are_neither_lost_nor_doubled_under_writers_evictions_and_sweeps() {
                 index.sweep(file, |_| _ = gone.fetch_add(1, Ordering::Relaxed));
             }
         }));
-        // Joined one by one: ThreadSanitizer does not see the end of a scope.
         for thread in threads {
             thread.join().unwrap();
         }

@@ -12,7 +12,7 @@ use crate::scratch::small::{REALM, block, eventually, three_files_of, ungathered
 use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
 use crate::wheel::{OnFull, Verify};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 const SIZE: u64 = 1 << 20;
 
 fn key() -> BlockHash {

@@ -12,7 +12,7 @@ use crate::storage::faulty::{Call, Fault, FaultySource};
 use crate::sync::{Arc, Condvar, Mutex, thread};
 use crate::wheel::{OnFull, Verify};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where a block and its entry lie in the memory of their file.
 fn damage(scratch: &Scratch, at: u64) {

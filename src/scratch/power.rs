@@ -309,7 +309,6 @@ fn what_was_flushed_survives_every_crash_and_what_is_gone_stays_so() {
                 }
             })
         };
-        // Joined one by one: ThreadSanitizer does not see the end of a scope.
         for thread in (0..threads).map(run_some).collect::<Vec<_>>() {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }

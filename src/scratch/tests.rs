@@ -302,7 +302,6 @@ fn a_key_that_many_write_while_buffers_fail_has_one_version_that_was_written() {
                 faults.set(Fault::at(k).only(&[Call::Store]));
                 thread::sleep(Duration::from_micros(300));
             }
-            // Joined one by one: ThreadSanitizer does not see the end of a scope.
             for thread in threads {
                 thread.join().unwrap();
             }

@@ -92,7 +92,6 @@ fn no_sequence_of_calls_and_faults_loses_a_block_or_gives_another() {
                 }
             })
         };
-        // Joined one by one: ThreadSanitizer does not see the end of a scope.
         for thread in (0..threads).map(run_some).collect::<Vec<_>>() {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
