@@ -89,7 +89,7 @@ pub use crate::scratch::{
 pub use crate::storage::{
     DiskFileSource, DiskFileSourceBuilder, FileMemory, FileSource, Found, MemoryFileSource, MemoryFileSourceBuilder,
 };
-pub use crate::wheel::{CloseReport, Event, OnFull, Recovery, RecoveryReport, Skipped, Verify, WaitCause};
+pub use crate::wheel::{Access, CloseReport, Event, OnFull, Recovery, RecoveryReport, Skipped, Verify, WaitCause};
 
 /// The examples of the README, compiled and run by `cargo test`.
 #[cfg(doctest)]

@@ -73,10 +73,25 @@ pub(crate) fn start_write_back(_file: &File, _range: Range<u64>) {}
 pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> io::Result<()> {
     let advice = match advice {
         Advice::WillNeed => rustix::mm::Advice::WillNeed,
-        Advice::PopulateRead | Advice::DontFork => return Ok(()),
+        Advice::Normal => rustix::mm::Advice::Normal,
+        Advice::Random => rustix::mm::Advice::Random,
+        Advice::PopulateRead | Advice::DontFork | Advice::Unmap => return Ok(()),
     };
     // SAFETY: the range is mapped by the contract above; none of these advices changes what it holds.
     unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, advice) }.map_err(io::Error::from)
+}
+
+/// Would say how much of a mapping is in memory; the system does not tell.
+///
+/// # Safety
+/// - none; the signature is that of the systems that tell.
+pub(crate) unsafe fn resident(_start: NonNull<u8>, _len: usize) -> Option<u64> {
+    None
+}
+
+/// Would say how much memory may still be taken.
+pub(crate) fn available_memory() -> Option<u64> {
+    None
 }
 
 /// Gives no advice: the system takes none.

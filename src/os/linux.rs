@@ -12,6 +12,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm;
 
+pub(crate) use super::available::available_memory;
 use super::{Advice, FILE_MODE, extend_with_zeros, or_shrink_back, private_file, set_mode};
 
 /// How many parts go into one call: a stack array of 1 KiB, well below the kernel's limit of 1024.
@@ -89,6 +90,9 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> i
         Advice::WillNeed => mm::Advice::WillNeed,
         Advice::PopulateRead => mm::Advice::LinuxPopulateRead,
         Advice::DontFork => mm::Advice::LinuxDontFork,
+        Advice::Normal => mm::Advice::Normal,
+        Advice::Random => mm::Advice::Random,
+        Advice::Unmap => mm::Advice::LinuxDontNeed,
     };
     // SAFETY: the range is mapped by the contract above; none of these advices changes what it holds.
     match retry_on_intr(|| unsafe { mm::madvise(start.as_ptr().cast(), len, advice) }) {
@@ -96,4 +100,18 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> i
         Err(Errno::INVAL) => Ok(()),
         done => done.map_err(io::Error::from),
     }
+}
+
+/// How many bytes of a mapping of a file are in memory, by whole pages; `None` where the system does not tell.
+///
+/// # Safety
+/// - `start` lies on a page of memory, and all of `start .. start + len` is one mapping that lives for the whole call.
+pub(crate) unsafe fn resident(start: NonNull<u8>, len: usize) -> Option<u64> {
+    let page = super::page_size();
+    let mut pages = vec![0_u8; len.div_ceil(page)];
+    // SAFETY: the range is mapped by the contract above, and `pages` has a byte for each page of it.
+    let result = unsafe { libc::mincore(start.as_ptr().cast(), len, pages.as_mut_ptr()) };
+    // The lowest bit tells; the others are reserved.
+    let there = pages.iter().filter(|page| **page & 1 != 0).count();
+    (result == 0).then_some((there * page) as u64)
 }

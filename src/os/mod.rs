@@ -10,6 +10,8 @@
 //! 3. What creates, stores, syncs, renames or deletes goes through here, and by `calls.rs`, where tests see it: std's
 //!    calls have functions of the same name for that. But for what makes or removes a folder, or empties a lock file.
 
+#[cfg(any(target_os = "linux", test))]
+mod available;
 pub(crate) mod calls;
 #[cfg(any(not(target_os = "linux"), test))]
 mod fallback;
@@ -30,7 +32,7 @@ use self::linux as system;
 
 pub(crate) use self::faults::Unharmed;
 pub(crate) use self::process::Process;
-pub(crate) use self::system::{advise, start_write_back};
+pub(crate) use self::system::{advise, available_memory, resident, start_write_back};
 
 use std::fs::{DirBuilder, File, OpenOptions, ReadDir};
 use std::io;
@@ -87,6 +89,12 @@ pub(crate) enum Advice {
     PopulateRead,
     /// A forked child does not get it.
     DontFork,
+    /// What lies around a page that is not in memory is worth reading with it.
+    Normal,
+    /// It is not.
+    Random,
+    /// Forget where its pages are; whoever touches them maps them again.
+    Unmap,
 }
 
 /// Reads exactly `into.len()` bytes at `offset`, through interruptions; the end of the file is an error.
@@ -561,12 +569,19 @@ mod tests {
         extend_with_zeros(&file, 1 << 20).unwrap();
         let map = memmap2::MmapOptions::new().map_raw_read_only(&file).unwrap();
         let base = NonNull::new(map.as_mut_ptr()).unwrap();
-        for advice in [Advice::WillNeed, Advice::PopulateRead, Advice::DontFork] {
+        let advices =
+            [Advice::WillNeed, Advice::PopulateRead, Advice::DontFork, Advice::Random, Advice::Normal, Advice::Unmap];
+        for advice in advices {
             // SAFETY: the whole range is mapped.
             unsafe { advise(base, map.len(), advice) }.unwrap();
             // SAFETY: the whole range is mapped.
             unsafe { fallback::advise(base, map.len(), advice) }.unwrap();
         }
+        // SAFETY: the whole range is mapped.
+        assert!(unsafe { resident(base, map.len()) }.is_none_or(|bytes| bytes == map.len() as u64));
+        // SAFETY: the whole range is mapped.
+        assert_eq!(unsafe { fallback::resident(base, map.len()) }, None);
+        assert_eq!(fallback::available_memory(), None);
         #[cfg(target_os = "linux")]
         {
             file.set_len(0).unwrap();

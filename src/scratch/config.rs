@@ -10,7 +10,9 @@ use crate::error::{ConfigError, OpenError};
 use crate::scratch::Scratch;
 use crate::storage::{DiskFileSource, FileSource};
 use crate::sync::Arc;
-use crate::wheel::{Event, FileWheel, HookOption, LEAST_FILES_A_LANE, OnFull, Verify, WheelOptions, derive_file_size};
+use crate::wheel::{
+    Access, Event, FileWheel, HookOption, LEAST_FILES_A_LANE, OnFull, Verify, WheelOptions, derive_file_size,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -164,6 +166,38 @@ impl ScratchBuilder {
     /// [`Scratch::read_verified`]. With [`Verify::Never`] a power cut may show one realm what another has written.
     pub fn verify(mut self, verify: Verify) -> Self {
         self.options.verify = verify;
+        self
+    }
+
+    /// How blocks that are not in memory are brought there. Default: [`Access::Auto`].
+    ///
+    /// Matters for blocks of up to 256 KiB: longer ones are asked for alone, always.
+    pub fn access(mut self, access: Access) -> Self {
+        self.options.access = access;
+        self
+    }
+
+    /// How many bytes of blocks stay mapped, about: any number, more is released within 100 ms as a rule. Default: three
+    /// quarters of the memory that is available, looked at once a second.
+    ///
+    /// It bounds what the process is seen to take (its resident set), not the page cache of the system, which keeps what is
+    /// released until it needs the memory. A block that is released is readable as before, by a call of the system at its
+    /// next read; one that is lent meanwhile stays where it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::{Access, MemoryFileSource, Scratch};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let source = MemoryFileSource::builder().build()?;
+    /// let scratch = Scratch::builder(source).access(Access::Exact).resident_budget(64 << 20).open()?;
+    /// assert_eq!(scratch.stats().resident_bytes, 0, "nothing is written yet");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn resident_budget(mut self, bytes: u64) -> Self {
+        self.options.resident_budget = Some(bytes);
         self
     }
 
@@ -345,6 +379,13 @@ impl Explanation {
         line("hash_kind", wheel.hash_kind().to_string(), why);
         line("on_full", format!("{:?}", options.on_full), "Recycle unless asked otherwise".to_owned());
         line("verify", format!("{:?}", options.verify), "FirstRead unless asked otherwise".to_owned());
+        line("access", format!("{:?}", options.access), "Auto unless asked otherwise".to_owned());
+        let budget = options.resident_budget.map_or("what memory allows".to_owned(), |bytes| Size(bytes).to_string());
+        line(
+            "resident_budget",
+            budget,
+            derived(options.resident_budget.is_some(), "three quarters of what is available, each second"),
+        );
         line("wait_timeout", format!("{:?}", options.wait_timeout), "30 s unless asked otherwise".to_owned());
         line(
             "max_pending_bytes",

@@ -24,6 +24,8 @@ mod history;
 #[cfg(all(test, not(loom)))]
 mod lanes;
 #[cfg(all(test, not(loom)))]
+mod memory;
+#[cfg(all(test, not(loom)))]
 mod opening;
 #[cfg(all(test, not(loom)))]
 mod power;

@@ -78,6 +78,9 @@ pub struct Stats {
     pub hook_panics: u64,
     /// Panics of the store's threads, and of its file source, that were caught.
     pub panics: u64,
+    /// Bytes of blocks that should be in memory, by whole pages: those that were written, or read, and not released since.
+    /// What is brought with a block that is read counts too.
+    pub resident_bytes: u64,
     /// Bytes of memory that the index may take; it is touched as it fills.
     pub index_bytes: u64,
 }
@@ -123,6 +126,7 @@ impl Stats {
             events_dropped: wheel.events.dropped(),
             hook_panics: wheel.events.panics(),
             panics: wheel.panics.get(),
+            resident_bytes: wheel.resident_bytes(),
             index_bytes: wheel.index.memory_bytes(),
         }
     }

@@ -241,6 +241,18 @@ unsafe impl FileMemory for ContainedMemory {
         let _ = self.panics.contain(|| self.inner.will_need(range));
     }
 
+    fn read_around(&self, around: bool) {
+        let _ = self.panics.contain(|| self.inner.read_around(around));
+    }
+
+    fn release(&self, range: Range<u64>) {
+        let _ = self.panics.contain(|| self.inner.release(range));
+    }
+
+    fn resident(&self, range: Range<u64>) -> Option<u64> {
+        self.panics.contain(|| self.inner.resident(range)).ok().flatten()
+    }
+
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         self.panics.contain_io(|| self.inner.populate(range))
     }

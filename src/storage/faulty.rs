@@ -4,6 +4,9 @@
 //!
 //! 1. A call that fails here has not reached the source behind.
 
+#[cfg(not(loom))]
+mod hints;
+
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -12,6 +15,8 @@ use std::ptr::NonNull;
 #[cfg(not(loom))]
 use std::time::{Duration, Instant};
 
+#[cfg(not(loom))]
+pub(crate) use self::hints::{Hint, Hints};
 use super::{FileMemory, FileSource, Found};
 #[cfg(not(loom))]
 use crate::block::Entry;
@@ -150,7 +155,7 @@ pub(crate) struct Faults {
     counts: [AtomicU64; Call::ALL.len()],
     failed: [AtomicU64; Call::ALL.len()],
     #[cfg(not(loom))]
-    written_back: Mutex<Vec<(FileId, Range<u64>)>>,
+    pub(crate) hints: Hints,
     #[cfg(not(loom))]
     syncs: Hold,
     #[cfg(not(loom))]
@@ -202,12 +207,6 @@ impl Faults {
     pub(crate) fn failed_of(&self, call: Call) -> u64 {
         // Relaxed: as in `count`.
         self.failed[call as usize].load(Ordering::Relaxed)
-    }
-
-    /// What was sent to the device before its sync, in order. That cannot fail, and is no call that counts.
-    #[cfg(not(loom))]
-    pub(crate) fn written_back(&self) -> Vec<(FileId, Range<u64>)> {
-        self.written_back.lock().clone()
     }
 
     /// From now on syncs wait before they begin, until this is called with `false`.
@@ -466,16 +465,37 @@ unsafe impl FileMemory for FaultyMemory {
 
     fn start_write_back(&self, range: Range<u64>) {
         #[cfg(not(loom))]
-        self.faults.written_back.lock().push((self.file, range.clone()));
+        self.faults.hints.note(self.file, Hint::WrittenBack(range.clone()));
         self.inner.start_write_back(range);
     }
 
     fn will_need(&self, range: Range<u64>) {
+        #[cfg(not(loom))]
+        self.faults.hints.note(self.file, Hint::Needed(range.clone()));
         self.inner.will_need(range);
+    }
+
+    #[cfg(not(loom))]
+    fn read_around(&self, around: bool) {
+        self.faults.hints.note(self.file, Hint::ReadAround(around));
+        self.inner.read_around(around);
+    }
+
+    #[cfg(not(loom))]
+    fn release(&self, range: Range<u64>) {
+        self.faults.hints.note(self.file, Hint::Released(range.clone()));
+        self.inner.release(range);
+    }
+
+    #[cfg(not(loom))]
+    fn resident(&self, range: Range<u64>) -> Option<u64> {
+        Some(self.faults.hints.resident(&range))
     }
 
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         self.faults.meet(Call::Populate, self.folder)?;
+        #[cfg(not(loom))]
+        self.faults.hints.note(self.file, Hint::Populated(range.clone()));
         self.inner.populate(range)
     }
 }

@@ -308,6 +308,18 @@ unsafe impl FileMemory for OwnedMemory {
         self.kept.memory.will_need(range);
     }
 
+    fn read_around(&self, around: bool) {
+        self.kept.memory.read_around(around);
+    }
+
+    fn release(&self, range: Range<u64>) {
+        self.kept.memory.release(range);
+    }
+
+    fn resident(&self, range: Range<u64>) -> Option<u64> {
+        self.kept.memory.resident(range)
+    }
+
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         self.kept.memory.populate(range)
     }

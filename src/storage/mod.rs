@@ -300,6 +300,19 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     /// Hint: this range of bytes will be read soon.
     fn will_need(&self, range: Range<u64>);
 
+    /// Hint: whether what lies around a byte that is not in memory is to be read with it, when somebody meets it through
+    /// `base`. Default: nothing happens.
+    fn read_around(&self, _around: bool) {}
+
+    /// Hint: the memory that mapping this range takes is wanted elsewhere. Its bytes stay as readable as they are. Default:
+    /// nothing happens.
+    fn release(&self, _range: Range<u64>) {}
+
+    /// How many bytes of this range are in memory; `None`, as by default, where the system does not tell.
+    fn resident(&self, _range: Range<u64>) -> Option<u64> {
+        None
+    }
+
     /// Brings this range of bytes into memory, so that reading it through `base` need not touch the disk. `Ok` also
     /// where the system cannot do that.
     ///

@@ -85,6 +85,20 @@ impl Region {
         unsafe { os::advise(first, bytes.end - start, advice) }
     }
 
+    /// How many bytes of `range` are in memory, by whole pages.
+    fn resident(&self, range: &Range<u64>) -> Option<u64> {
+        let bytes = within(self.size, range).ok()?;
+        self.process.check().ok()?;
+        if bytes.is_empty() {
+            return Some(0);
+        }
+        let start = bytes.start - bytes.start % os::page_size();
+        // SAFETY: `start` is less than the length of the mapping.
+        let first = unsafe { self.base().add(start) };
+        // SAFETY: as for `advise`.
+        unsafe { os::resident(first, bytes.end - start) }
+    }
+
     /// Asks for `range` in pieces; what lies outside is left out.
     fn will_need(&self, range: &Range<u64>) {
         let end = range.end.min(self.size.get());
@@ -210,6 +224,19 @@ unsafe impl FileMemory for MappedFile {
         self.region.will_need(&range);
     }
 
+    fn read_around(&self, around: bool) {
+        let advice = if around { Advice::Normal } else { Advice::Random };
+        let _ = self.region.advise(&(0..self.region.size.get()), advice);
+    }
+
+    fn release(&self, range: Range<u64>) {
+        let _ = self.region.advise(&range, Advice::Unmap);
+    }
+
+    fn resident(&self, range: Range<u64>) -> Option<u64> {
+        self.region.resident(&range)
+    }
+
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         self.region.advise(&range, Advice::PopulateRead)
     }
@@ -243,6 +270,24 @@ mod tests {
         for range in [0..0, 12288..12288, 1..2, 4097..12288] {
             memory.region.advise(&range, Advice::WillNeed).unwrap();
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_released_stays_where_it_is_and_what_is_read_is_in_memory() {
+        let memory = mapped(&[7; 12288], FileSize::MIN).unwrap();
+        let all = 0..memory.size().get();
+        memory.populate(all.clone()).unwrap();
+        assert_eq!(memory.resident(all.clone()), Some(all.end));
+        for around in [false, true] {
+            memory.read_around(around);
+            memory.release(all.clone());
+            // SAFETY: the file has so many bytes, and nobody stores to them.
+            let bytes = unsafe { std::slice::from_raw_parts(memory.base().as_ptr(), 12288) };
+            assert_eq!(bytes, [7; 12288]);
+        }
+        assert_eq!((memory.resident(1..2), memory.resident(5..5)), (Some(4096), Some(0)));
+        assert_eq!(memory.resident(0..all.end + 1), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //!    are read-modify-writes, which carry its Release on.
 #![forbid(unsafe_code)]
 
-use crate::block::{FileSize, Slot};
+use crate::block::{Entry, FileSize, PAGE_SIZE, Slot};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 const FIELD_BITS: u32 = 23;
@@ -118,6 +118,13 @@ impl Cursor {
                 Err(now) => word = now,
             }
         }
+    }
+
+    /// Bytes of payloads and entries that were reserved, with the header.
+    pub(crate) fn bytes(&self) -> u64 {
+        // Relaxed: a number of a moment.
+        let position = Position::of(self.word.load(Ordering::Relaxed));
+        u64::from(position.page) * PAGE_SIZE + u64::from(position.slot) * Entry::SIZE as u64
     }
 
     /// Ends the lap, whatever room is left: nothing is reserved any more.

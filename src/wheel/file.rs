@@ -27,6 +27,7 @@ use crate::wheel::cursor::Cursor;
 use crate::wheel::pending::PendingTable;
 use crate::wheel::pieces::Pieces;
 use crate::wheel::pin::Pinner;
+use crate::wheel::regions::Regions;
 use crate::wheel::slots::Slots;
 use crate::wheel::suspicion::Suspicion;
 
@@ -98,6 +99,7 @@ pub(crate) struct BlockFile {
     /// Deleted because it died: nobody needs what is stored here still.
     deleted: AtomicBool,
     pub(crate) pieces: Pieces,
+    pub(crate) regions: Regions,
     stores: AtomicU64,
     synced: Mutex<u64>,
 }
@@ -132,6 +134,7 @@ impl BlockFile {
             suspicion: Suspicion::default(),
             deleted: AtomicBool::new(false),
             pieces: Pieces::new(size),
+            regions: Regions::new(size),
             stores: AtomicU64::new(0),
             synced: Mutex::new(0),
         }
@@ -216,6 +219,7 @@ impl BlockFile {
         self.nonce.store(nonce, Ordering::Relaxed);
         self.slots.clear();
         self.pieces.clear();
+        self.regions.clear();
         // A file that was never filled is quiet: as many reservations as are finished.
         self.cursor.clear();
         self.finished.store(0, Ordering::Relaxed);
@@ -287,7 +291,9 @@ impl BlockFile {
         // Release pairs with the Acquire in `sync`, which then covers this store.
         self.stores.fetch_add(1, Ordering::Release);
         if result.is_ok() {
-            self.pieces.add(whole_pages(offset, parts));
+            let pages = whole_pages(offset, parts);
+            self.regions.add(u64::from(pages.start) * PAGE_SIZE..u64::from(pages.end) * PAGE_SIZE);
+            self.pieces.add(pages);
         }
         result
     }

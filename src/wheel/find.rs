@@ -32,9 +32,6 @@ use crate::wheel::run::Completion;
 use crate::wheel::slots::{self, State};
 use crate::wheel::{Copied, FileWheel, Verify};
 
-/// A block that is lent for the first time has as much of it mapped at once.
-const MAPPED_AT_ONCE: u64 = 256 << 10;
-
 /// A block that was found, and what keeps its bytes in place.
 pub(crate) enum Lent<'a> {
     /// In the mapping of a pinned file.
@@ -256,18 +253,17 @@ impl FileWheel {
         }
     }
 
-    /// Asks for the pages of a block that nobody has touched for a while, and has its beginning and its entry mapped: a
-    /// page of these that cannot be read is an error here, and not a signal later. A wrong hint costs three probes.
+    /// Brings a block that nobody has touched for a while into memory, and its entry: what of these cannot be read is an
+    /// error here, and not a signal later. A wrong hint costs three probes.
     fn warm(&self, file: &BlockFile, slot: Slot, entry: &Entry) -> Result<(), ReadError> {
         let at = file.size().entry_offset(slot);
-        let warmed = file.memory().and_then(|memory| {
-            if let Some(range) = entry.payload(file.size(), slot).filter(|range| !range.is_empty()) {
-                memory.will_need(range.clone());
-                memory.populate(range.start..range.end.min(range.start + MAPPED_AT_ONCE))?;
-            }
-            memory.populate(at..at + Entry::SIZE as u64)
+        let payload = entry.payload(file.size(), slot).unwrap_or(0..0);
+        let brought = file.memory().and_then(|memory| {
+            self.bring(file, &*memory, &payload)?;
+            self.bring(file, &*memory, &(at..at + Entry::SIZE as u64))
         });
-        warmed.map_err(|error| self.read_failed(file, error))?;
+        brought.map_err(|error| self.read_failed(file, error))?;
+        self.was_brought(file, payload);
         file.slots.mark(slot, slots::WARM);
         Ok(())
     }
@@ -297,6 +293,7 @@ impl FileWheel {
                 && entry.key == key
                 && entry.realm == realm
                 && let (Some(range), Ok(memory)) = (entry.payload(file.size(), slot), file.memory())
+                && !file.regions.are_whole(&range)
             {
                 memory.will_need(range);
             }

@@ -63,6 +63,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
             Job::Stop => return,
             Job::Rest(time) => {
                 wheel.pace_write_back(lane);
+                wheel.keep_within_memory(lane);
                 // The flusher does this in time, unless a closure holds it up. What was gathered for a file that is
                 // full now has no neighbours to wait for, and keeps the file from being settled.
                 wheel.store_open_gather(lane, |gather| {

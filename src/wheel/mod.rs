@@ -9,6 +9,7 @@
 //! | `defer`, `budget` | writes whose closure waits, and how much memory those keep |
 //! | `run` | closures: who runs them, and how they end |
 //! | `find` | from a key to bytes that are lent |
+//! | `residency`, `regions` | how blocks come into memory, and how much of them stays |
 //! | `verify` | whether stored bytes are those that were written, and what a reader is told if not |
 //! | `turn` | what each lane has: files that are filled, handed out, sealed, or die next |
 //! | `room` | room for a writer: in the active file, or in the next one, which it waits for |
@@ -63,8 +64,10 @@ mod progress;
 mod publish;
 mod recovery;
 mod recycle;
+mod regions;
 mod remove;
 mod reserve;
+mod residency;
 mod room;
 mod run;
 mod settle;
@@ -104,6 +107,11 @@ pub(crate) use self::lend::OwnedPin;
 pub(crate) use self::pending::{Closure, Deadline};
 pub use self::progress::{Recovery, RecoveryReport, Skipped};
 pub(crate) use self::publish::BlockView;
+#[cfg(all(test, not(loom)))]
+pub(crate) use self::regions::REGION;
+#[cfg(all(test, not(loom)))]
+pub(crate) use self::residency::ALONE;
+pub use self::residency::Access;
 pub use self::settle::CloseReport;
 
 pub(crate) use self::plan::{LEAST_FILES_A_LANE, derive_file_size};
@@ -118,6 +126,7 @@ use self::hook::Events;
 use self::lane::Lane;
 use self::pin::Pinner;
 use self::recycle::Lap;
+use self::residency::Residency;
 use self::staging::Staging;
 use self::turn::Turn;
 
@@ -159,6 +168,8 @@ pub enum Verify {
 pub(crate) struct WheelOptions {
     pub(crate) on_full: OnFull,
     pub(crate) verify: Verify,
+    pub(crate) access: Access,
+    pub(crate) resident_budget: Option<u64>,
     pub(crate) wait_timeout: Duration,
     pub(crate) max_pending_bytes: u64,
     pub(crate) max_staging_bytes: u64,
@@ -183,6 +194,8 @@ impl Default for WheelOptions {
         Self {
             on_full: OnFull::default(),
             verify: Verify::default(),
+            access: Access::default(),
+            resident_budget: None,
             wait_timeout: Duration::from_secs(30),
             max_pending_bytes: 256 * MIB,
             max_staging_bytes: 256 * MIB,
@@ -222,6 +235,7 @@ pub(crate) struct FileWheel {
     keep: Condvar,
     /// The lap that each dying file begins next, as its header says already.
     laps: Mutex<Box<[Option<Lap>]>>,
+    pub(crate) residency: Residency,
     staging: Staging,
     pending_budget: PendingBudget,
     /// Writers hold a pin here for the length of their call, so that `close` can wait for them.

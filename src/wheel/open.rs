@@ -25,6 +25,7 @@ use crate::wheel::pin::Pinner;
 use crate::wheel::plan::{Judged, LEAST_FILES_A_LANE, Plan, Told, check_lengths, check_order, erase, only_leftovers};
 use crate::wheel::progress::RecoveryState;
 use crate::wheel::recovery;
+use crate::wheel::residency::Residency;
 use crate::wheel::staging::Staging;
 use crate::wheel::state::FileState;
 use crate::wheel::threads::Role;
@@ -116,6 +117,7 @@ impl FileWheel {
             turned: Condvar::new(),
             keep: Condvar::new(),
             laps: Mutex::new(vec![None; usize::from(count)].into()),
+            residency: Residency::new(options.access, options.resident_budget),
             staging: Staging::new(options.max_staging_bytes),
             pending_budget: PendingBudget::new(options.max_pending_bytes),
             calls: Pinner::new(Pinner::words_for_this_machine()),
@@ -169,7 +171,7 @@ impl FileWheel {
             for judged in found {
                 let Some(header) = &judged.header else { continue };
                 let file = self.table.file(judged.id);
-                file.install(Arc::clone(&judged.memory));
+                self.install(file, Arc::clone(&judged.memory));
                 file.adopt(header.generation, header.nonce);
                 turn.found(judged.id);
                 ids.push(judged.id);
@@ -244,7 +246,7 @@ impl FileWheel {
     fn adopt_empty(&self, lane: &Lane, judged: Judged) {
         let Judged { id, memory, .. } = judged;
         let file = self.table.file(id);
-        file.install(memory);
+        self.install(file, memory);
         let lap = self.write_header(lane, id);
         let mut turn = self.turn.lock();
         match lap {

@@ -156,6 +156,7 @@ impl FileWheel {
         let (mut turn, ready) = self.youngest(lane, id, ready);
         match ready {
             Ok(lap) => {
+                self.forget_lap(file);
                 file.begin_lap(lap.generation, lap.nonce);
                 file.pins.reopen();
                 turn.set(id, FileState::Free);
@@ -250,7 +251,7 @@ impl FileWheel {
         } else {
             source.create(id, &header)?
         };
-        self.table.file(id).install(memory);
+        self.install(self.table.file(id), memory);
         Ok(lap)
     }
 

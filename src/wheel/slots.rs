@@ -156,6 +156,17 @@ impl Slots {
         }
     }
 
+    /// Takes a flag from all slots.
+    pub(crate) fn unmark_all(&self, flag: u8) {
+        debug_assert_eq!(flag & STATE_BITS, 0, "{flag:#x} is no flag");
+        for byte in self.chunks.iter().filter_map(OnceLock::get).flatten() {
+            if byte.load(Ordering::Relaxed) & flag != 0 {
+                // Relaxed: as in `mark`.
+                byte.fetch_and(!flag | STATE_BITS, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Makes all slots empty and takes all flags. Memory stays. (Invariant 3.)
     pub(crate) fn clear(&self) {
         for byte in self.chunks.iter().filter_map(OnceLock::get).flatten() {
@@ -255,6 +266,7 @@ mod tests {
         Set(u32, State),
         SwapFrom(u32, State, State),
         Mark(u32, u8),
+        UnmarkAll(u8),
         Clear,
     }
 
@@ -267,6 +279,7 @@ mod tests {
             4 => (number(), state()).prop_map(|(number, state)| Step::Set(number, state)),
             4 => (number(), state(), state()).prop_map(|(number, from, to)| Step::SwapFrom(number, from, to)),
             4 => (number(), flag()).prop_map(|(number, flag)| Step::Mark(number, flag)),
+            1 => flag().prop_map(Step::UnmarkAll),
             1 => Just(Step::Clear),
         ];
         vec(step, 0..60)
@@ -294,6 +307,12 @@ mod tests {
                     Step::Mark(number, flag) => {
                         slots.mark(slot(number), flag);
                         model.entry(number).or_default().1 |= flag;
+                    }
+                    Step::UnmarkAll(flag) => {
+                        slots.unmark_all(flag);
+                        for (_, flags) in model.values_mut() {
+                            *flags &= !flag;
+                        }
                     }
                     Step::Clear => {
                         slots.clear();

@@ -87,8 +87,8 @@ mod tests {
             for number in 0..2 {
                 store_some(8);
                 sent.push((wheel.lanes[0].active().unwrap(), piece(number)));
-                until("a piece is sent", || faults.written_back().len() >= sent.len());
-                assert_eq!(faults.written_back(), sent);
+                until("a piece is sent", || faults.hints.written_back().len() >= sent.len());
+                assert_eq!(faults.hints.written_back(), sent);
             }
             store_some(3);
         }
@@ -109,12 +109,15 @@ mod tests {
         until("the store waits", || faults.held_stores() == 1);
         assert!(wheel.table.file(wheel.lanes[0].active().unwrap()).cursor.next_page() > 2 * PIECE);
         wheel.pace_write_back(&wheel.lanes[0]);
-        let too_early = faults.written_back();
+        let too_early = faults.hints.written_back();
         faults.hold_stores(false);
         writer.join().unwrap();
         assert_eq!(too_early, []);
-        until("both pieces are sent", || faults.written_back().len() == 2);
-        assert_eq!(faults.written_back().into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(), [piece(0), piece(1)]);
+        until("both pieces are sent", || faults.hints.written_back().len() == 2);
+        assert_eq!(
+            faults.hints.written_back().into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(),
+            [piece(0), piece(1)]
+        );
         wheel.stop_threads();
     }
 
@@ -123,8 +126,8 @@ mod tests {
         let (wheel, faults) = wheel(1 << 20);
         // A page each, most of it padding.
         (0..=PIECE).for_each(|number| store(&wheel, number.into(), 8));
-        until("a piece is sent", || !faults.written_back().is_empty());
-        assert_eq!(faults.written_back(), [(FileId::new(1).unwrap(), piece(0))]);
+        until("a piece is sent", || !faults.hints.written_back().is_empty());
+        assert_eq!(faults.hints.written_back(), [(FileId::new(1).unwrap(), piece(0))]);
         wheel.stop_threads();
     }
 }

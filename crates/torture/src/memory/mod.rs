@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use scratchspace::{DiskFileSource, OnFull, ReadError, Scratch};
@@ -110,12 +110,13 @@ fn child(arguments: &MemoryChildArguments) -> Result<String, String> {
         oracle.map_err(|error| format!("the oracle: {error}"))
     };
     let expected = oracle()?;
-    let budget = arguments.memory * MIB / 16;
+    let (budget, mapped) = (arguments.memory * MIB / 16, arguments.memory * MIB / 2);
     let open = || {
         let (capacity, file_size) = layout(arguments.size);
         let source = DiskFileSource::builder().folder(&folder).capacity(capacity).file_size(file_size);
         let builder = source.build().map(|source| {
-            Scratch::builder(source).on_full(OnFull::Refuse).max_pending_bytes(budget).max_staging_bytes(budget)
+            let builder = Scratch::builder(source).on_full(OnFull::Refuse).resident_budget(mapped);
+            builder.max_pending_bytes(budget).max_staging_bytes(budget)
         });
         builder.and_then(scratchspace::ScratchBuilder::open).map_err(|error| format!("opening failed: {error}"))
     };
@@ -135,7 +136,25 @@ fn child(arguments: &MemoryChildArguments) -> Result<String, String> {
     let (scratch, expected) = (open()?, oracle()?);
     scratch.wait_recovered(PATIENCE).map_err(|error| format!("recovery does not end: {error}"))?;
     each_key(keys, |key| read(&expected, &scratch, key, &bytes))?;
-    Ok(format!("{keys} blocks of {} MiB written, read, and read again after a restart", bytes.into_inner() / 2 / MIB))
+    let left = until_released(&scratch, mapped)? / MIB;
+    let (size, mapped) = (bytes.into_inner() / 2 / MIB, mapped / MIB);
+    Ok(format!(
+        "{keys} blocks of {size} MiB written, read, and read again after a restart; of {mapped} MiB that may be mapped {left} were left"
+    ))
+}
+
+/// Waits until no more is mapped than may be.
+fn until_released(scratch: &Scratch, mapped: u64) -> Result<u64, String> {
+    let began = Instant::now();
+    loop {
+        match scratch.stats().resident_bytes {
+            bytes if bytes <= mapped => return Ok(bytes),
+            bytes if began.elapsed() > PATIENCE => {
+                return Err(format!("{bytes} bytes stay mapped, where {mapped} are allowed"));
+            }
+            _ => thread::sleep(Duration::from_millis(10)),
+        }
+    }
 }
 
 /// Bytes of the disk, and of one file, for a set of so many MiB: enough files, and not more than there are descriptors.

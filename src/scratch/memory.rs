@@ -1,0 +1,162 @@
+//! How blocks come into memory: what is asked of the files, and when it is asked again.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::block::{BlockHash, FileId, Realm};
+use crate::scratch::small::{HANGS, MILLISECOND};
+use crate::scratch::{Scratch, ScratchBuilder};
+use crate::storage::MemoryFileSource;
+use crate::storage::faulty::{Call, Fault, Faults, FaultySource, Hint};
+use crate::sync::{Arc, thread};
+use crate::wheel::{ALONE, Access, REGION, Verify};
+
+const PAGE: u64 = 4096;
+
+/// A store of an earlier run with one file of eight regions, in which block `n` of a page lies at page `n + 1`; nothing
+/// of it is known to be in memory.
+fn reopened(options: impl FnOnce(ScratchBuilder) -> ScratchBuilder, blocks: u64) -> (Scratch, Arc<Faults>) {
+    let files = MemoryFileSource::builder().files_per_folder(3).file_size(8 * REGION).build().unwrap();
+    {
+        let scratch = Scratch::open(files.clone()).unwrap();
+        for number in 0..blocks {
+            scratch.put_named(Realm::DEFAULT, key(number), &number.to_le_bytes()).unwrap();
+        }
+    }
+    let source = FaultySource::new(files);
+    let faults = source.faults();
+    // What is compared with its hash is asked for by whoever does that.
+    let scratch = options(Scratch::builder(source).verify(Verify::Never)).open().unwrap();
+    assert_eq!(scratch.wait_recovered(HANGS).unwrap().blocks, blocks);
+    (scratch, faults)
+}
+
+fn key(number: u64) -> BlockHash {
+    BlockHash::from_u128(number.into())
+}
+
+/// Reads a block, and tells what was asked for.
+fn read(scratch: &Scratch, faults: &Faults, number: u64) -> Vec<Hint> {
+    faults.hints.take();
+    assert_eq!(scratch.get(Realm::DEFAULT, key(number)).as_deref(), Ok(&number.to_le_bytes()[..]));
+    let of_reader = |hint: &Hint| matches!(hint, Hint::Needed(_) | Hint::Populated(_));
+    faults.hints.take().into_iter().map(|(_, hint)| hint).filter(of_reader).collect()
+}
+
+fn block_at(number: u64) -> Range<u64> {
+    let start = (number + 1) * PAGE;
+    start..start + 8
+}
+
+fn region(number: u64) -> Range<u64> {
+    number * REGION..(number + 1) * REGION
+}
+
+fn entry_at(number: u64) -> Range<u64> {
+    let end = 8 * REGION - number * 64;
+    end - 64..end
+}
+
+fn asked(range: Range<u64>) -> [Hint; 2] {
+    [Hint::Needed(range.clone()), Hint::Populated(range)]
+}
+
+#[test]
+fn with_exact_each_block_is_asked_for_alone_and_once() {
+    let (scratch, faults) = reopened(|builder| builder.access(Access::Exact), 100);
+    for number in 0..100 {
+        assert_eq!(read(&scratch, &faults, number), [asked(block_at(number)), asked(entry_at(number))].concat());
+        assert_eq!(read(&scratch, &faults, number), []);
+    }
+    assert_eq!(scratch.stats().resident_bytes, 100 * PAGE);
+}
+
+#[test]
+fn with_read_around_a_block_comes_with_its_region() {
+    let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 1000);
+    assert_eq!(read(&scratch, &faults, 7), [asked(region(0)), asked(region(7))].concat());
+    for number in [8, 99, 510] {
+        assert_eq!(read(&scratch, &faults, number), [], "block {number}");
+    }
+    assert_eq!(read(&scratch, &faults, 511), asked(region(1)), "it begins with page 512");
+    assert_eq!(scratch.stats().resident_bytes, 3 * REGION);
+}
+
+/// Which of both is better is not known before more than one block of a region is read.
+#[test]
+fn a_set_that_fits_has_a_region_brought_once_some_of_its_blocks_were_asked_for() {
+    let (scratch, faults) = reopened(|builder| builder, 1000);
+    let is_around = || scratch.wheel().residency.reads_around();
+    until("the first look at memory", is_around);
+    for number in 0..u64::from(ALONE) {
+        assert_eq!(read(&scratch, &faults, number), [asked(block_at(number)), asked(entry_at(number))].concat());
+    }
+    assert_eq!(read(&scratch, &faults, 400), [asked(region(0)), asked(region(7))].concat());
+    assert_eq!(read(&scratch, &faults, 300), []);
+    assert_eq!(read(&scratch, &faults, 600), asked(block_at(600)), "of the next region it is the first");
+}
+
+#[test]
+fn a_set_that_does_not_fit_is_asked_for_block_by_block() {
+    let (scratch, faults) = reopened(|builder| builder.resident_budget(REGION), 1000);
+    // Its newest file is the active one: it holds what is written in it, more than the budget.
+    until("a look at memory", || scratch.wheel().residency.limit() == REGION);
+    for number in 0..20 {
+        assert_eq!(read(&scratch, &faults, number), [asked(block_at(number)), asked(entry_at(number))].concat());
+    }
+}
+
+/// A bad sector anywhere in two mebibytes would otherwise cost all blocks of these, and make their file suspect.
+#[test]
+fn what_lies_around_a_block_costs_it_nothing_where_it_cannot_be_read() {
+    let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 1000);
+    faults.set(Fault::at(1).only(&[Call::Populate]));
+    let needed = read(&scratch, &faults, 7);
+    assert_eq!(needed[..3], [&[Hint::Needed(region(0))][..], &asked(block_at(7))].concat());
+    assert_eq!(scratch.health().suspect, []);
+}
+
+#[test]
+fn above_the_budget_files_are_released_and_their_blocks_asked_for_again() {
+    let budget = 2 * REGION;
+    let (scratch, faults) = reopened(|builder| builder.access(Access::Exact).resident_budget(budget), 3000);
+    for number in 0..3000 {
+        let block = scratch.get(Realm::DEFAULT, key(number)).unwrap();
+        if scratch.stats().resident_bytes > budget {
+            until("the file is released", || scratch.stats().resident_bytes <= budget);
+        }
+        assert_eq!(block[..], number.to_le_bytes(), "what is lent stays");
+    }
+    let released = |(file, hint): &(FileId, Hint)| file.get() == 1 && *hint == Hint::Released(0..8 * REGION);
+    assert!(faults.hints.take().iter().any(released));
+    assert!(!read(&scratch, &faults, 0).is_empty(), "it was released since");
+}
+
+/// Without this a block that the system had taken from memory was met page by page, for as long as the store was open.
+#[test]
+fn what_the_system_took_from_memory_is_asked_for_again() {
+    let (scratch, faults) = reopened(|builder| builder.access(Access::Exact), 100);
+    for number in 0..50 {
+        assert!(!read(&scratch, &faults, number).is_empty());
+    }
+    assert_eq!(read(&scratch, &faults, 3), []);
+    faults.hints.lose_pages();
+    // Another one is read, so that somebody looks.
+    let mut next = 50;
+    until("the store has noticed", || {
+        let _ = scratch.get(Realm::DEFAULT, key(next));
+        next = (next + 1).min(99);
+        scratch.wheel().residency.look_soon();
+        scratch.stats().resident_bytes < 50 * PAGE
+    });
+    assert!(!read(&scratch, &faults, 3).is_empty());
+}
+
+fn until(what: &str, is_so: impl FnMut() -> bool) {
+    let (mut is_so, began) = (is_so, Instant::now());
+    while !is_so() {
+        assert!(began.elapsed() < HANGS, "{what}: not within {HANGS:?}");
+        thread::sleep(MILLISECOND);
+    }
+}

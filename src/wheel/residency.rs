@@ -1,0 +1,318 @@
+//! How blocks come into memory, and how much of them stays mapped.
+//!
+//! A block that was not read for a while is asked for before it is lent: alone, which is what a disk does best with blocks
+//! that are far apart, or with all that lies around it, which is what brings a set into memory soonest that will be there
+//! in the end. Neither is always right, so the store looks once a second whether what it holds fits into the memory that is
+//! left.
+//!
+//! # Invariants
+//!
+//! 1. A page that cannot be read is an error of the blocks it holds, and of no other: what was asked for around a block may
+//!    fail without a word.
+//! 2. What is asked here is a hint. A block is as readable after a wrong one, and its bytes are the same.
+//! 3. Whatever is released stays where it is: only the page tables forget it, so whoever is lent it reads on.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::os;
+use crate::storage::FileMemory;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex};
+use crate::wheel::FileWheel;
+use crate::wheel::file::BlockFile;
+use crate::wheel::lane::Lane;
+use crate::wheel::regions::{REGION, end_of_region, pages_of};
+use crate::wheel::slots::WARM;
+use crate::wheel::state::FileState;
+
+/// A block that is lent for the first time has as much of it mapped at once.
+const MAPPED_AT_ONCE: u64 = 256 << 10;
+/// Blocks up to this length are brought with what lies around them; longer ones gain nothing by it.
+const AROUND_BELOW: u64 = 256 << 10;
+/// So many blocks of a region are asked for alone before all of it is.
+pub(crate) const ALONE: u32 = 2;
+/// How often the memory that is left is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many regions of a file are looked at, at each look.
+const SAMPLED: usize = 8;
+/// The keeper is woken when a file has brought another such part of the budget.
+const STEPS: u64 = 16;
+/// The smallest such part, in bytes.
+const LEAST_STEP: u64 = 1 << 20;
+
+/// How blocks that are not in memory are brought there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Access {
+    /// With what lies around them while all that the store holds fits into the memory that is left, alone otherwise:
+    /// looked at once a second.
+    #[default]
+    Auto,
+    /// Each block alone: for blocks that are far apart, few of many.
+    Exact,
+    /// Always with what lies around them, 2 MiB at once: for sets of which most is read soon. Blocks of more than 256 KiB
+    /// are asked for alone nevertheless.
+    ReadAround,
+}
+
+/// What the store assumes of memory.
+#[derive(Debug)]
+pub(crate) struct Residency {
+    access: Access,
+    /// What the user allows.
+    budget: Option<u64>,
+    /// Whether blocks are brought with what lies around them.
+    around: AtomicBool,
+    /// Most bytes that are meant to be in memory.
+    limit: AtomicU64,
+    look: Mutex<Look>,
+}
+
+/// The last look at what memory is left.
+#[derive(Debug, Default)]
+struct Look {
+    at: Option<Instant>,
+    /// Bytes in memory then.
+    bytes: u64,
+    /// The file that is released next.
+    hand: usize,
+    /// Which regions are looked at next.
+    round: usize,
+}
+
+impl Residency {
+    pub(crate) fn new(access: Access, budget: Option<u64>) -> Self {
+        Self {
+            access,
+            budget,
+            around: AtomicBool::new(access == Access::ReadAround),
+            limit: AtomicU64::new(budget.unwrap_or(u64::MAX)),
+            look: Mutex::new(Look::default()),
+        }
+    }
+
+    pub(crate) fn reads_around(&self) -> bool {
+        // Relaxed, and all below: hints, which guard nothing.
+        self.around.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Has memory looked at when the keeper comes next.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn look_soon(&self) {
+        self.look.lock().at = None;
+    }
+
+    /// Decides by the memory that is left and the bytes that the store holds; whether what is asked for has changed.
+    fn decide(&self, available: Option<u64>, held: u64) -> bool {
+        let most = available.map_or(u64::MAX, |bytes| bytes / 4 * 3).min(self.budget.unwrap_or(u64::MAX));
+        self.limit.store(most, Ordering::Relaxed);
+        let before = self.reads_around();
+        let around = match self.access {
+            Access::ReadAround => true,
+            Access::Exact => false,
+            // Not known to fit is not fitting. What is read around already may use a little more.
+            Access::Auto if available.is_none() => false,
+            Access::Auto => held <= if before { most } else { most / 8 * 7 },
+        };
+        self.around.store(around, Ordering::Relaxed);
+        around != before
+    }
+}
+
+impl FileWheel {
+    /// Puts the memory of a file in place, as `BlockFile::install`, and says how it will be read.
+    pub(crate) fn install(&self, file: &BlockFile, memory: Arc<dyn FileMemory>) {
+        memory.read_around(self.residency.reads_around());
+        file.install(memory);
+    }
+
+    /// Brings bytes of a file into memory and maps them, the beginning at least.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read: an error here, and not a signal later.
+    pub(crate) fn bring(&self, file: &BlockFile, memory: &dyn FileMemory, bytes: &Range<u64>) -> io::Result<()> {
+        if bytes.is_empty() || file.regions.are_whole(bytes) {
+            return Ok(());
+        }
+        if bytes.end - bytes.start <= AROUND_BELOW && self.residency.reads_around() {
+            let alone = if self.residency.access == Access::ReadAround { 0 } else { ALONE };
+            let mut at = bytes.start;
+            while at < bytes.end {
+                if file.regions.ask(at) >= alone {
+                    bring_region(file, memory, at);
+                }
+                at = end_of_region(at);
+            }
+            if file.regions.are_whole(bytes) {
+                return Ok(());
+            }
+        }
+        memory.will_need(bytes.clone());
+        memory.populate(bytes.start..bytes.end.min(bytes.start + MAPPED_AT_ONCE))
+    }
+
+    /// Says that a block was brought, and wakes a keeper if that may be too much.
+    pub(crate) fn was_brought(&self, file: &BlockFile, bytes: Range<u64>) {
+        let step = (self.residency.limit() / STEPS).max(LEAST_STEP);
+        let now = file.regions.add(bytes);
+        if now.start / step != now.end / step && self.resident_bytes() > self.residency.limit() {
+            self.wake_keepers();
+        }
+    }
+
+    /// A file begins another lap: what is mapped of the last one counts no more. It stays where nobody has said how much
+    /// may be mapped, for whoever reads what is written there next.
+    pub(crate) fn forget_lap(&self, file: &BlockFile) {
+        if self.residency.budget.is_some() {
+            release(file);
+        }
+    }
+
+    /// Bytes that should be in memory: of blocks that were written, or read, and not released since.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.table.iter().map(|file| file.regions.bytes()).sum()
+    }
+
+    /// Looks whether the memory that is left has changed, and releases what is too much of it. For the keeper of the first
+    /// lane only.
+    pub(crate) fn keep_within_memory(&self, lane: &Lane) {
+        if lane.id() != 0 {
+            return;
+        }
+        let mut look = self.residency.look.lock();
+        let resident = self.resident_bytes();
+        let is_due = look.at.is_none_or(|at| at.elapsed() >= LOOK && look.bytes != resident);
+        if is_due {
+            self.look_at_memory(&mut look, os::available_memory());
+        }
+        self.release_surplus(&mut look);
+        if is_due {
+            look.at = Some(Instant::now());
+            look.bytes = self.resident_bytes();
+        }
+    }
+
+    fn look_at_memory(&self, look: &mut Look, available: Option<u64>) {
+        if self.residency.decide(available, self.held_bytes()) {
+            let around = self.residency.reads_around();
+            for memory in self.table.iter().filter_map(|file| file.memory().ok()) {
+                memory.read_around(around);
+            }
+        }
+        look.round = look.round.wrapping_add(1);
+        for file in self.table.iter().filter(|file| file.regions.bytes() > 0) {
+            if has_lost_pages(file, look.round) {
+                release(file);
+            }
+        }
+    }
+
+    /// Releases file after file until what is left is well within the limit.
+    fn release_surplus(&self, look: &mut Look) {
+        let limit = self.residency.limit();
+        let mut left = self.resident_bytes();
+        if left <= limit {
+            return;
+        }
+        let files = self.table.iter().count();
+        for _ in 0..files {
+            if left <= limit / 4 * 3 {
+                return;
+            }
+            let file = self.table.iter().nth(look.hand % files);
+            look.hand = (look.hand + 1) % files;
+            if let Some(file) = file.filter(|file| file.regions.bytes() > 0) {
+                left = left.saturating_sub(file.regions.bytes());
+                release(file);
+            }
+        }
+    }
+
+    /// Bytes of all files that something was written to.
+    fn held_bytes(&self) -> u64 {
+        let turn = self.turn.lock();
+        let held = |file: &BlockFile| match turn.state(file.id()) {
+            FileState::Active => file.cursor.bytes(),
+            FileState::Found | FileState::Sealing | FileState::Sealed => file.size().get(),
+            _ => 0,
+        };
+        self.table.iter().map(held).sum()
+    }
+}
+
+/// Brings all of a region, if it can be read: then nothing of it need be asked for any more.
+fn bring_region(file: &BlockFile, memory: &dyn FileMemory, at: u64) {
+    let region = at - at % REGION..end_of_region(at).min(file.size().get());
+    memory.will_need(region.clone());
+    // Invariant 1: the block itself is asked for by whoever wants it.
+    if memory.populate(region.clone()).is_ok() {
+        file.regions.set_whole(at, pages_of(region));
+    }
+}
+
+/// Whether less is in memory than should be: the system had another use for it.
+fn has_lost_pages(file: &BlockFile, round: usize) -> bool {
+    let Ok(memory) = file.memory() else { return false };
+    let count = file.regions.brought(0, 1).count();
+    let step = count.div_ceil(SAMPLED).max(1);
+    let (mut expected, mut found) = (0, 0);
+    for (start, bytes) in file.regions.brought(round % step, step) {
+        let Some(resident) = memory.resident(start..end_of_region(start).min(file.size().get())) else { return false };
+        expected += bytes;
+        found += resident.min(bytes);
+    }
+    found < expected / 8 * 7
+}
+
+/// Forgets that anything of a file is in memory: each block is asked for at its next read.
+fn release(file: &BlockFile) {
+    // In this order: a block that is brought meanwhile may be asked for once too often, and no block too rarely.
+    file.regions.clear();
+    file.slots.unmark_all(WARM);
+    if let Ok(memory) = file.memory() {
+        memory.release(0..file.size().get());
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_follows_the_memory_that_is_left() {
+        let mib = |number: u64| number << 20;
+        let auto = Residency::new(Access::Auto, None);
+        // What is available, what is held, and whether it is read around.
+        for (available, held, around) in [
+            (Some(8), 5, true),
+            (Some(8), 6, true),
+            (Some(8), 7, false),
+            (Some(8), 6, false),
+            (None, 1, false),
+            (Some(8), 1, true),
+        ] {
+            let before = auto.reads_around();
+            assert_eq!(auto.decide(available.map(mib), mib(held)), before != around, "{available:?} {held}");
+            assert_eq!(auto.reads_around(), around, "{available:?} {held}");
+        }
+        assert_eq!(auto.limit(), mib(6));
+        let bounded = Residency::new(Access::Auto, Some(mib(4)));
+        bounded.decide(Some(mib(100)), mib(5));
+        assert_eq!((bounded.reads_around(), bounded.limit()), (false, mib(4)));
+        for (access, around) in [(Access::Exact, false), (Access::ReadAround, true)] {
+            let asked = Residency::new(access, None);
+            for held in [1, 100] {
+                assert!(!asked.decide(Some(mib(8)), mib(held)));
+                assert_eq!(asked.reads_around(), around);
+            }
+        }
+    }
+}
