@@ -5,12 +5,13 @@
 //! 1. The memory holds `count` buckets, is zero (all words empty) at first, and stays where it is while the table
 //!    lives.
 //! 2. It is reached through `&Bucket` only, that is through atomics.
-#![cfg_attr(not(any(loom, miri)), expect(unsafe_code, reason = "a mapping seen as atomics, and a prefetch"))]
+#![cfg_attr(not(any(loom, miri)), expect(unsafe_code, reason = "a mapping seen as atomics"))]
 
 use std::io;
 use std::ops::Deref;
 
 use super::bucket::Bucket;
+use crate::os;
 
 /// Above this many bytes the table asks for huge pages: they save a miss of the page tables at each access.
 #[cfg(not(any(loom, miri)))]
@@ -66,17 +67,10 @@ impl Table {
         size_of_val::<[Bucket]>(self) as u64
     }
 
-    /// Asks the processor for the cache line of a bucket. Does nothing where that has no portable spelling.
-    #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
+    /// Asks the processor for the cache line of a bucket.
     pub(super) fn prefetch(&self, bucket: usize) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let line: *const Bucket = &raw const self[bucket];
-        // SAFETY: a prefetch changes nothing, and the address is that of a bucket in bounds.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+        os::prefetch(&raw const self[bucket]);
     }
-
-    #[cfg(not(all(target_arch = "x86_64", not(any(loom, miri)))))]
-    pub(super) fn prefetch(&self, _bucket: usize) {}
 }
 
 #[cfg(not(any(loom, miri)))]

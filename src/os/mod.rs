@@ -18,6 +18,7 @@ mod fallback;
 mod faults;
 #[cfg(target_os = "linux")]
 mod linux;
+mod prefetch;
 mod process;
 #[cfg(all(feature = "sigbus-guard", target_os = "linux", not(loom)))]
 mod sigbus;
@@ -31,6 +32,7 @@ use self::fallback as system;
 use self::linux as system;
 
 pub(crate) use self::faults::Unharmed;
+pub(crate) use self::prefetch::prefetch;
 pub(crate) use self::process::Process;
 pub(crate) use self::system::{advise, available_memory, resident, start_write_back};
 

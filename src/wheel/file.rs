@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::ptr::{self, NonNull};
 
 use crate::block::{BlockAddress, Entry, FileId, FileSize, PAGE_SIZE, Slot};
-use crate::os::Process;
+use crate::os::{self, Process};
 use crate::planted;
 use crate::storage::{FileMemory, FileSource};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -206,6 +206,18 @@ impl BlockFile {
     pub(crate) fn base(&self) -> Option<NonNull<u8>> {
         // Acquire pairs with the Release in `install`.
         NonNull::new(self.base.load(Ordering::Acquire))
+    }
+
+    /// Asks the processor for what a reader of a slot looks at first. Whether the file may be read is not asked: nothing is.
+    #[inline]
+    pub(crate) fn prefetch(&self, slot: Slot) {
+        self.slots.prefetch(slot);
+        if slot.get() < self.size.slots()
+            && let Ok(offset) = usize::try_from(self.size.entry_offset(slot))
+        {
+            // Relaxed: an address that is not read through.
+            os::prefetch(self.base.load(Ordering::Relaxed).wrapping_add(offset));
+        }
     }
 
     /// The memory behind this file; an error for a file that has none (never created, or being created afresh).

@@ -182,13 +182,15 @@ impl FileWheel {
         deadline: &mut LazyDeadline<'_>,
     ) -> Result<Candidate<'a>, ReadError> {
         let slot = address.slot();
-        let pin = match self.table.get(address.file()).map(BlockFile::pin) {
-            Some(Ok(pin)) => pin,
+        let Some(file) = self.table.get(address.file()) else { return Ok(Candidate::Gone) };
+        // Before the pin, which the processor does not look behind before it has it.
+        file.prefetch(slot);
+        let pin = match file.pin() {
+            Ok(pin) => pin,
             // Hazard 29: the block is there, and may be read once others let go.
-            Some(Err(PinError::Overflow)) => return Err(ReadError::Busy { waited: Duration::ZERO }),
-            Some(Err(PinError::Closing)) | None => return Ok(Candidate::Gone),
+            Err(PinError::Overflow) => return Err(ReadError::Busy { waited: Duration::ZERO }),
+            Err(PinError::Closing) => return Ok(Candidate::Gone),
         };
-        let file = pin.file();
         loop {
             match file.slots.get(slot) {
                 state @ (State::Ready | State::Unverified | State::Verifying) => {
@@ -285,10 +287,10 @@ impl FileWheel {
     /// Asks for the pages of a block that will be read next, if it is stored and cold.
     pub(crate) fn request_ahead(&self, hash: KeyHash, realm: Realm, key: BlockHash) {
         for address in self.index.candidates(hash) {
-            let Some(Ok(pin)) = self.table.get(address.file()).map(BlockFile::pin) else { continue };
-            let slot = address.slot();
-            let file = pin.file();
-            if file.slots.flags(slot) & slots::WARM == 0
+            let (Some(file), slot) = (self.table.get(address.file()), address.slot()) else { continue };
+            if file.slots.flags(slot) & slots::WARM != 0 {
+                file.prefetch(slot);
+            } else if let Ok(pin) = file.pin()
                 && let Ok(Some(entry)) = pin.load_entry(slot)
                 && entry.key == key
                 && entry.realm == realm

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 use crate::block::Slot;
+use crate::os;
 use crate::planted;
 use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicU8, Ordering};
@@ -143,6 +144,14 @@ impl Slots {
     pub(crate) fn flags(&self, slot: Slot) -> u8 {
         // Relaxed: flags are hints.
         self.existing(slot).map_or(0, |byte| byte.load(Ordering::Relaxed) & !STATE_BITS)
+    }
+
+    /// Asks the processor for what is known of a slot.
+    #[inline]
+    pub(crate) fn prefetch(&self, slot: Slot) {
+        if let Some(byte) = self.existing(slot) {
+            os::prefetch(byte);
+        }
     }
 
     /// Sets a flag. Writes nothing if it is set, so that readers of one block share its cache line.
