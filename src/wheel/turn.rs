@@ -370,7 +370,7 @@ mod tests {
         let source = MemoryFileSource::builder().files_per_folder(3).file_size(8 * PAGE_SIZE).build().unwrap();
         let options = WheelOptions {
             on_full,
-            wait_timeout: Duration::from_millis(100),
+            wait_timeout: Duration::from_millis(if cfg!(miri) { 5 } else { 100 }),
             gather_bytes: 0,
             ..WheelOptions::default()
         };

@@ -77,6 +77,7 @@ mod tests {
 
     /// Nobody would have noticed if it were never done.
     #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
     fn each_piece_of_8_mib_of_a_file_that_is_filled_is_sent_to_the_device_once_a_lap() {
         let (wheel, faults) = wheel(0);
         let mut sent: Vec<(FileId, Range<u64>)> = Vec::new();
@@ -99,6 +100,7 @@ mod tests {
     /// What was reserved counted as stored: a piece was sent while a writer, or a closure, had not filled it, and then
     /// never again.
     #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
     fn a_piece_that_is_reserved_but_not_stored_is_sent_when_it_is() {
         let (wheel, faults) = wheel(0);
         faults.hold_stores(true);
@@ -122,6 +124,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
     fn small_blocks_fill_pieces_once_their_buffers_are_stored() {
         let (wheel, faults) = wheel(1 << 20);
         // A page each, most of it padding.
