@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use benchkit::{KIB, MIB, bare_file, folder, noise, shuffled, stamp, warm_memory};
+use benchkit::{KIB, MIB, bare_file, folder, noise, shuffled, stamp, sum, warm_memory};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use memmap2::Mmap;
 use scratchspace::{BlockHash, DiskFileSource, Realm, Scratch, ScratchBuilder};
@@ -22,19 +22,6 @@ const MANY: usize = 64;
 fn store(folder: &Path, files: u16, file_size: usize) -> ScratchBuilder {
     let source = DiskFileSource::builder().folder(folder).files_per_folder(files).file_size(file_size as u64);
     Scratch::builder(source.build().expect("a source of its own")).wait_timeout(PATIENCE)
-}
-
-/// Reads each word once, several at a time: as fast as memory gives them.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0_u64; 8];
-    let mut chunks = bytes.chunks_exact(64);
-    for chunk in &mut chunks {
-        for (sum, word) in sums.iter_mut().zip(chunk.chunks_exact(8)) {
-            *sum = sum.wrapping_add(u64::from_le_bytes(word.try_into().expect("eight bytes")));
-        }
-    }
-    let rest = chunks.remainder().iter().fold(0_u64, |sum, byte| sum.wrapping_add(u64::from(*byte)));
-    sums.into_iter().fold(rest, u64::wrapping_add)
 }
 
 fn hot(c: &mut Criterion) {

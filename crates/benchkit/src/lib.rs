@@ -95,6 +95,37 @@ pub fn write_all_at(file: &File, bytes: &[u8], at: u64) {
     }
 }
 
+/// Makes the files in a folder, but not in those within it, leave the page cache: those that nobody maps.
+///
+/// # Panics
+///
+/// If one of them cannot be synced.
+pub fn forget(folder: &Path) {
+    for entry in folder.read_dir().expect("a folder of this bench").flatten() {
+        let Ok(file) = File::open(entry.path()) else { continue };
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        file.sync_data().expect("a disk that works");
+        #[cfg(target_os = "linux")]
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("a file that the page cache knows");
+    }
+}
+
+/// Adds up the words of a block: reads each once, several at a time, as fast as memory gives them.
+#[must_use]
+pub fn sum(bytes: &[u8]) -> u64 {
+    let mut sums = [0_u64; 8];
+    let (chunks, rest) = bytes.as_chunks::<64>();
+    for chunk in chunks {
+        for (sum, word) in sums.iter_mut().zip(chunk.as_chunks().0) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
+        }
+    }
+    let rest = rest.iter().fold(0_u64, |sum, byte| sum.wrapping_add(u64::from(*byte)));
+    sums.into_iter().fold(rest, u64::wrapping_add)
+}
+
 /// One of the numbers below 2^`bits`: each of them comes once for so many consecutive `number`s, in no visible order.
 ///
 /// # Panics
@@ -130,6 +161,22 @@ mod tests {
         assert!(different.len() > 50, "{different:?}");
         stamp(&mut block, 7);
         assert!(block != noise(100) && block[8..] == noise(100)[8..]);
+    }
+
+    #[test]
+    fn the_sum_of_a_block_is_that_of_its_words_and_of_the_bytes_behind_them() {
+        assert_eq!(sum(&[1; 64]), 8_u64.wrapping_mul(0x0101_0101_0101_0101));
+        assert_eq!(sum(&[1; 67]), sum(&[1; 64]) + 3);
+        assert_eq!(sum(&[]), 0);
+    }
+
+    #[test]
+    fn a_file_that_was_forgotten_has_its_bytes() {
+        let folder = folder();
+        drop(bare_file(folder.path(), MIB));
+        std::fs::create_dir(folder.path().join("within")).unwrap();
+        forget(folder.path());
+        assert!(std::fs::read(folder.path().join("bare")).unwrap() == noise(MIB));
     }
 
     #[test]
