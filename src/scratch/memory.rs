@@ -153,6 +153,34 @@ fn what_the_system_took_from_memory_is_asked_for_again() {
     assert!(!read(&scratch, &faults, 3).is_empty());
 }
 
+/// One block was asked for while the one before it was read: a disk that serves many at once had one to do.
+#[test]
+fn a_batch_has_eight_blocks_or_a_mebibyte_asked_for_ahead() {
+    let (scratch, faults) = reopened(|builder| builder.access(Access::Exact), 100);
+    let long: Vec<_> =
+        (0..10_u8).map(|number| scratch.put(Realm::DEFAULT, &vec![number; 600 << 10]).unwrap()).collect();
+    scratch.flush().unwrap();
+    // What was written is in memory as far as the store knows.
+    scratch.wheel().residency.look_soon();
+    faults.hints.lose_pages();
+    until("the store has noticed", || scratch.stats().resident_bytes == 0);
+    let short: Vec<_> = (0..20).map(key).collect();
+    for (hashes, most) in [(short, 1 + 8), (long, 1 + 2)] {
+        faults.hints.take();
+        let mut asked = Vec::new();
+        let read = |_, block: Result<&[u8], _>| {
+            assert!(block.is_ok());
+            let of_block =
+                |hint: &(FileId, Hint)| matches!(&hint.1, Hint::Needed(range) if range.end - range.start != 64);
+            asked.push(faults.hints.take().iter().filter(|hint| of_block(hint)).count());
+        };
+        scratch.get_many(Realm::DEFAULT, &hashes, read).unwrap();
+        // The block itself is asked for once more, as nobody waits for what was asked for ahead.
+        assert_eq!(asked[0], most, "{asked:?}");
+        assert_eq!(asked.iter().sum::<usize>(), 2 * hashes.len() - 1, "{asked:?}");
+    }
+}
+
 fn until(what: &str, is_so: impl FnMut() -> bool) {
     let (mut is_so, began) = (is_so, Instant::now());
     while !is_so() {

@@ -7,8 +7,12 @@ use crate::error::{ReadError, ReadWithError};
 use crate::scratch::{BlockRef, Scratch};
 use crate::wheel::{BlockView, Refused};
 
-/// How many keys ahead `get_many` asks the index and the disk.
+/// How many keys ahead `get_many` asks the index.
 const AHEAD: usize = 16;
+/// How many blocks ahead it asks the disk, or the processor where they are in memory; fewer than keys.
+const REQUESTED: usize = 8;
+/// Most bytes that it asks the disk for ahead, but for one block.
+const REQUESTED_BYTES: u64 = 1 << 20;
 
 /// What the store knows of a block without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,9 +181,9 @@ impl Scratch {
 
     /// Reads many blocks, in the order of `hashes`; `read` gets each one's place in `hashes` and its bytes or error.
     ///
-    /// The index is asked for 16 blocks ahead, and the next block is requested from the disk while one is read. With the
-    /// feature `sigbus-guard`, `read` is called once more for a block, with [`ReadError::Io`], if the disk could not read
-    /// what it has just seen.
+    /// The index is asked for 16 blocks ahead, and up to eight blocks, or 1 MiB, are requested from the disk while one is
+    /// read. With the feature `sigbus-guard`, `read` is called once more for a block, with [`ReadError::Io`], if the disk
+    /// could not read what it has just seen.
     ///
     /// # Errors
     ///
@@ -210,6 +214,8 @@ impl Scratch {
         let wheel = self.wheel();
         wheel.check_open()?;
         let mut keys: [KeyHash; AHEAD] = [wheel.key_hash(realm, BlockHash::from_u128(0)); AHEAD];
+        // Bytes of the blocks that were requested, and the first one that was not.
+        let (mut requested, mut ahead, mut next) = ([0; AHEAD], 0, 0);
         for (at, hash) in hashes.iter().take(AHEAD).enumerate() {
             keys[at] = wheel.key_hash(realm, *hash);
             wheel.index.prefetch(keys[at]);
@@ -220,9 +226,13 @@ impl Scratch {
                 keys[at % AHEAD] = wheel.key_hash(realm, *later);
                 wheel.index.prefetch(keys[at % AHEAD]);
             }
-            // The next block is requested while this one is read.
-            if at + 1 < hashes.len() {
-                wheel.request_ahead(keys[(at + 1) % AHEAD], realm, hashes[at + 1]);
+            // Later blocks are requested while this one is read.
+            ahead -= std::mem::take(&mut requested[at % AHEAD]);
+            next = next.max(at + 1);
+            while next < hashes.len() && next <= at + REQUESTED && ahead < REQUESTED_BYTES {
+                requested[next % AHEAD] = wheel.request_ahead(keys[next % AHEAD], realm, hashes[next]);
+                ahead += requested[next % AHEAD];
+                next += 1;
             }
             match wheel.find_hashed(key, realm, *hash, wheel.options.verify) {
                 Ok(lent) => {

@@ -137,7 +137,9 @@ impl FileWheel {
                 len: item.len,
             })
             .collect();
-        let parts: Vec<&[u8]> = items.iter().flat_map(|item| [item.bytes, padding(item.len.into())]).collect();
+        let parts = items.iter().flat_map(|item| [item.bytes, padding(item.len.into())]);
+        // Empty ones would take half of the places that a call has.
+        let parts: Vec<&[u8]> = parts.filter(|part| !part.is_empty()).collect();
         let mut entries = Vec::with_capacity(items.len() * Entry::SIZE);
         // Directories grow downwards: the last slot lies first.
         for (block, reservation) in blocks.iter().zip(&run.slots).rev() {

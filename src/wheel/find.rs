@@ -284,8 +284,9 @@ impl FileWheel {
         }
     }
 
-    /// Asks for the pages of a block that will be read next, if it is stored and cold.
-    pub(crate) fn request_ahead(&self, hash: KeyHash, realm: Realm, key: BlockHash) {
+    /// Asks for a block that will be read soon: the disk for its pages if it is stored and cold, else the processor for what
+    /// is looked at first. How many bytes the disk was asked for.
+    pub(crate) fn request_ahead(&self, hash: KeyHash, realm: Realm, key: BlockHash) -> u64 {
         for address in self.index.candidates(hash) {
             let (Some(file), slot) = (self.table.get(address.file()), address.slot()) else { continue };
             if file.slots.flags(slot) & slots::WARM != 0 {
@@ -297,9 +298,11 @@ impl FileWheel {
                 && let (Some(range), Ok(memory)) = (entry.payload(file.size(), slot), file.memory())
                 && !file.regions.are_whole(&range)
             {
-                memory.will_need(range);
+                memory.will_need(range.clone());
+                return range.end - range.start;
             }
         }
+        0
     }
 
     /// Whether this content is there, verified, and will stay for a while; it is marked as wanted.
