@@ -1,6 +1,8 @@
-//! What measurements share: a folder on the real disk, memory that is there, a file to be compared with, and blocks that are
-//! never the same.
+//! What measurements share: a folder on the real disk, memory that is there and memory that is not, a file to be compared
+//! with, and blocks that are never the same.
 #![forbid(unsafe_code)]
+
+pub mod cgroup;
 
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;

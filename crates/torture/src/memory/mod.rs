@@ -5,20 +5,18 @@
 //! there.
 #![forbid(unsafe_code)]
 
-mod cgroup;
-
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use benchkit::cgroup::{self, Cgroup};
 use clap::Args;
 use scratchspace::{DiskFileSource, OnFull, ReadError, Scratch};
 
 use crate::blocks::{Blocks, KeyKind};
 use crate::laps::Laps;
-use crate::memory::cgroup::Cgroup;
 use crate::oracle::{Kind, Oracle, Read, Verdict};
 use crate::report::{self, Failure};
 use crate::site::{FirstWrong, REALM};
@@ -60,7 +58,7 @@ pub(crate) struct MemoryChildArguments {
 
 pub(crate) fn run(arguments: &MemoryArguments) -> Result<String, Failure> {
     let &MemoryArguments { size, memory, seed } = arguments;
-    let group = match Cgroup::new(memory * MIB) {
+    let group = match Cgroup::new("torture", memory * MIB) {
         Ok(group) => group,
         Err(why) => return Ok(format!("skipped: memory: {why}")),
     };

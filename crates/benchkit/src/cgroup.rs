@@ -5,26 +5,26 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Goes with its value.
+/// A group that was made here. It is deleted when this is dropped.
 #[derive(Debug)]
-pub(super) struct Cgroup {
+pub struct Cgroup {
     folder: PathBuf,
     is_v2: bool,
 }
 
 impl Cgroup {
-    /// Makes a group below this process's own.
+    /// Makes a group of `bytes` below this process's own, with a name that begins with `name`.
     ///
     /// # Errors
     ///
     /// Why there is none: cgroups are missing, without memory, or not writable.
-    pub(super) fn new(bytes: u64) -> Result<Self, String> {
+    pub fn new(name: &str, bytes: u64) -> Result<Self, String> {
         let mounts = fs::read_to_string("/proc/mounts").map_err(|error| format!("/proc/mounts: {error}"))?;
         let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
         let mut why = "no cgroup with memory is mounted".to_owned();
         for (mount, is_v2) in mounts.lines().filter_map(memory_mount) {
             for parent in [mount.join(own_path(&own, is_v2)), mount.clone()] {
-                let folder = parent.join(format!("torture-{}", std::process::id()));
+                let folder = parent.join(format!("{name}-{}", std::process::id()));
                 match fs::create_dir(&folder) {
                     Ok(()) => {
                         let group = Self { folder, is_v2 };
@@ -55,12 +55,18 @@ impl Cgroup {
         }
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    /// Where it is: what [`join`] takes.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// How many processes were killed for want of memory.
-    pub(super) fn killed(&self) -> io::Result<u64> {
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn killed(&self) -> io::Result<u64> {
         let file = if self.is_v2 { "memory.events" } else { "memory.oom_control" };
         let text = fs::read_to_string(self.folder.join(file))?;
         let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
@@ -68,7 +74,8 @@ impl Cgroup {
     }
 
     /// The most bytes that were taken at once; `None` where the kernel does not tell.
-    pub(super) fn most(&self) -> Option<u64> {
+    #[must_use]
+    pub fn most(&self) -> Option<u64> {
         let file = if self.is_v2 { "memory.peak" } else { "memory.max_usage_in_bytes" };
         fs::read_to_string(self.folder.join(file)).ok()?.trim().parse().ok()
     }
@@ -81,8 +88,12 @@ impl Drop for Cgroup {
     }
 }
 
-/// Takes this process into a group.
-pub(super) fn join(folder: &Path) -> io::Result<()> {
+/// Takes this process into a group, which another one has made.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn join(folder: &Path) -> io::Result<()> {
     fs::write(folder.join("cgroup.procs"), std::process::id().to_string())
 }
 

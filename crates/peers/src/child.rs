@@ -1,0 +1,282 @@
+//! One store, one size, one folder, in a process of its own: every store starts alike, and one that is killed takes nothing
+//! with it.
+//!
+//! It prints each measure as soon as it has it.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use hdrhistogram::Histogram;
+
+use crate::cold;
+use crate::content::Content;
+use crate::measure::{Measure, Metric, Workload};
+use crate::peers;
+use crate::store::{Failure, Kind, Peer, Plan, Store};
+use crate::work::{self, Fill, Order, Reads};
+
+/// A number that nothing was put under.
+const NEVER: u64 = u64::MAX;
+const MIB: u64 = 1 << 20;
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Task {
+    /// A set that stays: filled, read, opened again, read from the disk.
+    Keep,
+    /// The same set, in little memory.
+    Scarce,
+    /// A set that makes room for the next one.
+    Turn,
+}
+
+/// What it is told.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ChildArguments {
+    #[arg(long)]
+    pub(crate) task: Task,
+    #[arg(long)]
+    pub(crate) store: String,
+    #[arg(long)]
+    pub(crate) folder: PathBuf,
+    /// Bytes of a block
+    #[arg(long)]
+    pub(crate) len: usize,
+    #[arg(long)]
+    pub(crate) blocks: u64,
+    /// Of these, as many were written
+    #[arg(long)]
+    pub(crate) there: Option<u64>,
+    #[arg(long)]
+    pub(crate) threads: u64,
+    /// Milliseconds that a part may take
+    #[arg(long)]
+    pub(crate) limit: u64,
+    /// Milliseconds of hot reads, at least
+    #[arg(long)]
+    pub(crate) least: u64,
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) workloads: Vec<Workload>,
+    /// Bytes of memory, if that is limited
+    #[arg(long)]
+    pub(crate) memory: Option<u64>,
+    #[arg(long)]
+    pub(crate) group: Option<PathBuf>,
+}
+
+impl ChildArguments {
+    /// As a command line has them.
+    pub(crate) fn to_command_line(&self) -> Vec<String> {
+        let task = self.task.to_possible_value().map(|task| task.get_name().to_owned()).unwrap_or_default();
+        let workloads: Vec<String> = self.workloads.iter().map(ToString::to_string).collect();
+        let mut line = vec![format!("--task={task}"), format!("--store={}", self.store)];
+        line.push(format!("--folder={}", self.folder.display()));
+        line.push(format!("--len={}", self.len));
+        line.push(format!("--blocks={}", self.blocks));
+        line.push(format!("--threads={}", self.threads));
+        line.push(format!("--limit={}", self.limit));
+        line.push(format!("--least={}", self.least));
+        line.push(format!("--workloads={}", workloads.join(",")));
+        line.extend(self.there.map(|there| format!("--there={there}")));
+        line.extend(self.memory.map(|memory| format!("--memory={memory}")));
+        line.extend(self.group.as_ref().map(|group| format!("--group={}", group.display())));
+        line
+    }
+}
+
+/// Does the task, and prints what it measures.
+pub(crate) fn run(arguments: &ChildArguments) -> Result<(), Failure> {
+    if let Some(group) = &arguments.group {
+        benchkit::cgroup::join(group)?;
+    }
+    let peer = peers::by_name(&arguments.store).ok_or("no such store")?;
+    let machine = cold::meminfo("MemAvailable").unwrap_or(1 << 30);
+    let plan = Plan {
+        folder: arguments.folder.clone(),
+        block_len: arguments.len,
+        blocks: arguments.blocks,
+        spare: arguments.blocks / 4,
+        threads: arguments.threads,
+        bounded: arguments.task == Task::Turn,
+        memory: arguments.memory.unwrap_or(machine),
+    };
+    fs::create_dir_all(&plan.folder)?;
+    let run = Run {
+        peer,
+        content: Content::new(plan.block_len),
+        limit: Duration::from_millis(arguments.limit),
+        least: Duration::from_millis(arguments.least),
+        workloads: &arguments.workloads,
+        plan,
+    };
+    match arguments.task {
+        Task::Keep => run.keep(),
+        Task::Scarce => run.scarce(arguments.there.unwrap_or(arguments.blocks)),
+        Task::Turn => run.turn(),
+    }
+}
+
+struct Run<'a> {
+    peer: Peer,
+    plan: Plan,
+    content: Content,
+    limit: Duration,
+    least: Duration,
+    workloads: &'a [Workload],
+}
+
+impl Run<'_> {
+    fn keep(&self) -> Result<(), Failure> {
+        let (set, threads) = (self.plan.set(), self.plan.threads);
+        cold::warm_memory(set);
+        let store = self.open()?;
+        let (numbers, limit) = (1..self.plan.blocks + 1, self.limit);
+        let written = work::fill(&*store, self.content, &Fill { numbers, threads, removes: None, limit })?;
+        println!("there {}", written.blocks);
+        let there = Order { first: 1, count: written.blocks };
+        // The first pass brings into memory what is not there, and counts.
+        let all = work::pass(&*store, self.content, there, threads, limit)?;
+        self.tell_fill(Workload::Fill, &written, all.readable());
+        if self.wants(Workload::Hot) {
+            cold::warm_memory(set / 4);
+            let hot = work::hot(&*store, self.content, there, threads, (self.least, limit))?;
+            self.tell_reads(Workload::Hot, &hot);
+        }
+        if self.wants(Workload::Mixed) && !self.peer.reads_only {
+            self.mixed(&*store, there)?;
+        }
+        drop(store);
+        if self.wants(Workload::Reopen) && matches!(self.peer.kind, Kind::Own | Kind::Peer) {
+            self.reopen(there)?;
+        }
+        if self.wants(Workload::Cold) {
+            self.cold(Workload::Cold, there, limit)?;
+        }
+        Ok(())
+    }
+
+    fn mixed(&self, store: &dyn Store, there: Order) -> Result<(), Failure> {
+        cold::warm_memory(self.plan.set() / 2);
+        let more = self.plan.blocks + 1..self.plan.blocks + self.plan.spare + 1;
+        let mixed = work::mixed(store, self.content, more, there, self.limit)?;
+        let tell = |metric, value| self.tell(Workload::Mixed, metric, value, mixed.cut, 1.0);
+        tell(Metric::WriteRate, work::rate(mixed.written, mixed.time));
+        tell(Metric::ReadRate, work::rate(mixed.read, mixed.time));
+        for (histogram, metrics) in [
+            (&mixed.reads, [Metric::ReadP50, Metric::ReadP99, Metric::ReadP999]),
+            (&mixed.puts, [Metric::WriteP50, Metric::WriteP99, Metric::WriteP999]),
+        ] {
+            for (metric, quantile) in metrics.into_iter().zip([0.5, 0.99, 0.999]) {
+                tell(metric, micros(histogram, quantile));
+            }
+        }
+        Ok(())
+    }
+
+    /// From the call that opens, caches cold, to the first block that is read, and to the last one that is found.
+    fn reopen(&self, there: Order) -> Result<(), Failure> {
+        cold::drop_caches(&self.plan.folder)?;
+        let begun = Instant::now();
+        let store = self.open()?;
+        let first = work::pass(&*store, self.content, Order { first: there.first, count: 1 }, 1, self.limit)?;
+        let first_after = begun.elapsed();
+        let (mut reader, mut found) = (store.reader()?, 0);
+        for number in there.first..there.first + there.count {
+            found += u64::from(reader.contains(number)?);
+        }
+        let all_after = begun.elapsed();
+        let reads = Reads { found, missing: there.count - found, ..first };
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        self.tell(Workload::Reopen, Metric::First, millis(first_after), false, first.readable());
+        self.tell(Workload::Reopen, Metric::All, millis(all_after), false, reads.readable());
+        Ok(())
+    }
+
+    fn cold(&self, workload: Workload, there: Order, limit: Duration) -> Result<(), Failure> {
+        cold::drop_caches(&self.plan.folder)?;
+        if workload == Workload::Cold {
+            cold::warm_memory(self.plan.set());
+        }
+        let store = self.open()?;
+        // A store that looks for its blocks in the background answers this one when it is done.
+        store.reader()?.contains(NEVER)?;
+        if !cold::drop_caches(&self.plan.folder)? {
+            println!("note caches are dropped file by file only: not root");
+        }
+        let reads = work::pass(&*store, self.content, there, self.plan.threads, limit)?;
+        self.tell_reads(workload, &reads);
+        Ok(())
+    }
+
+    /// The process is in a group that takes less than the set, page cache included. The rate is steady, so a part will do.
+    fn scarce(&self, count: u64) -> Result<(), Failure> {
+        let there = Order { first: 1, count };
+        self.cold(Workload::Scarce, there, (10 * self.least).min(self.limit))
+    }
+
+    fn turn(&self) -> Result<(), Failure> {
+        let (threads, limit, folder) = (self.plan.threads, self.limit, &self.plan.folder);
+        let store = self.open()?;
+        let first = Fill { numbers: 1..self.plan.blocks + 1, threads, removes: None, limit };
+        // A store that was too slow for all of it turns what it has.
+        let set = work::fill(&*store, self.content, &first)?.blocks;
+        let lap = |number: u64| {
+            let removes = (!self.peer.forgets).then_some(set);
+            Fill { numbers: number * set + 1..(number + 1) * set + 1, threads, removes, limit }
+        };
+        let mut most = cold::bytes_on_disk(folder)?;
+        cold::warm_memory(self.plan.set());
+        let second = work::fill(&*store, self.content, &lap(1))?;
+        most = most.max(cold::bytes_on_disk(folder)?);
+        self.tell_fill(Workload::Recycled, &second, 1.0);
+        if self.wants(Workload::Bounded) && !second.cut {
+            let third = work::fill(&*store, self.content, &lap(2))?;
+            most = most.max(cold::bytes_on_disk(folder)?);
+            let newest = Order { first: 2 * set + 1, count: set };
+            let reads = work::pass(&*store, self.content, newest, threads, limit)?;
+            let bound = (set * self.plan.block_len as u64).max(1);
+            #[expect(clippy::cast_precision_loss, reason = "a ratio of three digits")]
+            let disk = most as f64 / bound as f64;
+            self.tell(Workload::Bounded, Metric::Disk, disk, third.cut, reads.readable());
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Result<Box<dyn Store>, Failure> {
+        (self.peer.open)(&self.plan)
+    }
+
+    fn wants(&self, workload: Workload) -> bool {
+        self.workloads.contains(&workload)
+    }
+
+    fn tell(&self, workload: Workload, metric: Metric, value: f64, cut: bool, readable: f64) {
+        if self.wants(workload) {
+            println!("{}", Measure { workload, metric, value, cut, readable });
+        }
+    }
+
+    fn tell_fill(&self, workload: Workload, written: &work::Written, readable: f64) {
+        if !self.peer.reads_only {
+            self.tell(workload, Metric::Burst, work::rate(written.bytes, written.burst), written.cut, readable);
+            self.tell(workload, Metric::Sustained, work::rate(written.bytes, written.sustained), written.cut, readable);
+        }
+    }
+
+    fn tell_reads(&self, workload: Workload, reads: &Reads) {
+        self.tell(workload, Metric::Rate, work::rate(reads.bytes, reads.time), reads.cut, reads.readable());
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a time of three digits")]
+fn micros(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+    histogram.value_at_quantile(quantile) as f64 / 1e3
+}
+
+/// Bytes of memory for a set that is four times as large; not so few that no process fits.
+pub(crate) fn scarce_memory(set: u64) -> u64 {
+    (set / 4).max(64 * MIB)
+}

@@ -1,0 +1,202 @@
+//! What was measured, for people and for programs: tables in Markdown, a CSV file, charts.
+//!
+//! # Invariants
+//!
+//! 1. Every number comes from the run, and there is no date: the same run gives the same text.
+#![forbid(unsafe_code)]
+
+mod cells;
+mod chart;
+mod markers;
+mod table;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::grid::{Column, GridArguments, size};
+use crate::machine;
+use crate::measure::{Metric, Workload};
+use crate::peers;
+use crate::run::Outcome;
+use crate::store::{Failure, Kind, Peer};
+use cells::{Cell, Cells, Row};
+use table::Table;
+
+const TABLES: [Table; 10] = [
+    Table {
+        title: "Fill",
+        intro: "A set is written into an empty store. GiB/s, burst / sustained: until every block is readable / until all of \
+                them are synced as well.",
+        workload: Workload::Fill,
+        metrics: &[Metric::Burst, Metric::Sustained],
+    },
+    Table {
+        title: "Fill a full store",
+        intro: "The same set again into a store of exactly its size, which has been filled once. GiB/s, burst / sustained. A \
+                store that does not forget by itself has its oldest block removed before each put.",
+        workload: Workload::Recycled,
+        metrics: &[Metric::Burst, Metric::Sustained],
+    },
+    Table {
+        title: "Hot random reads",
+        intro: "Every byte of the set is read, in no order, after a pass that has brought in what was not in memory. GiB/s.",
+        workload: Workload::Hot,
+        metrics: &[Metric::Rate],
+    },
+    Table {
+        title: "Cold random reads of a set that fits",
+        intro: "The store is opened again with all caches dropped, and each block read once, in no order, with memory for all \
+                of them. GiB/s.",
+        workload: Workload::Cold,
+        metrics: &[Metric::Rate],
+    },
+    Table {
+        title: "Random reads of a set four times the memory",
+        intro: "The same in a memory cgroup of a quarter of the set (at least 64 MiB), page cache included, for a few seconds. \
+                GiB/s.",
+        workload: Workload::Scarce,
+        metrics: &[Metric::Rate],
+    },
+    Table {
+        title: "One writer and one reader",
+        intro: "While a quarter of the set is written on top of it, as fast as it goes, another thread reads the set, in no \
+                order. GiB/s, written / read.",
+        workload: Workload::Mixed,
+        metrics: &[Metric::WriteRate, Metric::ReadRate],
+    },
+    Table {
+        title: "One writer and one reader: time of a read",
+        intro: "Of the same, all bytes of the block summed. Microseconds: median / 99 % / 99.9 %.",
+        workload: Workload::Mixed,
+        metrics: &[Metric::ReadP50, Metric::ReadP99, Metric::ReadP999],
+    },
+    Table {
+        title: "One writer and one reader: time of a put",
+        intro: "Of the same. Microseconds: median / 99 % / 99.9 %. A put that commits a transaction takes as long as that.",
+        workload: Workload::Mixed,
+        metrics: &[Metric::WriteP50, Metric::WriteP99, Metric::WriteP999],
+    },
+    Table {
+        title: "Opening again",
+        intro: "Caches dropped. Milliseconds from the call that opens to the first block read / to every block found, each by \
+                the cheapest question that the store answers.",
+        workload: Workload::Reopen,
+        metrics: &[Metric::First, Metric::All],
+    },
+    Table {
+        title: "Staying within bounds",
+        intro: "Three times the set through a store of the size of one: the most space that its files took, as a part of that \
+                size, looked at after each set; and how much of the last set is readable.",
+        workload: Workload::Bounded,
+        metrics: &[Metric::Disk],
+    },
+];
+
+/// A run, ready to be written.
+#[derive(Debug)]
+pub(crate) struct Report {
+    cells: Cells,
+    head: String,
+    notes: Vec<String>,
+    settings: Vec<(&'static str, &'static str)>,
+}
+
+impl Report {
+    pub(crate) fn new(arguments: &GridArguments, outcome: &Outcome) -> Self {
+        let order = peers::ALL.map(|Peer { name, kind, .. }| Row { name, kind });
+        let cells = Cells::of(&outcome.slots, &order);
+        let sets = cells.columns.iter().map(|column| {
+            let bytes = arguments.blocks(*column) * column.len as u64;
+            format!("{} of {column}", size(bytes))
+        });
+        let command = if arguments.full { "--full" } else { "--quick" };
+        let head = format!(
+            "`cargo run --release -p peers -- {command}`{}, less than {} minutes, on {}.\n\nSets: {}.",
+            if arguments.is_partial() && arguments.full { " with filters" } else { "" },
+            outcome.took.as_secs() / 60 + 1,
+            machine::describe(benchkit::folder().path()),
+            sets.collect::<Vec<_>>().join("; "),
+        );
+        let is_row = |peer: &&Peer| cells.rows.iter().any(|row| row.name == peer.name);
+        let settings = peers::ALL.iter().filter(is_row).map(|peer| (peer.name, peer.settings)).collect();
+        Self { cells, head, notes: outcome.notes.clone(), settings }
+    }
+
+    /// Everything, as a part of a document.
+    pub(crate) fn markdown(&self) -> String {
+        let mut parts = vec!["## Beside other stores".to_owned(), self.head.clone(), self.legend()];
+        parts.extend(TABLES.iter().filter_map(|table| table.markdown(&self.cells)));
+        let settings = self.settings.iter().map(|(name, settings)| format!("- **{name}**: {settings}."));
+        parts.push(format!("### Settings\n\n{}", settings.collect::<Vec<_>>().join("\n")));
+        let notes: Vec<String> =
+            self.notes.iter().cloned().chain(self.failures()).map(|note| format!("- {note}")).collect();
+        if !notes.is_empty() {
+            parts.push(format!("### Notes\n\n{}", notes.join("\n")));
+        }
+        let parts: Vec<&str> = parts.iter().map(|part| part.trim()).collect();
+        parts.join("\n\n") + "\n"
+    }
+
+    fn legend(&self) -> String {
+        let limits = self.cells.rows.iter().any(|row| row.kind == Kind::Limit);
+        let ratio = "In parentheses: the ratio to the best of the `limit` rows, which do the same without an index, without \
+                     hashing, and without forgetting anything by name; `device` is beside them, past the page cache. ";
+        format!(
+            "Every block is content of its own and is compared with what was written when it is read; all bytes of it are \
+             touched, in place where the store lends it. Each store has processes and folders of its own, one at a time. {}\
+             Bold: the best peer that drops nothing. `n % readable`: as many blocks of those written were there. `cut`: ended \
+             after its time, the rate is that of the part that was done. Median of up to three rounds; ¹: one round only.",
+            if limits { ratio } else { "" }
+        )
+    }
+
+    fn failures(&self) -> impl Iterator<Item = String> {
+        let each = self.cells.failures.iter();
+        each.flat_map(|((column, name), failures)| failures.iter().map(move |what| format!("{name}, {column}: {what}")))
+    }
+
+    /// The failure that no report may hide.
+    pub(crate) fn wrong_bytes(&self) -> Option<String> {
+        let own = self.cells.rows.iter().find(|row| row.kind == Kind::Own).map(|row| row.name);
+        let mut failures = self.cells.failures.iter().filter(|((_, name), _)| Some(*name) == own);
+        let own = failures.find_map(|(_, failures)| failures.first());
+        own.map(|what| format!("this library has failed: {what}"))
+            .or_else(|| self.failures().find(|failure| failure.contains("WRONG BYTES")))
+    }
+
+    /// Every cell, a line each.
+    pub(crate) fn csv(&self) -> String {
+        let head = "workload,metric,unit,store,block_bytes,threads,value,runs,cut,readable\n".to_owned();
+        let lines = self.cells.values.iter().map(|(((workload, metric), column, name), cell)| {
+            let Cell { value, runs, cut, readable } = cell;
+            let (unit, Column { len, threads }) = (metric.unit(), column);
+            format!("{workload},{metric},{unit},{name},{len},{threads},{value},{runs},{cut},{readable}\n")
+        });
+        head + &lines.collect::<String>()
+    }
+
+    /// Writes BENCHMARKS.md, docs/peers.csv and the charts below `root`.
+    pub(crate) fn write(&self, root: &Path) -> Result<(), Failure> {
+        let docs = root.join("docs");
+        fs::create_dir_all(&docs)?;
+        let path = root.join("BENCHMARKS.md");
+        let file = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            file => Some(file?),
+        };
+        let mut charts = Vec::new();
+        for (name, title, what) in chart::CHARTS {
+            if let Some(svg) = chart::svg(&self.cells, title, what)? {
+                fs::write(docs.join(format!("peers-{name}.svg")), svg)?;
+                charts.push(format!("![{title}](docs/peers-{name}.svg)"));
+            }
+        }
+        let part = format!("{}\n### Charts\n\n{}", self.markdown(), charts.join("\n"));
+        fs::write(
+            &path,
+            markers::replaced(file.as_deref(), &part).map_err(|why| format!("{}: {why}", path.display()))?,
+        )?;
+        Ok(fs::write(docs.join("peers.csv"), self.csv())?)
+    }
+}

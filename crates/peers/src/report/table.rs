@@ -1,0 +1,222 @@
+//! A table in Markdown, and the sentence below it that names every column in which this library falls short.
+#![forbid(unsafe_code)]
+
+use crate::grid::Column;
+use crate::measure::{Metric, Workload};
+use crate::report::cells::{Cell, Cells, Row};
+use crate::store::Kind;
+
+/// Where the page cache itself ends: a store this near to it is level with whoever else is.
+const LEVEL: f64 = 0.95;
+
+/// One table: all metrics of a cell stand in it, with slashes between.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Table {
+    pub(super) title: &'static str,
+    pub(super) intro: &'static str,
+    pub(super) workload: Workload,
+    pub(super) metrics: &'static [Metric],
+}
+
+impl Table {
+    /// `None` if nothing of it was measured.
+    pub(super) fn markdown(&self, cells: &Cells) -> Option<String> {
+        let is_measured = |column: &Column| cells.rows.iter().any(|row| !self.cells(cells, *column, *row).is_empty());
+        let columns: Vec<Column> = cells.columns.iter().copied().filter(is_measured).collect();
+        if columns.is_empty() {
+            return None;
+        }
+        let head: Vec<String> = columns.iter().map(ToString::to_string).collect();
+        let mut lines = vec![format!("### {}\n\n{}\n", self.title, self.intro)];
+        lines.push(format!("| | {} |\n|---|{}", head.join(" | "), "---|".repeat(columns.len())));
+        for row in &cells.rows {
+            let line: Vec<String> = columns.iter().map(|column| self.cell(cells, *column, *row)).collect();
+            if line.iter().any(|cell| !cell.is_empty()) {
+                lines.push(format!("| {} | {} |", row.name, line.join(" | ")));
+            }
+        }
+        lines.extend(self.verdict(cells, &columns).map(|verdict| format!("\n{verdict}")));
+        Some(lines.join("\n") + "\n")
+    }
+
+    fn cells(&self, cells: &Cells, column: Column, row: Row) -> Vec<(Metric, Cell)> {
+        let metrics = self.metrics.iter();
+        metrics.filter_map(|metric| Some((*metric, cells.get((self.workload, *metric), column, row)?))).collect()
+    }
+
+    /// The ratios to the limit stand where a limit does the same.
+    fn cell(&self, cells: &Cells, column: Column, row: Row) -> String {
+        let measured = self.cells(cells, column, row);
+        if measured.is_empty() {
+            let failed = cells.failures.contains_key(&(column, row.name));
+            return if failed { "failed".to_owned() } else { String::new() };
+        }
+        let values = measured.iter().map(|(metric, cell)| {
+            let best = cells.best((self.workload, *metric), column, Kind::Peer);
+            let is_best = best.is_some_and(|(best, _)| best == row);
+            if is_best { format!("**{}**", number(cell.value)) } else { number(cell.value) }
+        });
+        let mut parts = vec![values.collect::<Vec<_>>().join(" / ")];
+        let ratios = measured.iter().filter(|(metric, _)| metric.more_is_better());
+        let ratios = ratios.filter_map(|(metric, cell)| cells.ratio((self.workload, *metric), column, cell.value));
+        let ratios: Vec<String> = ratios.map(|ratio| format!("{ratio:.2}")).collect();
+        if !ratios.is_empty() {
+            parts.push(format!(" ({})", ratios.join(" / ")));
+        }
+        let readable = measured.iter().map(|(_, cell)| cell.readable).fold(1.0, f64::min);
+        if readable < 1.0 || self.workload == Workload::Bounded {
+            parts.push(format!(", {} % readable", percent(readable)));
+        }
+        if measured.iter().any(|(_, cell)| cell.cut) {
+            parts.push(", cut".to_owned());
+        }
+        if measured.iter().any(|(_, cell)| cell.runs == 1) {
+            parts.push(" ¹".to_owned());
+        }
+        parts.concat()
+    }
+
+    /// In which columns this library is behind a store that drops nothing, and by how much.
+    fn verdict(&self, cells: &Cells, columns: &[Column]) -> Option<String> {
+        let own = *cells.rows.iter().find(|row| row.kind == Kind::Own)?;
+        let (mut compared, mut short) = (0, Vec::new());
+        for column in columns {
+            for metric in self.metrics.iter().copied().filter(|metric| *metric != Metric::Disk) {
+                let what = (self.workload, metric);
+                let mine = cells.get(what, *column, own);
+                let Some((mine, (peer, best))) = mine.zip(cells.best(what, *column, Kind::Peer)) else { continue };
+                compared += 1;
+                let ahead = if metric.more_is_better() { mine.value / best } else { best / mine.value };
+                if ahead >= 1.0 && mine.readable >= 1.0 {
+                    continue;
+                }
+                let limit = cells.ratio(what, *column, mine.value).filter(|_| metric.more_is_better());
+                let level = limit.filter(|ratio| *ratio >= LEVEL && mine.readable >= 1.0);
+                let limit = level.map_or(String::new(), |ratio| format!(", level: {ratio:.2} of the limit"));
+                let (mine, best) = (number(mine.value), number(best));
+                short.push(format!("{column} {metric} ({mine}, {} {best}: {ahead:.2}{limit})", peer.name));
+            }
+        }
+        match (compared, short.is_empty()) {
+            (0, _) => None,
+            (_, true) => Some(format!("{} is ahead of every peer that drops nothing in every column.", own.name)),
+            (_, false) => Some(format!("{} is not ahead in: {}.", own.name, short.join("; "))),
+        }
+    }
+}
+
+/// Three digits.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        1.0.. => format!("{value:.2}"),
+        0.1.. => format!("{value:.3}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+/// Never 100 unless it is all.
+fn percent(part: f64) -> String {
+    if part >= 1.0 { "100".to_owned() } else { format!("{:.1}", (part * 100.0).min(99.9)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Column = Column { threads: 1, len: 4096 };
+    const LARGE: Column = Column { threads: 2, len: 1 << 20 };
+    const BURST: (Workload, Metric) = (Workload::Fill, Metric::Burst);
+    const TABLE: Table = Table {
+        title: "Fill",
+        intro: "GiB/s, burst / sustained.",
+        workload: Workload::Fill,
+        metrics: &[Metric::Burst, Metric::Sustained],
+    };
+
+    fn row(name: &'static str, kind: Kind) -> Row {
+        Row { name, kind }
+    }
+
+    fn canned() -> Cells {
+        let mut cells = Cells {
+            rows: vec![
+                row("scratchspace", Kind::Own),
+                row("good", Kind::Peer),
+                row("dropping", Kind::Peer),
+                row("broken", Kind::Peer),
+                row("limit", Kind::Limit),
+                row("device", Kind::Device),
+            ],
+            columns: vec![SMALL, LARGE],
+            ..Cells::default()
+        };
+        let mut set = |column, name, values: [f64; 2], readable, cut, runs| {
+            for (metric, value) in [Metric::Burst, Metric::Sustained].into_iter().zip(values) {
+                cells.values.insert(((Workload::Fill, metric), column, name), Cell { value, runs, cut, readable });
+            }
+        };
+        set(SMALL, "scratchspace", [2.0, 0.5], 1.0, false, 3);
+        set(SMALL, "good", [1.0, 0.25], 1.0, true, 1);
+        set(SMALL, "dropping", [9.0, 9.0], 0.512_34, false, 3);
+        set(SMALL, "limit", [4.0, 0.5], 1.0, false, 3);
+        set(SMALL, "device", [8.0, 8.0], 1.0, false, 3);
+        set(LARGE, "scratchspace", [9.6, 1.5], 1.0, false, 3);
+        set(LARGE, "good", [9.8, 2.0], 1.0, false, 3);
+        set(LARGE, "limit", [10.0, 2.0], 1.0, false, 3);
+        cells.failures.insert((SMALL, "broken"), vec!["signal 9".to_owned()]);
+        cells
+    }
+
+    #[test]
+    fn a_table_shows_ratios_the_best_peer_drops_cuts_runs_failures_and_where_it_falls_short() {
+        let text = TABLE.markdown(&canned()).unwrap();
+        let expected = "### Fill\n\nGiB/s, burst / sustained.\n\n\
+            | | 4 KiB | 1 MiB, 2 threads |\n|---|---|---|\n\
+            | scratchspace | 2.00 / 0.500 (0.50 / 1.00) | 9.60 / 1.50 (0.96 / 0.75) |\n\
+            | good | **1.00** / **0.250** (0.25 / 0.50), cut ¹ | **9.80** / **2.00** (0.98 / 1.00) |\n\
+            | dropping | 9.00 / 9.00 (2.25 / 18.00), 51.2 % readable |  |\n\
+            | broken | failed |  |\n\
+            | limit | 4.00 / 0.500 (1.00 / 1.00) | 10.0 / 2.00 (1.00 / 1.00) |\n\
+            | device | 8.00 / 8.00 (2.00 / 16.00) |  |\n\n\
+            scratchspace is not ahead in: 1 MiB, 2 threads burst (9.60, good 9.80: 0.98, level: 0.96 of the limit); \
+            1 MiB, 2 threads sustained (1.50, good 2.00: 0.75).\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_table_without_a_row_that_is_ahead_says_so_and_one_without_cells_is_none() {
+        let mut cells = canned();
+        cells.columns = vec![SMALL];
+        let text = TABLE.markdown(&cells).unwrap();
+        assert!(
+            text.ends_with("\nscratchspace is ahead of every peer that drops nothing in every column.\n"),
+            "{text}"
+        );
+        assert_eq!(Table { workload: Workload::Hot, ..TABLE }.markdown(&cells), None);
+        cells.rows.retain(|row| row.kind != Kind::Own);
+        assert!(!TABLE.markdown(&cells).unwrap().contains("ahead"));
+    }
+
+    #[test]
+    fn whoever_waits_longer_is_behind() {
+        let mut cells = canned();
+        for (name, value) in [("scratchspace", 3.0), ("good", 2.0), ("dropping", 1.0)] {
+            let cell = Cell { value, runs: 3, cut: false, readable: 1.0 };
+            cells.values.insert(((Workload::Reopen, Metric::First), SMALL, name), cell);
+        }
+        let reopen = Table { workload: Workload::Reopen, metrics: &[Metric::First], ..TABLE };
+        let text = reopen.markdown(&cells).unwrap();
+        assert!(text.contains("| good | **2.00** |") && text.contains("4 KiB first (3.00, good 2.00: 0.67)"), "{text}");
+        assert_eq!(cells.best(BURST, SMALL, Kind::Peer).unwrap().0.name, "good");
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let written = [0.0, 0.012_34, 0.123_4, 1.234, 12.34, 123.4].map(number);
+        assert_eq!(written, ["0", "0.0123", "0.123", "1.23", "12.3", "123"]);
+        assert_eq!([0.0, 0.5, 0.9999, 1.0].map(percent), ["0.0", "50.0", "99.9", "100"]);
+    }
+}

@@ -1,0 +1,130 @@
+//! Whole runs of the program on small sets, from its command line.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const HEAD: &str = "workload,metric,unit,store,block_bytes,threads,value,runs,cut,readable";
+/// Those that can be had everywhere.
+const STORES: [&str; 8] = ["scratchspace", "foyer", "lmdb", "redb", "fjall", "cacache", "files", "limit-pwrite"];
+
+fn peers(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_peers")).args(arguments).output().unwrap()
+}
+
+fn succeeded(output: &Output) -> String {
+    let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{said}\n{failed}", output.status);
+    said.into_owned()
+}
+
+fn read(folder: &Path, name: &str) -> String {
+    std::fs::read_to_string(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn all_stores_do_all_workloads_and_the_report_is_well_formed() {
+    let out = benchkit::folder();
+    let path = out.path().to_str().unwrap();
+    let said = succeeded(&peers(&["--quick", "--size", "4k", "--blocks", "64", "--out", path]));
+    let markdown = read(out.path(), "BENCHMARKS.md");
+    assert!(
+        said.contains("## Beside other stores") && markdown.contains(said.trim()),
+        "what is printed is written\n{said}"
+    );
+    assert!(!said.contains("failed"), "{said}");
+    for table in markdown.split("\n### ").filter(|part| part.contains("|---|")) {
+        let widths: BTreeSet<usize> =
+            table.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
+        assert_eq!(widths.len(), 1, "{table}");
+    }
+    check_csv(&read(out.path(), "docs/peers.csv"), &said);
+    for chart in ["fill", "recycled", "hot", "cold", "reopen"] {
+        let svg = read(out.path(), &format!("docs/peers-{chart}.svg"));
+        assert!(
+            svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains("scratchspace"),
+            "{chart}"
+        );
+        assert!(markdown.contains(&format!("docs/peers-{chart}.svg")), "{chart}");
+    }
+}
+
+/// Each store has every measure that it should, and kept what it was given.
+fn check_csv(csv: &str, said: &str) {
+    let mut lines = csv.lines();
+    assert_eq!(lines.next(), Some(HEAD));
+    let rows: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
+    assert!(rows.iter().all(|row| row.len() == HEAD.split(',').count()), "{csv}");
+    for store in STORES {
+        let of_store: Vec<_> = rows.iter().filter(|row| row[3] == store).collect();
+        let workloads: BTreeSet<&str> = of_store.iter().map(|row| row[0]).collect();
+        let is_limit = store.starts_with("limit");
+        for workload in ["fill", "recycled", "hot", "cold", "mixed"] {
+            assert!(workloads.contains(workload), "{store} {workload}\n{said}");
+        }
+        assert_eq!((workloads.contains("reopen"), workloads.contains("bounded")), (!is_limit, !is_limit), "{store}");
+        for row in of_store {
+            let (value, readable): (f64, f64) = (row[6].parse().unwrap(), row[9].parse().unwrap());
+            assert!(value.is_finite() && value > 0.0, "{row:?}");
+            assert!(readable >= 1.0 || row[0] == "bounded", "{row:?}");
+            assert_eq!(row[8], "false", "nothing is cut: {row:?}");
+        }
+    }
+}
+
+#[test]
+fn two_threads_and_some_stores_only_are_measured_where_that_is_asked_for() {
+    let out = benchkit::folder();
+    let path = out.path().to_str().unwrap();
+    let only = ["--only", "limit-map,scratchspace", "--workload", "fill,hot"];
+    let arguments = [&["--quick", "--size", "64KiB", "--blocks", "16", "--out", path][..], &only].concat();
+    let said = succeeded(&peers(&arguments));
+    let csv = read(out.path(), "docs/peers.csv");
+    let rows: BTreeSet<(&str, &str, &str)> = csv
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').collect::<Vec<_>>())
+        .map(|row| (row[0], row[3], row[5]))
+        .collect();
+    let expected = ["fill", "hot"].into_iter().flat_map(|workload| {
+        let stores = ["scratchspace", "limit-map"].into_iter();
+        stores.flat_map(move |store| ["1", "2"].into_iter().map(move |threads| (workload, store, threads)))
+    });
+    assert_eq!(rows, expected.collect(), "{said}");
+}
+
+#[test]
+fn text_outside_the_comments_stays_and_a_file_without_them_is_refused() {
+    let out = benchkit::folder();
+    let path = out.path().to_str().unwrap();
+    let arguments = ["--only", "limit-pwrite", "--workload", "hot", "--size", "4k", "--blocks", "16", "--out", path];
+    let file = out.path().join("BENCHMARKS.md");
+    std::fs::write(&file, "before\n<!-- peers: begin -->\nold\n<!-- peers: end -->\nafter\n").unwrap();
+    succeeded(&peers(&arguments));
+    let text = read(out.path(), "BENCHMARKS.md");
+    assert!(
+        text.starts_with("before\n<!-- peers: begin -->\n") && text.ends_with("<!-- peers: end -->\nafter\n"),
+        "{text}"
+    );
+    assert!(!text.contains("\nold\n") && text.contains("limit-pwrite"), "{text}");
+
+    std::fs::write(&file, "nothing\n").unwrap();
+    let refused = peers(&arguments);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("peers: begin"));
+    assert_eq!(read(out.path(), "BENCHMARKS.md"), "nothing\n");
+}
+
+#[test]
+fn what_is_not_there_is_told_before_anything_is_measured() {
+    for (arguments, says) in [
+        (["--only", "nobody"], "scratchspace"),
+        (["--size", "4x"], "4k"),
+        (["--blocks", "60"], "power of two"),
+        (["--workload", "nothing"], "recycled"),
+    ] {
+        let refused = peers(&arguments);
+        assert!(!refused.status.success());
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    }
+}
