@@ -162,9 +162,9 @@ impl Run<'_> {
         cold::warm_memory(self.plan.set() / 2);
         let more = self.plan.blocks + 1..self.plan.blocks + self.plan.spare + 1;
         let mixed = work::mixed(store, self.content, more, there, self.limit)?;
-        let tell = |metric, value| self.tell(Workload::Mixed, metric, value, mixed.cut, 1.0);
+        let tell = |metric, value| self.tell(Workload::Mixed, metric, value, mixed.cut, mixed.readable());
         tell(Metric::WriteRate, work::rate(mixed.written, mixed.time));
-        tell(Metric::ReadRate, work::rate(mixed.read, mixed.time));
+        tell(Metric::ReadRate, work::rate(mixed.found * self.plan.block_len as u64, mixed.time));
         for (histogram, metrics) in [
             (&mixed.reads, [Metric::ReadP50, Metric::ReadP99, Metric::ReadP999]),
             (&mixed.puts, [Metric::WriteP50, Metric::WriteP99, Metric::WriteP999]),
@@ -223,6 +223,9 @@ impl Run<'_> {
         let first = Fill { numbers: 1..self.plan.blocks + 1, threads, removes: None, limit };
         // A store that was too slow for all of it turns what it has.
         let set = work::fill(&*store, self.content, &first)?.blocks;
+        if set == 0 {
+            return Err("not one block was written in the time that there was".into());
+        }
         let lap = |number: u64| {
             let removes = (!self.peer.forgets).then_some(set);
             Fill { numbers: number * set + 1..(number + 1) * set + 1, threads, removes, limit }

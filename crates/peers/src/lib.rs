@@ -58,7 +58,7 @@ fn go(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(out) = arguments.out.clone().or_else(|| (!arguments.grid.is_partial()).then(root)) {
         report.write(&out)?;
     }
-    report.wrong_bytes().map_or(Ok(()), |what| Err(what.into()))
+    report.failure().map_or(Ok(()), |what| Err(what.into()))
 }
 
 /// Does what the command line says.

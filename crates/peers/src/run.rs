@@ -1,7 +1,6 @@
 //! Runs the grid: one store at a time, each in processes and folders of its own, round after round.
 #![forbid(unsafe_code)]
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -67,6 +66,9 @@ pub(crate) fn run(arguments: &GridArguments) -> Result<Outcome, Failure> {
                 site.measure(slot, pace.limit(if round == 0 { count - at } else { 1 }));
             }
             bar.inc(1);
+            if bar.is_hidden() {
+                eprintln!("{}, {}: {:.1} s", slot.column, slot.peer.name, slot.took.as_secs_f64());
+            }
         }
         // This library and the limits again first, then the others as they take longer.
         slots.sort_by_key(|slot| (slot.peer.kind == Kind::Peer, slot.took));
@@ -182,7 +184,7 @@ impl Site<'_> {
     }
 
     fn clear(&mut self) {
-        if let Err(error) = fs::remove_dir_all(self.folder()) {
+        if let Err(error) = cold::delete(&self.folder()) {
             self.note(format!("a folder could not be deleted: {error}"));
         }
     }

@@ -2,6 +2,8 @@
 
 mod library;
 
+use std::path::PathBuf;
+
 use crate::peers::sync_file_system;
 use crate::store::{Failure, Kind, Peer, Plan, Reader, Store, Writer};
 use library::{Library, Open, Options};
@@ -24,7 +26,7 @@ pub(crate) const PEER: Peer = Peer {
 
 struct Rocks {
     open: Open,
-    plan: Plan,
+    folder: PathBuf,
 }
 
 impl Rocks {
@@ -41,7 +43,7 @@ impl Rocks {
             cache: plan.cache(),
         };
         let open = Library::load()?.open(&plan.folder.join("rocksdb"), &options)?;
-        Ok(Self { open, plan: plan.clone() })
+        Ok(Self { open, folder: plan.folder.clone() })
     }
 }
 
@@ -56,7 +58,7 @@ impl Store for Rocks {
 
     fn sync(&self) -> Result<(), Failure> {
         self.open.flush()?;
-        sync_file_system(&self.plan.folder)
+        sync_file_system(&self.folder)
     }
 }
 

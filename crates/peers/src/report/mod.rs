@@ -156,8 +156,8 @@ impl Report {
         each.flat_map(|((column, name), failures)| failures.iter().map(move |what| format!("{name}, {column}: {what}")))
     }
 
-    /// The failure that no report may hide.
-    pub(crate) fn wrong_bytes(&self) -> Option<String> {
+    /// What no report may hide: that this library failed, or that any store lent wrong bytes.
+    pub(crate) fn failure(&self) -> Option<String> {
         let own = self.cells.rows.iter().find(|row| row.kind == Kind::Own).map(|row| row.name);
         let mut failures = self.cells.failures.iter().filter(|((_, name), _)| Some(*name) == own);
         let own = failures.find_map(|(_, failures)| failures.first());
@@ -198,5 +198,64 @@ impl Report {
             markers::replaced(file.as_deref(), &part).map_err(|why| format!("{}: {why}", path.display()))?,
         )?;
         Ok(fs::write(docs.join("peers.csv"), self.csv())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let column = Column { threads: 1, len: 4096 };
+        let rows = [("scratchspace", Kind::Own), ("good", Kind::Peer)].map(|(name, kind)| Row { name, kind });
+        let mut cells = Cells { rows: rows.to_vec(), columns: vec![column], ..Cells::default() };
+        let hot = (Workload::Hot, Metric::Rate);
+        for (name, value, cut) in [("scratchspace", 2.5, false), ("good", 1.0, true)] {
+            cells.values.insert((hot, column, name), Cell { value, runs: 3, cut, readable: 1.0 });
+        }
+        cells.failures.insert((column, "good"), vec!["signal 9: it said nothing".to_owned()]);
+        let settings = vec![("scratchspace", "the default"), ("good", "as recommended")];
+        Report { cells, head: "On a machine.".to_owned(), notes: vec!["rocksdb was skipped: no".to_owned()], settings }
+    }
+
+    #[test]
+    fn the_csv_has_a_line_for_each_cell() {
+        let expected = "workload,metric,unit,store,block_bytes,threads,value,runs,cut,readable\n\
+            hot,rate,GiB/s,good,4096,1,1,3,true,1\n\
+            hot,rate,GiB/s,scratchspace,4096,1,2.5,3,false,1\n";
+        assert_eq!(report().csv(), expected);
+    }
+
+    #[test]
+    fn the_document_has_the_machine_the_tables_the_settings_and_what_went_wrong() {
+        let text = report().markdown();
+        let (head, rest) = text.split_once("### Hot random reads").unwrap();
+        assert!(head.starts_with("## Beside other stores\n\nOn a machine.\n\n") && !head.contains("`limit`"), "{head}");
+        let expected = "| scratchspace | 2.50 |\n| good | **1.00**, cut |\n\n\
+            scratchspace is ahead of every peer that drops nothing in every column.\n\n\
+            ### Settings\n\n- **scratchspace**: the default.\n- **good**: as recommended.\n\n\
+            ### Notes\n\n- rocksdb was skipped: no\n- good, 4 KiB: signal 9: it said nothing\n";
+        assert!(rest.ends_with(expected), "{rest}");
+    }
+
+    #[test]
+    fn a_failure_of_this_library_and_wrong_bytes_of_any_store_fail_the_run() {
+        let mut report = report();
+        assert_eq!(report.failure(), None);
+        let fail = |report: &mut Report, name: &'static str, what: &str| {
+            report.cells.failures.insert((report.cells.columns[0], name), vec![what.to_owned()]);
+        };
+        fail(&mut report, "good", "WRONG BYTES: block 3 is not what was written");
+        assert!(report.failure().unwrap().contains("block 3"));
+        fail(&mut report, "scratchspace", "signal 9");
+        assert!(report.failure().unwrap().contains("signal 9"));
+    }
+
+    #[test]
+    fn a_chart_has_a_line_for_each_store_that_was_measured_and_none_without() {
+        let report = report();
+        let svg = chart::svg(&report.cells, "Hot", (Workload::Hot, Metric::Rate)).unwrap().unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("good") && svg.contains("4 KiB"), "{svg}");
+        assert_eq!(chart::svg(&report.cells, "Cold", (Workload::Cold, Metric::Rate)).unwrap(), None);
     }
 }

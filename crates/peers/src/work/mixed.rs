@@ -20,13 +20,21 @@ const LONGEST: u64 = 120_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Mixed {
     pub(crate) written: u64,
-    pub(crate) read: u64,
+    pub(crate) found: u64,
     pub(crate) time: Duration,
     pub(crate) cut: bool,
     /// Of each `put`, in ns; what a commit takes is paid by the call that makes it.
     pub(crate) puts: Histogram<u64>,
     /// Of each read, all bytes summed, in ns.
     pub(crate) reads: Histogram<u64>,
+}
+
+impl Mixed {
+    /// Which part of the reads found their block.
+    #[expect(clippy::cast_precision_loss, reason = "a part of one")]
+    pub(crate) fn readable(&self) -> f64 {
+        self.found as f64 / self.reads.len().max(1) as f64
+    }
 }
 
 /// Writes `numbers`, and reads `there` in no visible order until that is done.
@@ -48,7 +56,7 @@ pub(crate) fn mixed(
         let time = clock.elapsed();
         let (found, reads) = reader.join().map_err(|_| "the reading thread has panicked")??;
         let (puts, cut) = written?;
-        Ok(Mixed { written: puts.len() * len, read: found * len, time, cut, puts, reads })
+        Ok(Mixed { written: puts.len() * len, found, time, cut, puts, reads })
     })
 }
 
