@@ -18,8 +18,6 @@ use crate::peers;
 use crate::store::{Failure, Kind, Peer, Plan, Store};
 use crate::work::{self, Fill, Order, Reads};
 
-/// A number that nothing was put under.
-const NEVER: u64 = u64::MAX;
 const MIB: u64 = 1 << 20;
 
 /// What a process does.
@@ -176,22 +174,24 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// From the call that opens, caches cold, to the first block that is read, and to the last one that is found.
+    /// From the call that opens, caches cold, to the first block that is found and read, and to the last one that is found.
     fn reopen(&self, there: Order) -> Result<(), Failure> {
         cold::drop_caches(&self.plan.folder)?;
         let begun = Instant::now();
         let store = self.open()?;
-        let first = work::pass(&*store, self.content, Order { first: there.first, count: 1 }, 1, self.limit)?;
-        let first_after = begun.elapsed();
+        let found_one = work::first_found(&*store, self.content, there, self.limit)?;
+        let first = begun.elapsed();
+        store.settle()?;
         let (mut reader, mut found) = (store.reader()?, 0);
         for number in there.first..there.first + there.count {
             found += u64::from(reader.contains(number)?);
         }
-        let all_after = begun.elapsed();
-        let reads = Reads { found, missing: there.count - found, ..first };
-        let millis = |time: Duration| time.as_secs_f64() * 1e3;
-        self.tell(Workload::Reopen, Metric::First, millis(first_after), false, first.readable());
-        self.tell(Workload::Reopen, Metric::All, millis(all_after), false, reads.readable());
+        let all = begun.elapsed();
+        let tell = |metric, time: Duration, readable| {
+            self.tell(Workload::Reopen, metric, time.as_secs_f64() * 1e3, false, readable);
+        };
+        tell(Metric::First, first, f64::from(u8::from(found_one)));
+        tell(Metric::All, all, part(found, there.count));
         Ok(())
     }
 
@@ -201,8 +201,7 @@ impl Run<'_> {
             cold::warm_memory(self.plan.set());
         }
         let store = self.open()?;
-        // A store that looks for its blocks in the background answers this one when it is done.
-        store.reader()?.contains(NEVER)?;
+        store.settle()?;
         if !cold::drop_caches(&self.plan.folder)? {
             println!("note caches are dropped file by file only: not root");
         }
@@ -235,16 +234,19 @@ impl Run<'_> {
         let second = work::fill(&*store, self.content, &lap(1))?;
         most = most.max(cold::bytes_on_disk(folder)?);
         self.tell_fill(Workload::Recycled, &second, 1.0);
-        if self.wants(Workload::Bounded) && !second.cut {
+        if !self.wants(Workload::Bounded) {
+            return Ok(());
+        }
+        let (mut last, mut cut) = (set + second.blocks, second.cut);
+        if !cut {
             let third = work::fill(&*store, self.content, &lap(2))?;
             most = most.max(cold::bytes_on_disk(folder)?);
-            let newest = Order { first: 2 * set + 1, count: set };
-            let reads = work::pass(&*store, self.content, newest, threads, limit)?;
-            let bound = (set * self.plan.block_len as u64).max(1);
-            #[expect(clippy::cast_precision_loss, reason = "a ratio of three digits")]
-            let disk = most as f64 / bound as f64;
-            self.tell(Workload::Bounded, Metric::Disk, disk, third.cut, reads.readable());
+            (last, cut) = (last + third.blocks, third.cut);
         }
+        let newest = Order { first: last - set + 1, count: set };
+        let reads = work::pass(&*store, self.content, newest, threads, limit)?;
+        let disk = part(most, set * self.plan.block_len as u64);
+        self.tell(Workload::Bounded, Metric::Disk, disk, cut, reads.readable());
         Ok(())
     }
 
@@ -272,6 +274,11 @@ impl Run<'_> {
     fn tell_reads(&self, workload: Workload, reads: &Reads) {
         self.tell(workload, Metric::Rate, work::rate(reads.bytes, reads.time), reads.cut, reads.readable());
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a ratio of three digits")]
+fn part(some: u64, of: u64) -> f64 {
+    some as f64 / of.max(1) as f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a time of three digits")]

@@ -31,6 +31,7 @@ pub(crate) fn check(peer: Peer) {
     drop(store);
 
     let store = open();
+    store.settle().unwrap();
     everything_is_found_again(&*store);
     another_thread_reads_what_one_has_put(&*store);
     the_newest_content_counts(&*store);

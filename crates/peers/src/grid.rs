@@ -149,7 +149,7 @@ impl GridArguments {
 
     /// Milliseconds that a part takes before it is cut, unless time is short.
     pub(crate) fn limit(&self) -> u64 {
-        if self.full { 60_000 } else { 8_000 }
+        if self.full { 60_000 } else { 6_000 }
     }
 
     /// The most bytes that a store may take on the disk at once.
@@ -162,14 +162,20 @@ impl GridArguments {
 
 /// What is measured of a store in a column.
 pub(crate) fn workloads_of(peer: &Peer, column: Column) -> Vec<Workload> {
+    let writes = |workload: &Workload| matches!(workload, Workload::Fill | Workload::Recycled | Workload::Mixed);
+    let mut all = workloads(peer.kind, column);
+    all.retain(|workload| !(peer.reads_only && writes(workload)));
+    all
+}
+
+/// What is measured of a kind of store in a column.
+pub(crate) fn workloads(kind: Kind, column: Column) -> Vec<Workload> {
     use Workload::{Bounded, Cold, Fill, Hot, Mixed, Recycled, Reopen, Scarce};
     let all = [Fill, Recycled, Hot, Cold, Scarce, Mixed, Reopen, Bounded];
-    let is_store = matches!(peer.kind, Kind::Own | Kind::Peer);
+    let is_store = matches!(kind, Kind::Own | Kind::Peer);
     let wanted = |workload: &Workload| match workload {
-        Hot | Cold => true,
-        Scarce => column.threads == 1,
-        Fill | Recycled => !peer.reads_only,
-        Mixed => !peer.reads_only && column.threads == 1,
+        Fill | Recycled | Hot | Cold => true,
+        Scarce | Mixed => column.threads == 1,
         Reopen | Bounded => is_store && column.threads == 1,
     };
     all.into_iter().filter(wanted).collect()

@@ -58,6 +58,12 @@ pub(crate) trait Store: Send + Sync {
 
     /// Everything that was published is on the device when it returns.
     fn sync(&self) -> Result<(), Failure>;
+
+    /// Waits until the blocks of an earlier opening are found: a store that looks for them in the background may be asked for
+    /// any of them before, and may miss it.
+    fn settle(&self) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// One thread's way to write.
@@ -107,7 +113,7 @@ pub(crate) struct Peer {
     pub(crate) settings: &'static str,
     /// Whether it can be had here; if not, why.
     pub(crate) probe: fn() -> Result<(), String>,
-    /// Opens it, with all the blocks that an earlier one has synced in that folder.
+    /// Opens it; once it has settled it has all the blocks that an earlier one has synced in that folder.
     pub(crate) open: fn(&Plan) -> Result<Box<dyn Store>, Failure>,
 }
 

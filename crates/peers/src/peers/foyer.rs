@@ -30,7 +30,7 @@ pub(crate) const WAITING: Peer = Peer {
     reads_only: false,
     settings: "`HybridCache`, written on insertion, a memory half of a quarter of the set; block engine over a folder with \
                2 flushers, 2 reclaimers and 256 MiB of buffers (of its full example; at most an eighth of the memory), \
-               blocks of 16 MiB, of 64 MiB for values of 16 MiB, the psync engine. Each writer waits for the disk before \
+               blocks of 16 MiB (of 64 MiB for values of 16 MiB) and 256 KiB, the psync engine. Each writer waits for the disk before \
                the buffers can overflow, so that nothing is dropped",
     probe: always,
     open: |plan| Ok(Box::new(Foyer::open(plan, true)?)),
@@ -55,7 +55,8 @@ struct Foyer {
 impl Foyer {
     fn open(plan: &Plan, waits: bool) -> Result<Self, Failure> {
         let entry = on_disk(plan.block_len);
-        let block_size = if plan.block_len < 8 * MIB { 16 * MIB } else { 4 * plan.block_len };
+        // With room for what a few long values have besides, so that no block stays a quarter empty.
+        let block_size = (16 * MIB).max(4 * entry) + MIB / 4;
         let (flushers, buffers) = if waits {
             // Each of them has two, one to fill and one to write.
             (FLUSHERS, BUFFERS.min(usize::try_from(plan.memory / 8)?).max(FLUSHERS * 2 * entry))

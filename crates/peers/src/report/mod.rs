@@ -79,8 +79,8 @@ const TABLES: [Table; 10] = [
     },
     Table {
         title: "Opening again",
-        intro: "Caches dropped. Milliseconds from the call that opens to the first block read / to every block found, each by \
-                the cheapest question that the store answers.",
+        intro: "Caches dropped. Milliseconds from the call that opens to the first block found and read, of those asked for in \
+                no order / to every block found, each by the cheapest question that the store answers.",
         workload: Workload::Reopen,
         metrics: &[Metric::First, Metric::All],
     },
@@ -108,7 +108,7 @@ impl Report {
         let cells = Cells::of(&outcome.slots, &order);
         let sets = cells.columns.iter().map(|column| {
             let bytes = arguments.blocks(*column) * column.len as u64;
-            format!("{} of {column}", size(bytes))
+            format!("{} at {column}", size(bytes))
         });
         let command = if arguments.full { "--full" } else { "--quick" };
         let head = format!(

@@ -1,7 +1,7 @@
 //! A table in Markdown, and the sentence below it that names every column in which this library falls short.
 #![forbid(unsafe_code)]
 
-use crate::grid::Column;
+use crate::grid::{Column, workloads};
 use crate::measure::{Metric, Workload};
 use crate::report::cells::{Cell, Cells, Row};
 use crate::store::Kind;
@@ -39,6 +39,11 @@ impl Table {
         Some(lines.join("\n") + "\n")
     }
 
+    /// Whether a row of that kind has cells in this table.
+    fn is_done_by(&self, kind: Kind, column: Column) -> bool {
+        workloads(kind, column).contains(&self.workload)
+    }
+
     fn cells(&self, cells: &Cells, column: Column, row: Row) -> Vec<(Metric, Cell)> {
         let metrics = self.metrics.iter();
         metrics.filter_map(|metric| Some((*metric, cells.get((self.workload, *metric), column, row)?))).collect()
@@ -48,12 +53,12 @@ impl Table {
     fn cell(&self, cells: &Cells, column: Column, row: Row) -> String {
         let measured = self.cells(cells, column, row);
         if measured.is_empty() {
-            let failed = cells.failures.contains_key(&(column, row.name));
+            let failed = cells.failures.contains_key(&(column, row.name)) && self.is_done_by(row.kind, column);
             return if failed { "failed".to_owned() } else { String::new() };
         }
         let values = measured.iter().map(|(metric, cell)| {
             let best = cells.best((self.workload, *metric), column, Kind::Peer);
-            let is_best = best.is_some_and(|(best, _)| best == row);
+            let is_best = best.is_some_and(|(best, _)| best == row) && *metric != Metric::Disk;
             if is_best { format!("**{}**", number(cell.value)) } else { number(cell.value) }
         });
         let mut parts = vec![values.collect::<Vec<_>>().join(" / ")];

@@ -73,6 +73,21 @@ pub(crate) fn hot(
     reads(store, content, order, threads, least, limit)
 }
 
+/// Asks for one block after the other until one of them is found, and reads that; false if none is for so long.
+pub(crate) fn first_found(store: &dyn Store, content: Content, order: Order, limit: Duration) -> Result<bool, Failure> {
+    let (clock, mut reader) = (Clock::start(limit), store.reader()?);
+    loop {
+        for number in order.numbers() {
+            if one_block(&mut *reader, content, number)? {
+                return Ok(true);
+            }
+        }
+        if clock.is_over() {
+            return Ok(false);
+        }
+    }
+}
+
 fn reads(
     store: &dyn Store,
     content: Content,
