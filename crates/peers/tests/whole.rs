@@ -94,6 +94,26 @@ fn two_threads_and_some_stores_only_are_measured_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_set_twice_as_large_as_the_memory_of_a_group_is_read_in_it() {
+    let out = benchkit::folder();
+    let path = out.path().to_str().unwrap();
+    let only = ["--only", "scratchspace,limit-exact", "--workload", "scarce"];
+    let arguments = [&["--quick", "--size", "64KiB", "--blocks", "2048", "--out", path][..], &only].concat();
+    let said = succeeded(&peers(&arguments));
+    if let Some(why) = said.lines().find(|line| line.contains("reads with little memory were skipped")) {
+        println!("skipped: {why}");
+        return;
+    }
+    let csv = read(out.path(), "docs/peers.csv");
+    for store in ["scratchspace", "limit-exact"] {
+        assert!(
+            csv.lines().any(|line| line.starts_with(&format!("scarce,rate,GiB/s,{store},65536,1,"))),
+            "{csv}\n{said}"
+        );
+    }
+}
+
+#[test]
 fn text_outside_the_comments_stays_and_a_file_without_them_is_refused() {
     let out = benchkit::folder();
     let path = out.path().to_str().unwrap();

@@ -52,19 +52,26 @@ pub(super) fn svg(cells: &Cells, title: &str, what: What) -> Result<Option<Strin
         chart
             .configure_mesh()
             .disable_x_mesh()
-            .x_labels(10 * columns.len() + 1)
+            .x_labels(columns.len() + 1)
             .x_label_formatter(&label)
             .y_label_formatter(&|value| number(*value))
             .label_style((FONT, 13))
             .draw()?;
         for (at, (Row { name, kind }, points)) in lines.into_iter().enumerate() {
-            let color = if kind == Kind::Own { BLACK.to_rgba() } else { Palette99::pick(at).to_rgba() };
+            let color = match kind {
+                Kind::Own => BLACK.to_rgba(),
+                Kind::Peer => Palette99::pick(at).to_rgba(),
+                // Beside the point, and told apart by where they run.
+                Kind::Limit | Kind::Device => RGBColor(150, 150, 150).mix(if at % 2 == 0 { 1.0 } else { 0.6 }),
+            };
+            let drops = columns.iter().any(|column| cells.drops(*column, Row { name, kind }));
+            let name = if drops { format!("{name} (drops)") } else { name.to_owned() };
             let style = color.stroke_width(match kind {
                 Kind::Own => 3,
                 Kind::Peer => 2,
                 Kind::Limit | Kind::Device => 1,
             });
-            line(&mut chart, name, points, style)?;
+            line(&mut chart, &name, points, style)?;
         }
         chart
             .configure_series_labels()

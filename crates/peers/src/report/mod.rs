@@ -112,7 +112,7 @@ impl Report {
         });
         let command = if arguments.full { "--full" } else { "--quick" };
         let head = format!(
-            "`cargo run --release -p peers -- {command}`{}, less than {} minutes, on {}.\n\nSets: {}.",
+            "`cargo run --release -p peers -- {command}`{}, {} min, on {}.\n\nSets: {}.",
             if arguments.is_partial() && arguments.full { " with filters" } else { "" },
             outcome.took.as_secs() / 60 + 1,
             machine::describe(benchkit::folder().path()),
