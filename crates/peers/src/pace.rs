@@ -30,6 +30,11 @@ impl Pace {
         (2 * share).min(self.limit).max(self.limit / 20)
     }
 
+    /// Whether all of it is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.left().is_zero()
+    }
+
     /// Whether there is time for something that took as long before.
     pub(crate) fn has_time_for(&self, took: Duration) -> bool {
         self.left() > took * 5 / 4
@@ -48,6 +53,6 @@ mod tests {
         assert!(short > minute / 2 && short < minute, "{short:?}");
         let over = Pace::start(Duration::ZERO, minute);
         assert_eq!(over.limit(3), minute / 20);
-        assert!(!over.has_time_for(Duration::ZERO) && Pace::start(hour, minute).has_time_for(minute));
+        assert!(over.is_over() && !over.has_time_for(Duration::ZERO) && Pace::start(hour, minute).has_time_for(minute));
     }
 }

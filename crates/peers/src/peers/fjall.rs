@@ -12,12 +12,16 @@ pub(crate) const PEER: Peer = Peer {
     reads_only: false,
     settings: "key-value separation with its defaults (values from 1 KiB on, blob files of 64 MiB), no compression, \
                big-endian keys, a cache of a quarter of the set (20 to 25 % of the memory are recommended); the journal \
-               goes to the system and is synced at the end. The oldest block is removed before another is written once \
+               is persisted once, at the end (`manual_journal_persist`). The oldest block is removed before another is written once \
                the set is full",
     probe: always,
     open: |plan| {
-        let database = Database::builder(&plan.folder).cache_size(plan.cache() as u64).open()?;
-        let options = || KeyspaceCreateOptions::default().with_kv_separation(Some(KvSeparationOptions::default()));
+        let builder = Database::builder(&plan.folder).cache_size(plan.cache() as u64);
+        let database = builder.manual_journal_persist(true).open()?;
+        let options = || {
+            let separated = KeyspaceCreateOptions::default().with_kv_separation(Some(KvSeparationOptions::default()));
+            separated.manual_journal_persist(true)
+        };
         let blocks = database.keyspace("blocks", options)?;
         Ok(Box::new(Fjall { database, blocks }))
     },

@@ -30,7 +30,8 @@ pub(crate) const WAITING: Peer = Peer {
     reads_only: false,
     settings: "`HybridCache`, written on insertion, a memory half of a quarter of the set; block engine over a folder with \
                2 flushers, 2 reclaimers and 256 MiB of buffers (of its full example; at most an eighth of the memory), \
-               blocks of 16 MiB (of 64 MiB for values of 16 MiB) and 256 KiB, the psync engine. Each writer waits for the disk before \
+               blocks of 16 MiB (of 64 MiB for values of 16 MiB) and 256 KiB, the psync engine; values are \
+               vectors, copied from the block that is put. Each writer waits for the disk before \
                the buffers can overflow, so that nothing is dropped",
     probe: always,
     open: |plan| Ok(Box::new(Foyer::open(plan, true)?)),
