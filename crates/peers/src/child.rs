@@ -177,6 +177,7 @@ impl Run<'_> {
     /// From the call that opens, caches cold, to the first block that is found and read, and to the last one that is found.
     fn reopen(&self, there: Order) -> Result<(), Failure> {
         cold::drop_caches(&self.plan.folder)?;
+        cold::warm_memory(self.plan.set() / 4);
         let begun = Instant::now();
         let store = self.open()?;
         let found_one = work::first_found(&*store, self.content, there, self.limit)?;

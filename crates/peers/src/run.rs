@@ -164,6 +164,8 @@ impl Site<'_> {
         if let Err(error) = cold::drop_caches(&self.folder()) {
             return slot.failures.push(format!("dropping caches: {error}"));
         }
+        // Here, not there: the group has less.
+        cold::warm_memory(memory);
         let mut told = self.task(slot, Task::Scarce, &[Workload::Scarce], limit, Some((&group, memory, there)));
         if group.killed().is_ok_and(|killed| killed > 0) {
             told.failure = Some(format!("killed for want of memory: it had {}", size(memory)));
