@@ -53,8 +53,9 @@ impl Table {
     fn cell(&self, cells: &Cells, column: Column, row: Row) -> String {
         let measured = self.cells(cells, column, row);
         if measured.is_empty() {
-            let failed = cells.failures.contains_key(&(column, row.name)) && self.is_done_by(row.kind, column);
-            return if failed { "failed".to_owned() } else { String::new() };
+            let why = cells.failures.get(&(column, row.name)).filter(|_| self.is_done_by(row.kind, column));
+            let is_killed = |why: &Vec<String>| why.iter().any(|what| what.contains("killed"));
+            return why.map_or("", |why| if is_killed(why) { "killed" } else { "failed" }).to_owned();
         }
         let values = measured.iter().map(|(metric, cell)| {
             let best = cells.best((self.workload, *metric), column, Kind::Peer);
