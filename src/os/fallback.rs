@@ -81,6 +81,11 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> i
     unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, advice) }.map_err(io::Error::from)
 }
 
+/// Would say whether nothing was ever stored in a part of a file; systems say that in ways of their own.
+pub(crate) fn is_hole(_file: &File, _range: Range<u64>) -> bool {
+    false
+}
+
 /// Would say how much of a mapping is in memory; the system does not tell.
 ///
 /// # Safety

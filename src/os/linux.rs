@@ -115,3 +115,14 @@ pub(crate) unsafe fn resident(start: NonNull<u8>, len: usize) -> Option<u64> {
     let there = pages.iter().filter(|page| **page & 1 != 0).count();
     (result == 0).then_some((there * page) as u64)
 }
+
+/// Whether nothing was ever stored in `range` of `file`. `false` where the file system does not tell.
+pub(crate) fn is_hole(file: &File, range: Range<u64>) -> bool {
+    // The position that this moves is used by nobody.
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(range.start)) {
+        Ok(data) => data >= range.end,
+        // No data behind it.
+        Err(Errno::NXIO) => true,
+        Err(_) => false,
+    }
+}

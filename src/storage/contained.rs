@@ -249,6 +249,10 @@ unsafe impl FileMemory for ContainedMemory {
         let _ = self.panics.contain(|| self.inner.release(range));
     }
 
+    fn is_untouched(&self, range: Range<u64>) -> bool {
+        self.panics.contain(|| self.inner.is_untouched(range)).unwrap_or(false)
+    }
+
     fn resident(&self, range: Range<u64>) -> Option<u64> {
         self.panics.contain(|| self.inner.resident(range)).ok().flatten()
     }

@@ -487,6 +487,10 @@ unsafe impl FileMemory for FaultyMemory {
         self.inner.release(range);
     }
 
+    fn is_untouched(&self, range: Range<u64>) -> bool {
+        self.inner.is_untouched(range)
+    }
+
     #[cfg(not(loom))]
     fn resident(&self, range: Range<u64>) -> Option<u64> {
         Some(self.faults.hints.resident(&range))

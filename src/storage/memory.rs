@@ -316,6 +316,10 @@ unsafe impl FileMemory for OwnedMemory {
         self.kept.memory.release(range);
     }
 
+    fn is_untouched(&self, range: Range<u64>) -> bool {
+        self.kept.memory.is_untouched(range)
+    }
+
     fn resident(&self, range: Range<u64>) -> Option<u64> {
         self.kept.memory.resident(range)
     }

@@ -308,6 +308,12 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     /// nothing happens.
     fn release(&self, _range: Range<u64>) {}
 
+    /// Whether nothing was ever stored in this range, so that it holds zeros, and reading it is waste. Default: not known,
+    /// `false`.
+    fn is_untouched(&self, _range: Range<u64>) -> bool {
+        false
+    }
+
     /// How many bytes of this range are in memory; `None`, as by default, where the system does not tell.
     fn resident(&self, _range: Range<u64>) -> Option<u64> {
         None

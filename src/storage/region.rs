@@ -233,6 +233,10 @@ unsafe impl FileMemory for MappedFile {
         let _ = self.region.advise(&range, Advice::Unmap);
     }
 
+    fn is_untouched(&self, range: Range<u64>) -> bool {
+        within(self.region.size, &range).is_ok() && os::is_hole(&self.file, range)
+    }
+
     fn resident(&self, range: Range<u64>) -> Option<u64> {
         self.region.resident(&range)
     }
@@ -288,6 +292,23 @@ mod tests {
         }
         assert_eq!((memory.resident(1..2), memory.resident(5..5)), (Some(4096), Some(0)));
         assert_eq!(memory.resident(0..all.end + 1), None);
+    }
+
+    #[test]
+    fn what_was_stored_is_touched_and_what_was_set_aside_is_not() {
+        let file = tempfile::tempfile().unwrap();
+        os::preallocate(&file, 1 << 20).unwrap();
+        let memory = MappedFile::new(file, FileSize::new(1 << 20).unwrap(), Arc::new(Locks::none())).unwrap();
+        memory.store(300_000, &[b"stored"]).unwrap();
+        for synced in [false, true] {
+            assert!(!memory.is_untouched(0..1 << 20) && !memory.is_untouched(300_000..300_006), "synced: {synced}");
+            assert!(!memory.is_untouched(0..(1 << 20) + 1) && memory.is_untouched(5..5));
+            // Where the file system tells.
+            if memory.is_untouched(0..4096) {
+                assert!(memory.is_untouched(400_000..1 << 20), "synced: {synced}");
+            }
+            memory.sync().unwrap();
+        }
     }
 
     #[test]

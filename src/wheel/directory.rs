@@ -54,6 +54,10 @@ impl FileWheel {
             let start = end - len;
             #[expect(clippy::cast_possible_truncation, reason = "at most 1 MiB / 64 entries a piece")]
             let count = (len / Entry::SIZE as u64) as u32;
+            if file.memory().is_ok_and(|memory| memory.is_untouched(start..end)) {
+                slot += count;
+                continue;
+            }
             let bytes = &mut buffer[..usize::try_from(len).ok()?];
             if !self.load_piece(file, start, bytes) {
                 directory.unreadable += 1;
@@ -93,6 +97,10 @@ impl FileWheel {
         for &(start, len) in directory.pieces.iter().rev() {
             if directory.entries == 0 || self.is_closed() {
                 return;
+            }
+            // Nothing valid lies that far down.
+            if (size - start - len) / Entry::SIZE as u64 >= u64::from(directory.next_slot) {
+                continue;
             }
             buffer.resize(usize::try_from(len).unwrap_or(0), 0);
             let bytes = &mut buffer[..];
@@ -155,7 +163,8 @@ fn decode(file: &BlockFile, number: u32, bytes: &[u8]) -> Decoded {
 mod tests {
     use super::*;
     use crate::block::{BlockHash, BlockKind, Realm};
-    use crate::storage::MemoryFileSource;
+    use crate::storage::faulty::{Call, FaultySource};
+    use crate::storage::{DiskFileSource, FileSource, MemoryFileSource};
     use crate::sync::Arc;
     use crate::wheel::{NewBlock, WheelOptions};
 
@@ -182,5 +191,38 @@ mod tests {
         wheel.read_entries(file, &directory, |slot, _| found.push(slot.get()));
         assert_eq!((found, directory.entries), (vec![2, 1, 0], 3));
         wheel.close(Duration::from_secs(20));
+    }
+
+    /// How often a directory of three blocks is read from, for its bounds and for its entries.
+    fn loads(source: impl FileSource) -> [u64; 2] {
+        let source = FaultySource::new(source);
+        let faults = source.faults();
+        let options = WheelOptions { gather_bytes: 0, ..WheelOptions::default() };
+        let wheel = FileWheel::open(Arc::new(source), options).unwrap();
+        (0..3).for_each(|number| put(&wheel, number));
+        let file = wheel.table.iter().next().unwrap();
+        let before = faults.count(Call::Load);
+        let directory = wheel.read_bounds(file).unwrap();
+        let bounds = faults.count(Call::Load);
+        let mut found = 0;
+        wheel.read_entries(file, &directory, |_, _| found += 1);
+        assert_eq!(found, 3);
+        let entries = faults.count(Call::Load);
+        wheel.close(Duration::from_secs(20));
+        [bounds - before, entries - bounds]
+    }
+
+    /// A file that was hardly filled was read as far as its directory might reach, which is all of it, and then once more:
+    /// one mebibyte after the other, before the first block of the store was found.
+    #[test]
+    #[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
+    fn what_was_never_stored_is_not_read_and_what_holds_no_entry_is_read_once() {
+        let memory = MemoryFileSource::builder().file_size(32 << 20).build().unwrap();
+        assert_eq!(loads(memory), [32, 1]);
+        let folder = tempfile::tempdir().unwrap();
+        let disk = DiskFileSource::builder().folder(folder.path()).files_per_folder(3).file_size(32 << 20);
+        let [bounds, entries] = loads(disk.build().unwrap());
+        // Few file systems do not tell what was never stored.
+        assert!((bounds == 1 || bounds == 32) && entries == 1, "{bounds} and {entries}");
     }
 }
