@@ -101,12 +101,39 @@ impl Scratch {
         folders: impl IntoIterator<Item = P>,
         bytes: u64,
     ) -> Result<Self, OpenError> {
+        Self::builder_with_capacity(folders, bytes)?.open()
+    }
+
+    /// As [`with_capacity`](Self::with_capacity), with options to be set before it is opened.
+    ///
+    /// # Errors
+    ///
+    /// As [`with_capacity`](Self::with_capacity) for its capacity and folders; the options are checked by
+    /// [`ScratchBuilder::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::Scratch;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let folder = folder.path();
+    /// // Blocks of a page: more than the one for each 16 KiB that a store is made for.
+    /// let builder = Scratch::builder_with_capacity([folder.join("nvme0")], 96 << 20)?;
+    /// let scratch = builder.expected_blocks(30_000).open()?;
+    /// # assert!(scratch.stats().index_bytes > 30_000 * 8);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder_with_capacity<P: Into<PathBuf>>(
+        folders: impl IntoIterator<Item = P>,
+        bytes: u64,
+    ) -> Result<ScratchBuilder, OpenError> {
         let folders: Vec<PathBuf> = folders.into_iter().map(Into::into).collect();
-        config::source_of_capacity(&folders, bytes).and_then(|source| {
-            let mut builder = Self::builder(source);
-            builder.capacity = Some(bytes);
-            builder.open()
-        })
+        let mut builder = Self::builder(config::source_of_capacity(&folders, bytes)?);
+        builder.capacity = Some(bytes);
+        Ok(builder)
     }
 
     /// Opens a store over the files of `source` with the default options.
