@@ -25,8 +25,10 @@ use crate::os::{self, Advice, Process, Watched};
 use crate::planted;
 use crate::sync::Arc;
 
-/// At most this much is asked for in one call: the kernel cuts a longer request short.
-const WILL_NEED_PIECE: u64 = 4 << 20;
+/// At most this much is asked for in one call. The kernel cuts a longer request short, at what the device reads ahead or takes
+/// at once: this is Linux's default of the former, and many disks take no more. What was cut off would be met page by page
+/// where nothing is read around.
+const WILL_NEED_PIECE: u64 = 128 << 10;
 
 /// One owned read-only mapping of the first `size` bytes of a file; a forked child does not get it.
 #[derive(Debug)]
