@@ -11,15 +11,17 @@ const GROUPS: &str = "/sys/fs/cgroup";
 
 /// The names of one kind of control group.
 struct Kind {
-    limit: &'static str,
+    /// The first above which the group is held up, then the one that it never exceeds.
+    limits: &'static [&'static str],
     used: &'static str,
     /// What of `memory.stat` is page cache.
     cache: [&'static str; 2],
 }
 
-const UNIFIED: Kind = Kind { limit: "memory.max", used: "memory.current", cache: ["active_file", "inactive_file"] };
+const UNIFIED: Kind =
+    Kind { limits: &["memory.high", "memory.max"], used: "memory.current", cache: ["active_file", "inactive_file"] };
 const SEPARATE: Kind = Kind {
-    limit: "memory.limit_in_bytes",
+    limits: &["memory.limit_in_bytes"],
     used: "memory.usage_in_bytes",
     cache: ["total_active_file", "total_inactive_file"],
 };
@@ -58,7 +60,8 @@ fn left_of_groups(line: &str, read: &dyn Fn(&Path) -> io::Result<String>) -> Vec
 /// What is left of one group; `None` without a limit.
 fn left(group: &Path, kind: &Kind, read: &dyn Fn(&Path) -> io::Result<String>) -> Option<u64> {
     let number = |name: &str| read(&group.join(name)).ok()?.trim().parse::<u64>().ok();
-    let (limit, used) = (number(kind.limit)?, number(kind.used)?);
+    let limit = kind.limits.iter().filter_map(|name| number(name)).min()?;
+    let used = number(kind.used)?;
     let stat = read(&group.join("memory.stat")).ok()?;
     let cache: u64 = kind.cache.iter().filter_map(|name| value_of(&stat, name)).sum();
     Some(limit.saturating_sub(used.saturating_sub(cache)))
@@ -120,6 +123,26 @@ mod tests {
             ("/sys/fs/cgroup/a/memory.stat", "active_file 0\ninactive_file 20000\n"),
         ];
         assert_eq!(on(&files), Some(70_000));
+    }
+
+    /// A group is made to give back what it takes above `memory.high`, long before `memory.max`: a set that fitted below the
+    /// latter only was read with what lies around it, over and over.
+    #[test]
+    fn the_lower_limit_of_a_group_is_the_one_that_counts() {
+        let with_limits = |high, max| {
+            on(&[
+                MACHINE,
+                ("/proc/self/cgroup", "0::/a\n"),
+                ("/sys/fs/cgroup/a/memory.high", high),
+                ("/sys/fs/cgroup/a/memory.max", max),
+                ("/sys/fs/cgroup/a/memory.current", "300000\n"),
+                ("/sys/fs/cgroup/a/memory.stat", "active_file 0\ninactive_file 50000\n"),
+            ])
+        };
+        assert_eq!(with_limits("400000\n", "max\n"), Some(150_000));
+        assert_eq!(with_limits("400000\n", "1000000\n"), Some(150_000));
+        assert_eq!(with_limits("max\n", "1000000\n"), Some(750_000));
+        assert_eq!(with_limits("max\n", "max\n"), Some(3000 * KIB));
     }
 
     #[test]
