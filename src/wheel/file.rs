@@ -200,6 +200,7 @@ impl BlockFile {
         let mut held = self.memory.lock();
         self.base.store(ptr::null_mut(), Ordering::Release);
         *held = None;
+        self.regions.clear();
     }
 
     /// Where its mapping begins; `None` for a file without memory. Whoever reads there holds a pin (invariant 1).

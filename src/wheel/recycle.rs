@@ -153,10 +153,11 @@ impl FileWheel {
             Some(lap) if !self.is_suspect(file) && file.memory().is_ok_and(|memory| memory.check().is_ok()) => Ok(lap),
             _ => self.create_afresh(lane, id),
         };
+        // Takes its time, and writers need the lock below.
+        self.forget_lap(file);
         let (mut turn, ready) = self.youngest(lane, id, ready);
         match ready {
             Ok(lap) => {
-                self.forget_lap(file);
                 file.begin_lap(lap.generation, lap.nonce);
                 file.pins.reopen();
                 turn.set(id, FileState::Free);
@@ -341,6 +342,24 @@ mod tests {
         drop(wheel.table.source().create(id, b"left behind").unwrap());
         wheel.create_file(&wheel.lanes[0], id);
         assert_eq!(wheel.turn.lock().state(id), FileState::Free);
+        wheel.close(Duration::from_secs(20));
+    }
+
+    /// What was mapped of a file counted for as long as no other could be made in its place.
+    #[test]
+    fn nothing_of_a_file_that_is_gone_is_in_memory() {
+        let source = FaultySource::new(MemoryFileSource::builder().file_size(64 << 10).build().unwrap());
+        let faults = source.faults();
+        let wheel = wheel_over(source);
+        let lane = &wheel.lanes[0];
+        let id = *wheel.turn.lock().lanes[0].absent.last().unwrap();
+        wheel.create_file(lane, id);
+        let file = wheel.table.file(id);
+        file.store(4096, &[&[1; 4096]]).unwrap();
+        assert_eq!(file.regions.bytes(), 4096);
+        faults.set(Fault::at(1).only(&[Call::Create]));
+        wheel.create_afresh(lane, id).unwrap_err();
+        assert_eq!(file.regions.bytes(), 0);
         wheel.close(Duration::from_secs(20));
     }
 
