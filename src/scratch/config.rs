@@ -177,8 +177,9 @@ impl ScratchBuilder {
         self
     }
 
-    /// How many bytes of blocks stay mapped, about: any number, more is released within 100 ms as a rule. Default: three
-    /// quarters of the memory that is available, looked at once a second.
+    /// How many bytes of blocks stay mapped, about: any number, more is released within 100 ms as a rule, later while the
+    /// store's own thread waits for a sync. Default: three quarters of the memory that is available, looked at once a second
+    /// while blocks are brought.
     ///
     /// It bounds what the process is seen to take (its resident set), not the page cache of the system, which keeps what is
     /// released until it needs the memory. A block that is released is readable as before, by a call of the system at its

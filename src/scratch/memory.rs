@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::block::{BlockHash, FileId, Realm};
 use crate::scratch::small::{HANGS, MILLISECOND};
@@ -101,7 +101,7 @@ fn a_set_that_fits_has_a_region_brought_once_some_of_its_blocks_were_asked_for()
 fn a_set_that_does_not_fit_is_asked_for_block_by_block() {
     let (scratch, faults) = reopened(|builder| builder.resident_budget(REGION), 1000);
     // Its newest file is the active one: it holds what is written in it, more than the budget.
-    until("a look at memory", || scratch.wheel().residency.limit() == REGION);
+    until("a look at memory", || scratch.wheel().residency.has_looked());
     for number in 0..20 {
         assert_eq!(read(&scratch, &faults, number), [asked(block_at(number)), asked(entry_at(number))].concat());
     }
@@ -153,6 +153,24 @@ fn what_the_system_took_from_memory_is_asked_for_again() {
     assert!(!read(&scratch, &faults, 3).is_empty());
 }
 
+/// It was noticed only while other blocks were brought: a store all of which had been read once, and which was then without
+/// memory for a while, met page by page what was read of it afterwards.
+#[test]
+fn what_the_system_took_is_noticed_also_where_nothing_else_is_read() {
+    let (scratch, faults) = reopened(|builder| builder.access(Access::Exact), 20);
+    for number in 0..20 {
+        assert!(!read(&scratch, &faults, number).is_empty());
+    }
+    scratch.wheel().residency.look_soon();
+    until("a look that knows of all of them", || scratch.wheel().residency.has_looked());
+    faults.hints.lose_pages();
+    until("the store has noticed", || {
+        scratch.wheel().residency.let_pass(Duration::from_mins(1));
+        scratch.stats().resident_bytes == 0
+    });
+    assert!(!read(&scratch, &faults, 3).is_empty());
+}
+
 /// One block was asked for while the one before it was read: a disk that serves many at once had one to do.
 #[test]
 fn a_batch_has_eight_blocks_or_a_mebibyte_asked_for_ahead() {
@@ -161,8 +179,8 @@ fn a_batch_has_eight_blocks_or_a_mebibyte_asked_for_ahead() {
         (0..10_u8).map(|number| scratch.put(Realm::DEFAULT, &vec![number; 600 << 10]).unwrap()).collect();
     scratch.flush().unwrap();
     // What was written is in memory as far as the store knows.
-    scratch.wheel().residency.look_soon();
     faults.hints.lose_pages();
+    scratch.wheel().residency.look_soon();
     until("the store has noticed", || scratch.stats().resident_bytes == 0);
     let short: Vec<_> = (0..20).map(key).collect();
     for (hashes, most) in [(short, 1 + 8), (long, 1 + 2)] {

@@ -62,6 +62,11 @@ impl Regions {
             }
             at = end;
         }
+        self.count(added)
+    }
+
+    /// Counts so many pages more; how many bytes there were before, and are now.
+    fn count(&self, added: u64) -> Range<u64> {
         let before = if added == 0 {
             self.pages.load(Ordering::Relaxed)
         } else {
@@ -80,12 +85,13 @@ impl Regions {
         before / ASKED
     }
 
-    /// Says that a region was brought.
-    pub(crate) fn set_whole(&self, at: u64, pages: u32) {
-        let Some(word) = self.word(at) else { return };
-        let before = word.swap(WHOLE | pages, Ordering::Relaxed);
-        let added = pages.saturating_sub(before & PAGES);
-        self.pages.fetch_add(u64::from(added), Ordering::Relaxed);
+    /// Says that a region was brought; the answer is that of `add`.
+    pub(crate) fn set_whole(&self, at: u64, pages: u32) -> Range<u64> {
+        let added = self.word(at).map_or(0, |word| {
+            let before = word.swap(WHOLE | pages, Ordering::Relaxed);
+            pages.saturating_sub(before & PAGES)
+        });
+        self.count(added.into())
     }
 
     /// Whether each region that these bytes touch was brought.
@@ -155,10 +161,10 @@ mod tests {
     fn a_whole_region_counts_all_of_its_pages_once() {
         let regions = regions();
         regions.add(REGION..REGION + 8192);
-        regions.set_whole(REGION + 5, 512);
+        assert_eq!(regions.set_whole(REGION + 5, 512), 8192..REGION, "the step that it makes may be one too many");
         assert_eq!(regions.add(REGION..REGION + 4096), REGION..REGION);
         assert_eq!(regions.bytes(), REGION);
-        regions.set_whole(REGION, 512);
+        assert_eq!(regions.set_whole(REGION, 512), REGION..REGION);
         assert_eq!(regions.bytes(), REGION);
         assert!(regions.are_whole(&(REGION..2 * REGION)));
         assert!(!regions.are_whole(&(REGION..2 * REGION + 1)) && !regions.are_whole(&(REGION - 1..REGION + 1)));
@@ -184,7 +190,7 @@ mod tests {
         assert_eq!(regions.add(end - 1..end), 0..PAGE_SIZE);
         assert_eq!(regions.add(end + REGION..end + REGION + 1), PAGE_SIZE..PAGE_SIZE);
         assert_eq!(regions.ask(u64::MAX), 0);
-        regions.set_whole(u64::MAX, 1);
+        assert_eq!(regions.set_whole(u64::MAX, 1), PAGE_SIZE..PAGE_SIZE);
         assert!(!regions.are_whole(&(u64::MAX - 1..u64::MAX)));
     }
 }

@@ -34,8 +34,10 @@ const MAPPED_AT_ONCE: u64 = 256 << 10;
 const AROUND_BELOW: u64 = 256 << 10;
 /// So many blocks of a region are asked for alone before all of it is.
 pub(crate) const ALONE: u32 = 2;
-/// How often the memory that is left is looked at.
+/// How often the memory that is left is looked at while blocks are brought.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same, while none is: others may want the memory meanwhile.
+const LOOK_AT_REST: Duration = Duration::from_secs(10);
 /// How many regions of a file are looked at, at each look.
 const SAMPLED: usize = 8;
 /// The keeper is woken when a file has brought another such part of the budget.
@@ -83,6 +85,17 @@ struct Look {
     round: usize,
 }
 
+impl Look {
+    /// Whether it is time for another one, with so many bytes in memory. A store of which nothing is there has nothing to lose.
+    fn is_due(&self, resident: u64) -> bool {
+        self.at.is_none_or(|at| match resident {
+            bytes if bytes != self.bytes => at.elapsed() >= LOOK,
+            0 => false,
+            _ => at.elapsed() >= LOOK_AT_REST,
+        })
+    }
+}
+
 impl Residency {
     pub(crate) fn new(access: Access, budget: Option<u64>) -> Self {
         Self {
@@ -109,6 +122,19 @@ impl Residency {
         self.look.lock().at = None;
     }
 
+    /// Has so much time passed since the last look.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn let_pass(&self, time: Duration) {
+        let mut look = self.look.lock();
+        look.at = look.at.and_then(|at| at.checked_sub(time));
+    }
+
+    /// Whether memory was looked at since somebody asked for that.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn has_looked(&self) -> bool {
+        self.look.lock().at.is_some()
+    }
+
     /// Decides by the memory that is left and the bytes that the store holds; whether what is asked for has changed.
     fn decide(&self, available: Option<u64>, held: u64) -> bool {
         let most = available.map_or(u64::MAX, |bytes| bytes / 4 * 3).min(self.budget.unwrap_or(u64::MAX));
@@ -129,8 +155,11 @@ impl Residency {
 impl FileWheel {
     /// Puts the memory of a file in place, as `BlockFile::install`, and says how it will be read.
     pub(crate) fn install(&self, file: &BlockFile, memory: Arc<dyn FileMemory>) {
-        memory.read_around(self.residency.reads_around());
         file.install(memory);
+        // In this order: whoever changes how files are read looks for their memory afterwards.
+        if let Ok(memory) = file.memory() {
+            memory.read_around(self.residency.reads_around());
+        }
     }
 
     /// Brings bytes of a file into memory and maps them, the beginning at least.
@@ -147,7 +176,7 @@ impl FileWheel {
             let mut at = bytes.start;
             while at < bytes.end {
                 if file.regions.ask(at) >= alone {
-                    bring_region(file, memory, at);
+                    self.bring_region(file, memory, at);
                 }
                 at = end_of_region(at);
             }
@@ -159,17 +188,31 @@ impl FileWheel {
         memory.populate(bytes.start..bytes.end.min(bytes.start + MAPPED_AT_ONCE))
     }
 
+    /// Brings all of a region, if it can be read: then nothing of it need be asked for any more.
+    fn bring_region(&self, file: &BlockFile, memory: &dyn FileMemory, at: u64) {
+        let region = at - at % REGION..end_of_region(at).min(file.size().get());
+        memory.will_need(region.clone());
+        // Invariant 1: the block itself is asked for by whoever wants it.
+        if memory.populate(region.clone()).is_ok() {
+            self.wake_above_limit(&file.regions.set_whole(at, pages_of(region)));
+        }
+    }
+
     /// Says that a block was brought, and wakes a keeper if that may be too much.
     pub(crate) fn was_brought(&self, file: &BlockFile, bytes: Range<u64>) {
+        self.wake_above_limit(&file.regions.add(bytes));
+    }
+
+    /// Wakes a keeper if a file has brought another step, from so many bytes to so many, and the files together too much.
+    fn wake_above_limit(&self, of_file: &Range<u64>) {
         let step = (self.residency.limit() / STEPS).max(LEAST_STEP);
-        let now = file.regions.add(bytes);
-        if now.start / step != now.end / step && self.resident_bytes() > self.residency.limit() {
+        if of_file.start / step != of_file.end / step && self.resident_bytes() > self.residency.limit() {
             self.wake_keepers();
         }
     }
 
-    /// A file begins another lap: what is mapped of the last one counts no more. It stays where nobody has said how much
-    /// may be mapped, for whoever reads what is written there next.
+    /// A file that nobody reads or writes will begin another lap: what is mapped of the last one goes. It stays where nobody
+    /// has said how much may be mapped, for whoever reads what is written there next.
     pub(crate) fn forget_lap(&self, file: &BlockFile) {
         if self.residency.budget.is_some() {
             release(file);
@@ -181,15 +224,13 @@ impl FileWheel {
         self.table.iter().map(|file| file.regions.bytes()).sum()
     }
 
-    /// Looks whether the memory that is left has changed, and releases what is too much of it. For the keeper of the first
-    /// lane only.
+    /// Looks whether the memory that is left has changed, and releases what is too much of it. Each keeper asks; one does it.
     pub(crate) fn keep_within_memory(&self, lane: &Lane) {
-        if lane.id() != 0 {
+        if !self.looks_for_all(lane) {
             return;
         }
         let mut look = self.residency.look.lock();
-        let resident = self.resident_bytes();
-        let is_due = look.at.is_none_or(|at| at.elapsed() >= LOOK && look.bytes != resident);
+        let is_due = look.is_due(self.resident_bytes());
         if is_due {
             self.look_at_memory(&mut look, os::available_memory());
         }
@@ -198,6 +239,13 @@ impl FileWheel {
             look.at = Some(Instant::now());
             look.bytes = self.resident_bytes();
         }
+    }
+
+    /// Whether it is the keeper of this lane that looks at memory: of the first that has not fallen, as one that has may have
+    /// none.
+    pub(crate) fn looks_for_all(&self, lane: &Lane) -> bool {
+        let first = self.lanes.iter().find(|lane| !lane.has_fallen());
+        lane.id() == first.map_or(0, Lane::id)
     }
 
     fn look_at_memory(&self, look: &mut Look, available: Option<u64>) {
@@ -245,16 +293,6 @@ impl FileWheel {
             _ => 0,
         };
         self.table.iter().map(held).sum()
-    }
-}
-
-/// Brings all of a region, if it can be read: then nothing of it need be asked for any more.
-fn bring_region(file: &BlockFile, memory: &dyn FileMemory, at: u64) {
-    let region = at - at % REGION..end_of_region(at).min(file.size().get());
-    memory.will_need(region.clone());
-    // Invariant 1: the block itself is asked for by whoever wants it.
-    if memory.populate(region.clone()).is_ok() {
-        file.regions.set_whole(at, pages_of(region));
     }
 }
 

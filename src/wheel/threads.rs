@@ -183,6 +183,18 @@ mod tests {
         assert_eq!(wheel.turn.lock().running, 0);
     }
 
+    /// A keeper that had panicked was the one that looked at memory: blocks were released no more.
+    #[test]
+    fn another_keeper_looks_at_memory_for_one_that_panicked() {
+        let source = MemoryFileSource::builder().folders(2).file_size(64 << 10).build().unwrap();
+        let wheel = FileWheel::open(Arc::new(source), WheelOptions::default()).unwrap();
+        let who = || wheel.lanes.iter().filter(|lane| wheel.looks_for_all(lane)).map(Lane::id).collect::<Vec<_>>();
+        assert_eq!((wheel.lanes.len(), who()), (2, vec![0]));
+        panics(&wheel, Role::Keeper);
+        assert_eq!(who(), [1]);
+        wheel.close(Duration::from_secs(20));
+    }
+
     /// A thread panicked with a gather buffer that it was about to store: each flush, and each write that needed a
     /// buffer, waited for it until its deadline.
     #[test]
