@@ -182,8 +182,10 @@ impl ScratchBuilder {
     /// while blocks are brought.
     ///
     /// It bounds what the process is seen to take (its resident set), not the page cache of the system, which keeps what is
-    /// released until it needs the memory. A block that is released is readable as before, by a call of the system at its
-    /// next read; one that is lent meanwhile stays where it is.
+    /// released until it needs the memory. Blocks are counted: the system may map up to 64 KiB around each that is read, if
+    /// it has these in its cache, so that scattered blocks of 4 KiB may be seen to take sixteen times as much. A block that
+    /// is released is readable as before, by a call of the system at its next read; one that is lent meanwhile stays where
+    /// it is.
     ///
     /// # Examples
     ///
