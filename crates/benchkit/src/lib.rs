@@ -3,12 +3,15 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+mod mounts;
 
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::path::Path;
 
 use tempfile::TempDir;
+
+pub use self::mounts::file_system;
 
 /// Bytes of a kibibyte.
 pub const KIB: usize = 1 << 10;

@@ -15,8 +15,7 @@ pub(crate) fn describe(folder: &Path) -> String {
     parts.extend(meminfo("MemTotal").map(|bytes| format!("{:.0} GiB of memory", gib(bytes))));
     let uname = rustix::system::uname();
     parts.push(format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy()));
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let system = fs::canonicalize(folder).ok().and_then(|path| file_system(&mounts, &path));
+    let system = benchkit::file_system(folder);
     parts.extend(system.map(|system| match disk(folder) {
         Some(disk) => format!("{system} on {disk}"),
         None => system,
@@ -33,19 +32,6 @@ fn processor() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
-}
-
-/// The type of the file system that holds `path`, as `/proc/self/mountinfo` lists them.
-fn file_system(mounts: &str, path: &Path) -> Option<String> {
-    let mounts = mounts.lines().filter_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        // Spaces in names are written in octal.
-        let point = before.split(' ').nth(4)?.replace("\\040", " ");
-        let depth = path.starts_with(&point).then(|| Path::new(&point).components().count())?;
-        Some((depth, after.split(' ').next()?.to_owned()))
-    });
-    // The last one of a place hides those before it.
-    mounts.max_by_key(|(depth, _)| *depth).map(|(_, system)| system)
 }
 
 /// The disk of a folder: its model, or where it tells none its name, and its size.
@@ -71,14 +57,5 @@ mod tests {
         let line = describe(folder.path());
         assert!(line.contains("cores of") && line.contains("GiB of memory") && line.contains("Linux"), "{line}");
         assert!(!line.contains(&*folder.path().to_string_lossy()), "{line}");
-    }
-
-    #[test]
-    fn the_file_system_is_that_of_the_deepest_and_last_mount() {
-        let mounts = "27 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n30 27 0:40 / /mnt rw - xfs /dev/vdb rw\n\
-                      31 27 0:41 / /mnt rw,nosuid shared:5 - tmpfs tmpfs rw,size=1k\n";
-        for (path, system) in [("/home", "ext4"), ("/mnt/x", "tmpfs"), ("/mntx", "ext4")] {
-            assert_eq!(file_system(mounts, Path::new(path)).as_deref(), Some(system), "{path}");
-        }
     }
 }
