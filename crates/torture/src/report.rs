@@ -2,9 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -157,8 +156,6 @@ mod tests {
             assert!(parse_time(text).is_err(), "{text}");
         }
     }
-
-    /// A torture of "the real disk" ran on a tmpfs, and nobody saw it.
 
     /// A torture of "the real disk" ran on a tmpfs, and nobody saw it.
     #[test]
