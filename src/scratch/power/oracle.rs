@@ -28,9 +28,9 @@ impl Done {
 }
 
 /// Whether the file of a version has begun another lap, before the crash or right after it was opened.
-fn has_turned(version: &Version, opened: &LossySource) -> bool {
+fn has_turned(version: &Version, opened: &LossySource, patience: Duration) -> bool {
     let Some((file, generation)) = version.place else { return true };
-    let deadline = Instant::now() + PATIENCE / 10;
+    let deadline = Instant::now() + patience;
     // What the index has forgotten is dead on disk a little later.
     while opened.generation(file) == Some(generation) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(1));
@@ -194,19 +194,23 @@ impl Oracle {
                 Err(error) => panic!("key {key}: {error}"),
             };
             let place = scratch.info(realm, *key).ok().map(|info| (info.file, info.generation));
-            let judge = |history: &History, read: Option<&[u8]>| {
+            let judge = |history: &History, read: Option<&[u8]>, patience| {
                 let is_kept = |_: &Version| lossless;
-                history.judge(read, is_kept, |version| has_turned(version, opened))
+                history.judge(read, is_kept, |version| has_turned(version, opened, patience))
             };
-            let judged = judge(history, read.as_deref());
+            let judged = judge(history, read.as_deref(), PATIENCE / 10);
             // Whoever compares it finds none; an older one that must be there is a reason to compare (6). What is left of the
-            // lap before may be an older version of this very key.
-            let is_one = |version: &Version| {
-                version.bytes == read && version.place.is_none_or(|known| place.is_none_or(|place| known == place))
+            // lap before may be an older version of this very key, and so may what an earlier run left in the same place:
+            // the entry is that of the newest version of this length that may be there.
+            let is_here = |version: &&Version| {
+                let is_placed = version.place.is_none_or(|known| place.is_none_or(|place| known == place));
+                is_placed && version.bytes.as_ref().map(Vec::len) == read.as_ref().map(Vec::len)
             };
-            if (judged.is_err() || !history.versions.iter().any(is_one))
+            let named = history.versions.iter().rfind(is_here);
+            let patience = if judged.is_ok() { Duration::ZERO } else { PATIENCE / 10 };
+            if (judged.is_err() || named.is_none_or(|version| version.bytes != read))
                 && let Some(torn) = read.as_ref().filter(|read| self.may_be_torn(*key, read))
-                && judge(history, None).is_ok()
+                && judge(history, None, patience).is_ok()
             {
                 writeln!(self.log, "{key}: torn").unwrap();
                 self.torn.insert(*key, torn.clone());
