@@ -151,6 +151,7 @@ fn a_block_with_too_many_pins_is_busy_and_not_missing() {
 /// Blocks that found no room in the index after a restart were removed by nothing: a later restart, with a larger index,
 /// found them again.
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn a_block_without_room_in_the_index_is_removed_by_an_entry() {
     let files = three_files_of(4 << 20);
     let open = |blocks: u64| {

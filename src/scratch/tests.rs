@@ -24,7 +24,9 @@ fn faulty_store() -> (Scratch, Arc<Faults>) {
 }
 
 fn bytes_of(number: usize, len: usize) -> Vec<u8> {
-    number.to_le_bytes().into_iter().cycle().take(len).collect()
+    let mut bytes = number.to_le_bytes().repeat(len.div_ceil(8));
+    bytes.truncate(len);
+    bytes
 }
 
 fn key() -> BlockHash {

@@ -34,6 +34,8 @@ use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOption
 
 /// Bytes of disk a block is assumed to take when nothing else is said.
 const ASSUMED_BLOCK: u64 = 16 * 1024;
+/// Blocks that an index is made for where nobody says. One that is interpreted is swept by an interpreter.
+const LEAST_EXPECTED: u64 = if cfg!(miri) { 1 } else { 1 << 14 };
 /// Descriptors that the process needs besides the files of the store.
 const OTHER_DESCRIPTORS: u64 = 64;
 
@@ -97,7 +99,8 @@ impl FileWheel {
         let any_missing = plan.missing.iter().any(Option::is_some);
         let count = if any_missing { FileId::MAX } else { in_place.max(plan.highest()) };
         let budget = u64::from(in_place) * size.get();
-        let expected = options.expected_blocks.unwrap_or_else(|| (budget / ASSUMED_BLOCK).clamp(1 << 14, 1 << 24));
+        let expected =
+            options.expected_blocks.unwrap_or_else(|| (budget / ASSUMED_BLOCK).clamp(LEAST_EXPECTED, 1 << 24));
         let index = BlockIndex::new(expected)
             .map_err(|error| OpenError::Io(IoError::new("reserving memory for the index", None, error)))?;
         let events = Events::start(options.hook.0.take())

@@ -294,8 +294,9 @@ impl FileWheel {
             nonce: lap.nonce,
             created_at: now(),
         };
-        let mut page = header.encode().to_vec();
-        page.resize(PAGE_LEN, 0);
+        let mut page = vec![0; PAGE_LEN];
+        let header = header.encode();
+        page[..header.len()].copy_from_slice(&header);
         page
     }
 }

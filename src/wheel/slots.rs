@@ -17,8 +17,14 @@ use crate::planted;
 use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
-/// Slots of a chunk. Two, where each is a tracked object of a model.
-const CHUNK: usize = if cfg!(loom) { 2 } else { 4096 };
+/// Slots of a chunk. Two, where each is a tracked object of a model, and few where each is an interpreted step.
+const CHUNK: usize = if cfg!(loom) {
+    2
+} else if cfg!(miri) {
+    64
+} else {
+    4096
+};
 
 const STATE_BITS: u8 = 0x0f;
 
