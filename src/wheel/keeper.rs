@@ -1,4 +1,4 @@
-//! The background thread of a lane that prepares its files: write-back, sealing, recycling, creation.
+//! The background thread of a lane that prepares its files: creation, recycling. It waits for no file that was filled.
 //!
 //! It never runs user code, and nobody waits for it without a deadline. It looks at its lane under the turn mutex,
 //! chooses one job, and does it outside.
@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use crate::block::{FileId, PAGE_SIZE};
 use crate::planted;
 use crate::sync::Arc;
+use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
+use crate::wheel::pieces::PIECE;
 use crate::wheel::state::FileState;
-use crate::wheel::turn::Turn;
+use crate::wheel::turn::{LaneTurn, Turn};
 use crate::wheel::{FileWheel, OnFull};
 
 /// Longest sleep between two looks when there is nothing to do.
@@ -21,11 +23,15 @@ const WATCH: Duration = Duration::from_millis(1);
 /// How long a draining file is given before the next oldest dies for a writer that waits.
 const GRACE: Duration = Duration::from_millis(10);
 
+/// Pages of a file from which on the next ones of its lane are created while it is filled: creation takes some milliseconds,
+/// on a busy disk some tens of them, and smaller ones are full by then however early it is begun.
+const LARGE: u32 = 4096;
+/// Pages that are created ahead at most, and a quarter of a lane's files if that is less: 1 GiB.
+const AHEAD: u32 = 1 << 18;
+
 /// What a keeper does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Job {
-    /// A sealed file has become quiet: sync it.
-    Settle(FileId),
     /// A dead file has drained: begin its next lap.
     Finish(FileId),
     /// The lane may have one more file.
@@ -52,7 +58,6 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
     loop {
         let job = wheel.next_job(&wheel.turn.lock(), lane);
         match job {
-            Job::Settle(file) => wheel.settle_file(lane, file),
             Job::Finish(file) | Job::Revive(file) => wheel.finish_recycling(lane, file),
             Job::Create(file) => wheel.create_file(lane, file),
             Job::Recycle(file) => wheel.recycle(lane, file),
@@ -62,7 +67,6 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
             Job::Retire(file) => wheel.retire(wheel.table.file(file)),
             Job::Stop => return,
             Job::Rest(time) => {
-                wheel.pace_write_back(lane);
                 wheel.keep_within_memory(lane);
                 // The flusher does this in time, unless a closure holds it up. What was gathered for a file that is
                 // full now has no neighbours to wait for, and keeps the file from being settled.
@@ -119,20 +123,17 @@ impl FileWheel {
             return Job::Revive(unready.file);
         }
         let spare = if held_back { None } else { self.spare_job(turn, lane, now) };
-        // A writer that waits comes before the sync of the file that it has filled.
+        // A writer that waits comes first.
         if let Some(job) = spare.as_ref()
             && of_lane.active.is_none()
         {
             return *job;
         }
-        for file in &of_lane.order {
-            if turn.state(*file) == FileState::Sealing {
-                if self.table.file(*file).is_quiet() {
-                    return Job::Settle(*file);
-                }
-                watch = true;
-            }
-        }
+        // What was gathered for a file that is full is stored without its neighbours.
+        watch |= of_lane
+            .order
+            .iter()
+            .any(|file| turn.state(*file) == FileState::Sealing && !self.table.file(*file).is_quiet());
         if let Some(file) = self.in_need_of_a_word(of_lane.all(), now) {
             return Job::Attend(file);
         }
@@ -143,7 +144,11 @@ impl FileWheel {
     #[cfg(all(test, not(loom)))]
     pub(crate) fn keepers_rest(&self) -> bool {
         let turn = self.turn.lock();
-        self.lanes.iter().all(|lane| self.next_job(&turn, lane) == Job::Rest(REST))
+        self.lanes.iter().all(|lane| {
+            let of_lane = &turn.lanes[lane.index()];
+            let settles = of_lane.order.iter().any(|file| turn.state(*file) == FileState::Sealing);
+            !settles && self.next_job(&turn, lane) == Job::Rest(REST)
+        })
     }
 
     /// Whether a file has begun another lap than this one, or is about to.
@@ -170,8 +175,18 @@ impl FileWheel {
         self.recycle(&self.lanes[0], oldest);
     }
 
+    /// Wakes keepers and syncers.
     pub(crate) fn wake_keepers(&self) {
         self.keep.notify_all();
+    }
+
+    /// Wakes them when a reservation crosses three quarters of its file, or a piece: that, or the one before, may be stored
+    /// by now.
+    pub(crate) fn wake_at_marks(&self, file: &BlockFile, page: u32, pages: u32) {
+        let (mark, end) = (file.size().pages() / 4 * 3, page + pages);
+        if (page < mark && end >= mark) || page / PIECE != end / PIECE {
+            self.wake_keepers();
+        }
     }
 
     /// How the lane gets its next file, if it needs one.
@@ -181,11 +196,12 @@ impl FileWheel {
         if of_lane.fallen.is_some() {
             return None;
         }
-        if of_lane.spares.len() >= self.wanted_spares() || !self.wants_a_spare(turn, lane) {
-            return None;
-        }
+        let wanted = of_lane.spares.len() < self.wanted_spares() && self.wants_a_spare(turn, lane);
         if let Some(file) = of_lane.absent.last() {
-            return Some(Job::Create(*file));
+            return (wanted || self.creates_ahead(of_lane)).then_some(Job::Create(*file));
+        }
+        if !wanted {
+            return None;
         }
         // Hazard 48: a file that is held is passed over.
         let may_turn = |file: &&FileId| !planted::is(48) || self.table.file(**file).pins.held() == 0;
@@ -196,6 +212,14 @@ impl FileWheel {
     /// How many free files a lane likes to have: with `Refuse` one of them is for tombstones.
     fn wanted_spares(&self) -> usize {
         if self.options.on_full == OnFull::Refuse { 2 } else { 1 }
+    }
+
+    /// Whether one more file is created before the lane needs it: that costs no block, and no space beyond the budget.
+    fn creates_ahead(&self, of_lane: &LaneTurn) -> bool {
+        let pages = self.size.pages();
+        let files = of_lane.all().count() + of_lane.absent.len();
+        let most = (files / 4).min((AHEAD / pages) as usize).max(1);
+        pages >= LARGE && of_lane.active.is_some() && of_lane.spares.len() < most
     }
 
     /// Whether the lane will soon need its next file.
@@ -241,15 +265,39 @@ impl FileWheel {
         // Hazard 20: whoever still writes holds nothing.
         (file.is_quiet() || planted::is(20)) && file.pins.is_drained()
     }
+}
 
-    /// Syncs a sealed file that has become quiet.
-    fn settle_file(&self, lane: &Lane, id: FileId) {
-        let file = self.table.file(id);
-        self.sync_file(file);
-        let mut turn = self.turn.lock();
-        if turn.state(id) == FileState::Sealing {
-            turn.set(id, FileState::Sealed);
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::block::{BlockHash, BlockKind, Realm};
+    use crate::storage::MemoryFileSource;
+    use crate::sync::thread;
+    use crate::wheel::{NewBlock, WheelOptions};
+
+    /// Spares of a lane of twelve files once its first block is written.
+    fn spares(file_size: u64) -> usize {
+        let source = MemoryFileSource::builder().files_per_folder(12).file_size(file_size).build().unwrap();
+        let wheel =
+            FileWheel::open(Arc::new(source), WheelOptions { gather_bytes: 0, ..WheelOptions::default() }).unwrap();
+        let (key, parts) = (BlockHash::of(b"block"), [&b"block"[..]]);
+        let block = NewBlock { realm: Realm::DEFAULT, key, kind: BlockKind::Content, hash: key, parts: &parts, len: 5 };
+        wheel.store_block(&block, &wheel.deadline()).unwrap();
+        let began = Instant::now();
+        while !wheel.keepers_rest() {
+            assert!(began.elapsed() < Duration::from_mins(1), "the keeper does not come to rest");
+            thread::sleep(Duration::from_millis(1));
         }
-        self.choose_victim(&turn, lane);
+        let spares = wheel.turn.lock().lanes[0].spares.len();
+        wheel.close(Duration::from_secs(20));
+        spares
+    }
+
+    /// A file was created when the one before was full to three quarters: whoever filled the rest in less time than that
+    /// takes waited, at each new file.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn large_files_are_created_ahead_up_to_a_quarter_of_the_lane_and_to_a_gibibyte() {
+        assert_eq!([64 << 10, 16 << 20, 512 << 20].map(spares), [0, 3, 2]);
     }
 }

@@ -77,6 +77,7 @@ mod state;
 mod store;
 mod suspect;
 mod suspicion;
+mod syncer;
 mod tell;
 mod threads;
 mod ticket;

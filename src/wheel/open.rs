@@ -30,7 +30,7 @@ use crate::wheel::staging::Staging;
 use crate::wheel::state::FileState;
 use crate::wheel::threads::Role;
 use crate::wheel::turn::Turn;
-use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOptions, flusher, keeper};
+use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOptions, flusher, keeper, syncer};
 
 /// Bytes of disk a block is assumed to take when nothing else is said.
 const ASSUMED_BLOCK: u64 = 16 * 1024;
@@ -287,6 +287,7 @@ impl FileWheel {
         for (lane, files) in (0..self.lanes()).zip(to_discover) {
             self.spawn(Role::Flusher, lane, move |wheel| flusher::run(wheel, lane)).map_err(failed)?;
             self.spawn(Role::Keeper, lane, move |wheel| keeper::run(wheel, lane)).map_err(failed)?;
+            self.spawn(Role::Syncer, lane, move |wheel| syncer::run(wheel, lane)).map_err(failed)?;
             if !files.is_empty() {
                 self.spawn(Role::Search, lane, move |wheel| recovery::run(wheel, lane, &files)).map_err(failed)?;
             }

@@ -32,7 +32,8 @@ impl Pieces {
     /// Begins a lap. Only while nothing is stored.
     pub(crate) fn clear(&self) {
         for piece in &self.stored {
-            // Relaxed: the turn mutex orders it before the first store and the keeper's next look.
+            // Relaxed: the turn mutex orders it before the first store, and a syncer that is late changes only what it has
+            // seen.
             piece.store(0, Ordering::Relaxed);
         }
     }
@@ -55,11 +56,13 @@ impl Pieces {
         let is_whole = |stored: u32| stored & SENT == 0 && stored >= PIECE;
         (0_u64..).zip(&self.stored).filter_map(move |(number, stored)| {
             // Acquire pairs with the Release in `add`.
-            if !is_whole(stored.load(Ordering::Acquire)) {
+            let seen = stored.load(Ordering::Acquire);
+            // Relaxed: only the lane's syncer hands out. Another lap may have begun since the look.
+            if !is_whole(seen)
+                || stored.compare_exchange(seen, seen | SENT, Ordering::Relaxed, Ordering::Relaxed).is_err()
+            {
                 return None;
             }
-            // Relaxed: only the lane's keeper hands out.
-            stored.fetch_or(SENT, Ordering::Relaxed);
             let bytes = u64::from(PIECE) * PAGE_SIZE;
             Some(PAGE_SIZE + number * bytes..PAGE_SIZE + (number + 1) * bytes)
         })

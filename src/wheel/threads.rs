@@ -24,6 +24,8 @@ use crate::wheel::lane::Lane;
 pub(crate) enum Role {
     /// Prepares files.
     Keeper,
+    /// Brings files to the device.
+    Syncer,
     /// Runs closures, and stores what was gathered.
     Flusher,
     /// Looks for blocks of an earlier run.
@@ -34,6 +36,7 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Keeper => "keep",
+            Self::Syncer => "sync",
             Self::Flusher => "flush",
             Self::Search => "find",
         })

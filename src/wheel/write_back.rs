@@ -5,28 +5,16 @@
 #![forbid(unsafe_code)]
 
 use crate::wheel::FileWheel;
-use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
-use crate::wheel::pieces::PIECE;
 
 impl FileWheel {
-    /// Sends what was stored in the lane's active file to the device. For the lane's keeper only.
+    /// Sends what was stored in the lane's active file to the device. For the lane's syncer only.
     pub(crate) fn pace_write_back(&self, lane: &Lane) {
         let Some(active) = lane.active() else { return };
         let file = self.table.file(active);
         let Ok(memory) = file.memory() else { return };
         for piece in file.pieces.take_whole() {
             memory.start_write_back(piece);
-        }
-    }
-
-    /// Wakes the keepers when a reservation crosses three quarters of its file, or a piece: that, or the one before, may
-    /// be stored by now.
-    pub(crate) fn wake_at_marks(&self, file: &BlockFile, page: u32, pages: u32) {
-        let mark = file.size().pages() / 4 * 3;
-        let end = page + pages;
-        if (page < mark && end >= mark) || page / PIECE != end / PIECE {
-            self.wake_keepers();
         }
     }
 }
@@ -41,6 +29,7 @@ mod tests {
     use crate::storage::MemoryFileSource;
     use crate::storage::faulty::{Faults, FaultySource};
     use crate::sync::{Arc, thread};
+    use crate::wheel::pieces::PIECE;
     use crate::wheel::{NewBlock, WheelOptions};
 
     const MIB: u64 = 1 << 20;
