@@ -143,6 +143,7 @@ impl Library {
         });
         // SAFETY: invariant 3; the database has a copy.
         unsafe { (self.options_destroy)(given) };
+        let database = opened.and_then(|database| NonNull::new(database).ok_or_else(|| "no database".to_owned()))?;
         // SAFETY: asks for nothing.
         let write = unsafe { (self.writeoptions_create)() };
         // SAFETY: invariant 3.
@@ -151,8 +152,7 @@ impl Library {
         let read = unsafe { (self.readoptions_create)() };
         // SAFETY: asks for nothing. It waits by default.
         let flush = unsafe { (self.flushoptions_create)() };
-        let database = opened.and_then(|database| NonNull::new(database).ok_or_else(|| "no database".to_owned()));
-        Ok(Open { library: self, database: database?, write, read, flush })
+        Ok(Open { library: self, database, write, read, flush })
     }
 
     fn options(self, options: &Options) -> Object {
