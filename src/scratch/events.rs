@@ -131,6 +131,7 @@ fn a_suspect_file_that_cannot_be_marked_is_told_counted_shown_and_tried_until_it
 
 /// On a disk the mark is a name. The error of the sync named the one before, which was no longer there.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn a_file_whose_sync_failed_is_called_suspect_on_its_disk_and_in_errors_and_copied_from_by_the_next_run() {
     let folder = crate::storage::test_folder::test_folder();
     let disk =
@@ -238,6 +239,7 @@ fn a_bad_block_an_unreadable_one_and_a_late_one_are_three_counters() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many events to interpret")]
 fn events_that_find_no_room_are_counted_and_told_as_many() {
     let (go, wait) = channel::<()>();
     let (wait, told) = (std::sync::Mutex::new(wait), Arc::new(Mutex::new((0_u64, 0_u64))));
@@ -313,6 +315,7 @@ fn a_hook_may_call_the_store() {
 
 /// The hook drops the last handle on its own thread: that thread would have joined itself.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn a_hook_that_drops_the_last_handle_neither_hangs_nor_keeps_the_folder() {
     let folder = crate::storage::test_folder::test_folder();
     let source = || {
@@ -393,6 +396,7 @@ fn a_hook_that_hangs_or_panics_does_not_hold_the_store_up() {
 /// A smaller layout drops files once all others are synced. When one of these syncs failed the opening said so, but the
 /// file kept its name: the next opening believed a page cache of which the disk had lost a part.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn a_file_that_could_not_be_synced_before_others_are_dropped_is_suspect_at_the_next_opening() {
     let folder = crate::storage::test_folder::test_folder();
     let faults: Arc<Faults> = Arc::default();
