@@ -2,7 +2,7 @@
 //! files in memory and on a disk; and on a disk every call of the system that is behind them.
 //!
 //! A run opens a store over tiny files, turns them three times, closes, reopens and closes again. It waits for the
-//! keeper after each step, so that the k-th call is the same one each time. What fails prints its case:
+//! store's threads after each step, so that the k-th call is the same one each time. What fails prints its case:
 //! `SCRATCHSPACE_FAULT=files,k,errno,sticky,gathers` runs it alone, say `memory,17,Io,true,false`. With
 //! `SCRATCHSPACE_FAULTS=all` each call over files in memory fails with every error, and not with one of them; and on a
 //! disk every call fails, and not only those of the opening and of the first files, and every eleventh.
@@ -144,7 +144,7 @@ impl Run {
         scratch
     }
 
-    /// The keeper and the flusher come to rest, so that the next call is the same in each run. After a failure nobody
+    /// The store's threads come to rest, so that the next call is the same in each run. After a failure nobody
     /// counts any more.
     fn settle(&self, scratch: &Scratch) {
         let began = Instant::now();
@@ -419,7 +419,7 @@ fn sweep(kind: Kind, gathers: bool) {
                         bad.lock().push(format!("SCRATCHSPACE_FAULT={case}"));
                         continue;
                     };
-                    // Whether a flush or the keeper syncs a file that was just sealed is chance: a few calls more or
+                    // Whether a flush or the syncer syncs a file that was just sealed is chance: a few calls more or
                     // less, and on a slow machine more of them.
                     let is_met = !ended.failed.is_empty();
                     assert!(is_met || case.k + calls / 16 > calls, "{case:?}: there is no such call");

@@ -240,7 +240,7 @@ fn a_source_that_panics_leaves_nothing_half_done() {
 /// Nobody heard of a thread that had panicked: the lane just stood still.
 #[test]
 fn a_lane_of_which_a_thread_panics_takes_no_write_is_read_and_tells_everybody() {
-    for role in [Role::Keeper, Role::Flusher] {
+    for role in [Role::Keeper, Role::Syncer, Role::Flusher] {
         let (scratch, events) = open(memory(2, 4), at_once);
         let (here, other) = (key_in(&scratch, 1, 1), key_in(&scratch, 0, 1));
         scratch.put_named(REALM, here, b"here").unwrap();

@@ -13,7 +13,7 @@ pub struct Stats {
     pub blocks: u64,
     /// Payload bytes of those.
     pub bytes: u64,
-    /// Files that exist now. They are created when they are needed, up to the number that was configured.
+    /// Files that exist now. They are created as they are needed, or a little ahead, up to the number that was configured.
     pub files: u64,
     /// Files that wait for blocks that are still lent.
     pub draining: u64,

@@ -1,4 +1,5 @@
-//! The background thread of a lane that prepares its files: creation, recycling. It waits for no file that was filled.
+//! The background thread of a lane that prepares its files: creation, recycling. It waits for the sync of a full file only
+//! where the oldest file may not die before.
 //!
 //! It never runs user code, and nobody waits for it without a deadline. It looks at its lane under the turn mutex,
 //! chooses one job, and does it outside.
@@ -26,8 +27,20 @@ const GRACE: Duration = Duration::from_millis(10);
 /// Pages of a file from which on the next ones of its lane are created while it is filled: creation takes some milliseconds,
 /// on a busy disk some tens of them, and smaller ones are full by then however early it is begun.
 const LARGE: u32 = 4096;
-/// Pages that are created ahead at most, and a quarter of a lane's files if that is less: 1 GiB.
+/// Pages of a lane that are created ahead at most, and that wait for the device before writers wait too: 1 GiB.
 const AHEAD: u32 = 1 << 18;
+/// When a creation ahead of need is tried again that has failed.
+const AHEAD_AGAIN: Duration = Duration::from_secs(10);
+
+/// How many files of this size a lane of so many has free ahead of need.
+fn most_ahead(pages: u32, files: usize) -> usize {
+    if pages < LARGE { 0 } else { (files / 4).min((AHEAD / pages) as usize) }
+}
+
+/// Whether so many full files that are not synced are more than writers run ahead of the disk.
+fn is_behind(pages: u32, full: usize) -> bool {
+    full > 1 && full > (AHEAD / pages) as usize
+}
 
 /// What a keeper does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +72,11 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
         let job = wheel.next_job(&wheel.turn.lock(), lane);
         match job {
             Job::Finish(file) | Job::Revive(file) => wheel.finish_recycling(lane, file),
-            Job::Create(file) => wheel.create_file(lane, file),
+            Job::Create(file) => {
+                wheel.create_file(lane, file);
+                // One may follow the other.
+                wheel.look_after(lane);
+            }
             Job::Recycle(file) => wheel.recycle(lane, file),
             Job::Kill(file) => wheel.kill(lane, file),
             Job::Attach => wheel.attach(lane),
@@ -67,13 +84,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
             Job::Retire(file) => wheel.retire(wheel.table.file(file)),
             Job::Stop => return,
             Job::Rest(time) => {
-                wheel.keep_within_memory(lane);
-                // The flusher does this in time, unless a closure holds it up. What was gathered for a file that is
-                // full now has no neighbours to wait for, and keeps the file from being settled.
-                wheel.store_open_gather(lane, |gather| {
-                    let is_due = gather.opened().elapsed() >= wheel.options.gather_delay;
-                    is_due || wheel.table.file(gather.file()).cursor.is_sealed()
-                });
+                wheel.look_after(lane);
                 let mut turn = wheel.turn.lock();
                 // Looked at again under the lock that is kept until the wait, so that no wake-up is lost.
                 if matches!(wheel.next_job(&turn, lane), Job::Rest(_)) {
@@ -140,7 +151,18 @@ impl FileWheel {
         spare.unwrap_or(Job::Rest(if watch { WATCH } else { REST }))
     }
 
-    /// Whether no keeper does anything, or has anything to do.
+    /// What is done between two jobs.
+    fn look_after(&self, lane: &Lane) {
+        self.keep_within_memory(lane);
+        // The flusher does this in time, unless a closure holds it up. What was gathered for a file that is full now has no
+        // neighbours to wait for, and keeps the file from being settled.
+        self.store_open_gather(lane, |gather| {
+            let is_due = gather.opened().elapsed() >= self.options.gather_delay;
+            is_due || self.table.file(gather.file()).cursor.is_sealed()
+        });
+    }
+
+    /// Whether no keeper or syncer does anything, or has anything to do.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn keepers_rest(&self) -> bool {
         let turn = self.turn.lock();
@@ -193,12 +215,12 @@ impl FileWheel {
     fn spare_job(&self, turn: &Turn, lane: &Lane, now: Instant) -> Option<Job> {
         let of_lane = &turn.lanes[lane.index()];
         // Nothing is written any more, so nothing need make room.
-        if of_lane.fallen.is_some() {
+        if of_lane.fallen.is_some() || self.is_behind(turn, of_lane) {
             return None;
         }
-        let wanted = of_lane.spares.len() < self.wanted_spares() && self.wants_a_spare(turn, lane);
+        let wanted = self.needs_a_spare(turn, lane);
         if let Some(file) = of_lane.absent.last() {
-            return (wanted || self.creates_ahead(of_lane)).then_some(Job::Create(*file));
+            return (wanted || self.creates_ahead(of_lane, now)).then_some(Job::Create(*file));
         }
         if !wanted {
             return None;
@@ -214,12 +236,36 @@ impl FileWheel {
         if self.options.on_full == OnFull::Refuse { 2 } else { 1 }
     }
 
-    /// Whether one more file is created before the lane needs it: that costs no block, and no space beyond the budget.
-    fn creates_ahead(&self, of_lane: &LaneTurn) -> bool {
-        let pages = self.size.pages();
+    /// Whether the lane cannot go on for long without another file.
+    fn needs_a_spare(&self, turn: &Turn, lane: &Lane) -> bool {
+        turn.lanes[lane.index()].spares.len() < self.wanted_spares() && self.wants_a_spare(turn, lane)
+    }
+
+    /// Whether one more file is created before the lane needs it, in a store that is written to: that costs no block, and no
+    /// space beyond the budget.
+    fn creates_ahead(&self, of_lane: &LaneTurn, now: Instant) -> bool {
         let files = of_lane.all().count() + of_lane.absent.len();
-        let most = (files / 4).min((AHEAD / pages) as usize).max(1);
-        pages >= LARGE && of_lane.active.is_some() && of_lane.spares.len() < most
+        of_lane.active.is_some()
+            && of_lane.spares.len() < most_ahead(self.size.pages(), files)
+            && of_lane.not_ahead_before.is_none_or(|time| now >= time)
+            && self.counters.blocks_written.get() > 0
+    }
+
+    /// A file that nobody waits for could not be created: it is tried again when somebody does, or later. `false` if the
+    /// lane needs it.
+    pub(crate) fn does_without(&self, turn: &mut Turn, lane: &Lane) -> bool {
+        if self.needs_a_spare(turn, lane) {
+            return false;
+        }
+        turn.lanes[lane.index()].not_ahead_before = Some(Instant::now() + AHEAD_AGAIN);
+        true
+    }
+
+    /// Whether writers are far enough ahead of the disk to wait for it: what they store then would stall them, or all others,
+    /// where the system bounds it.
+    fn is_behind(&self, turn: &Turn, of_lane: &LaneTurn) -> bool {
+        let is_full = |file: &&FileId| turn.state(**file) == FileState::Sealing && self.table.file(**file).is_quiet();
+        is_behind(self.size.pages(), of_lane.order.iter().filter(is_full).count())
     }
 
     /// Whether the lane will soon need its next file.
@@ -271,33 +317,92 @@ impl FileWheel {
 mod tests {
     use super::*;
     use crate::block::{BlockHash, BlockKind, Realm};
-    use crate::storage::MemoryFileSource;
+    use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
+    use crate::storage::{FileSource, MemoryFileSource};
     use crate::sync::thread;
     use crate::wheel::{NewBlock, WheelOptions};
 
-    /// Spares of a lane of twelve files once its first block is written.
-    fn spares(file_size: u64) -> usize {
-        let source = MemoryFileSource::builder().files_per_folder(12).file_size(file_size).build().unwrap();
-        let wheel =
-            FileWheel::open(Arc::new(source), WheelOptions { gather_bytes: 0, ..WheelOptions::default() }).unwrap();
-        let (key, parts) = (BlockHash::of(b"block"), [&b"block"[..]]);
-        let block = NewBlock { realm: Realm::DEFAULT, key, kind: BlockKind::Content, hash: key, parts: &parts, len: 5 };
-        wheel.store_block(&block, &wheel.deadline()).unwrap();
+    fn put(wheel: &FileWheel, number: u128) {
+        let bytes = vec![7; 1 << 20];
+        let (key, hash, parts) = (BlockHash::from_u128(number), BlockHash::of(&bytes), [&bytes[..]]);
+        let (realm, kind, len) = (Realm::DEFAULT, BlockKind::Named, 1 << 20);
+        wheel.store_block(&NewBlock { realm, key, kind, hash, parts: &parts, len }, &wheel.deadline()).unwrap();
+    }
+
+    fn until(what: &str, is_so: impl Fn() -> bool) {
         let began = Instant::now();
-        while !wheel.keepers_rest() {
-            assert!(began.elapsed() < Duration::from_mins(1), "the keeper does not come to rest");
+        while !is_so() {
+            assert!(began.elapsed() < Duration::from_mins(1), "{what}: not within a minute");
             thread::sleep(Duration::from_millis(1));
         }
-        let spares = wheel.turn.lock().lanes[0].spares.len();
-        wheel.close(Duration::from_secs(20));
-        spares
+    }
+
+    /// Files of 16 MiB.
+    fn files(count: u16) -> MemoryFileSource {
+        MemoryFileSource::builder().files_per_folder(count).file_size(16 << 20).build().unwrap()
+    }
+
+    fn open(source: impl FileSource) -> Arc<FileWheel> {
+        FileWheel::open(Arc::new(source), WheelOptions { gather_bytes: 0, ..WheelOptions::default() }).unwrap()
+    }
+
+    fn spares(wheel: &FileWheel) -> usize {
+        wheel.turn.lock().lanes[0].spares.len()
     }
 
     /// A file was created when the one before was full to three quarters: whoever filled the rest in less time than that
     /// takes waited, at each new file.
     #[test]
     #[cfg_attr(miri, ignore = "too many bytes to interpret")]
-    fn large_files_are_created_ahead_up_to_a_quarter_of_the_lane_and_to_a_gibibyte() {
-        assert_eq!([64 << 10, 16 << 20, 512 << 20].map(spares), [0, 3, 2]);
+    fn large_files_are_created_ahead_once_a_store_is_written_to() {
+        let source = files(12);
+        let wheel = open(source.clone());
+        put(&wheel, 1);
+        until("three spares", || spares(&wheel) == 3 && wheel.keepers_rest());
+        wheel.close(Duration::from_secs(20));
+        drop(wheel);
+        // Whoever only reads needs none.
+        let wheel = open(source);
+        until("it is searched", || wheel.turn.lock().lanes[0].discovered && wheel.keepers_rest());
+        assert_eq!(wheel.turn.lock().lanes[0].absent.len(), 8);
+        put(&wheel, 2);
+        until("three spares", || spares(&wheel) == 3);
+        wheel.close(Duration::from_secs(20));
+    }
+
+    #[test]
+    fn up_to_a_quarter_of_the_files_and_a_gibibyte_is_created_ahead() {
+        let mib = |size: u32| size << 8;
+        let of = |size, files| most_ahead(mib(size), files);
+        assert_eq!([of(1, 64), of(15, 64), of(16, 3), of(16, 12), of(16, 1000)], [0, 0, 0, 3, 64]);
+        assert_eq!([of(128, 16), of(128, 100), of(1024, 10), of(1025, 10), of(16 << 10, 100)], [4, 8, 1, 0, 0]);
+        let behind = |size, full| is_behind(mib(size), full);
+        assert_eq!([behind(1, 1024), behind(1, 1025), behind(128, 8), behind(128, 9)], [false, true, false, true]);
+        assert_eq!(
+            [behind(1024, 1), behind(1024, 2), behind(16 << 10, 1), behind(16 << 10, 2)],
+            [false, true, false, true]
+        );
+    }
+
+    /// A full disk was told as a broken lane when the first of its files was hardly begun.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn a_file_that_cannot_be_created_ahead_of_need_breaks_nothing() {
+        let source = FaultySource::new(files(12));
+        let faults = source.faults();
+        let wheel = open(source);
+        until("the first file", || spares(&wheel) == 1);
+        faults.set(Fault::at(1).sticky().only(&[Call::Create]).errno(Errno::NoSpace));
+        (0..11).for_each(|number| put(&wheel, number));
+        until("a creation fails", || faults.failed() > 0);
+        until("rest", || wheel.keepers_rest());
+        assert!(wheel.turn.lock().lanes[0].failing.is_none());
+        assert_eq!((faults.failed(), wheel.counters.file_failures.get()), (1, 0));
+        // Three quarters: the lane needs the next one.
+        (11..13).for_each(|number| put(&wheel, number));
+        until("the lane is told to fail", || wheel.turn.lock().lanes[0].failing.is_some());
+        faults.clear();
+        (13..20).for_each(|number| put(&wheel, number));
+        wheel.close(Duration::from_secs(20));
     }
 }

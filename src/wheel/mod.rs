@@ -14,6 +14,7 @@
 //! | `turn` | what each lane has: files that are filled, handed out, sealed, or die next |
 //! | `room` | room for a writer: in the active file, or in the next one, which it waits for |
 //! | `keeper`, `recycle` | the background life of files |
+//! | `syncer`, `write_back`, `pieces` | the way of what was stored to the device |
 //! | `flusher` | the background life of closures and gather buffers |
 //! | `plan`, `open`, `attach` | files of an earlier run, and folders that come late |
 //! | `recovery`, `directory`, `progress` | blocks of an earlier run: found, read, and how far that is |
@@ -232,7 +233,7 @@ pub(crate) struct FileWheel {
     turn: Mutex<Turn>,
     /// Told when a lane got a file, or lost the hope of one.
     turned: Condvar,
-    /// Told when a keeper may have something to do.
+    /// Told when a keeper or syncer may have something to do.
     keep: Condvar,
     /// The lap that each dying file begins next, as its header says already.
     laps: Mutex<Box<[Option<Lap>]>>,

@@ -234,6 +234,7 @@ impl FileWheel {
             }
             // Hazard 31: nobody is told.
             Err(_) if planted::is(31) => return,
+            Err(_) if self.does_without(&mut turn, lane) => return,
             Err(error) => {
                 let error = self.io_error("creating a file of the store", id, error);
                 self.lane_fails(&mut turn, lane, Some(id), error);

@@ -91,6 +91,9 @@ impl FileWheel {
             turn.set(full.file, FileState::Sealed);
         }
         self.choose_victim(&turn, lane);
+        drop(turn);
+        // Who prepares the next files waits if too many are not synced.
+        self.wake_keepers();
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct LaneTurn {
     pub(crate) discovered: bool,
     /// Why no file could be made ready, and when that is tried again.
     pub(crate) failing: Option<Failing>,
+    /// One that was created ahead of need could not be, and none is before then.
+    pub(crate) not_ahead_before: Option<Instant>,
     /// Files that could not be made ready again.
     pub(crate) unready: Vec<Unready>,
     /// Why its folder is not there, if it was not at open; until the lane was searched.

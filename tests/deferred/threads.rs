@@ -35,7 +35,7 @@ fn counts_threads() {
             write_later(&scratch, bytes_of(round, 5000)).unwrap();
             scratch.put(REALM, &bytes_of(round, 100)).unwrap();
             // A thread names itself when it begins, and is listed for a moment after it was joined.
-            until("the start of the threads", || threads_of_stores() >= Some(2));
+            until("the start of the threads", || threads_of_stores() >= Some(3));
             if round == 0 {
                 scratch.close(Duration::from_secs(30));
                 until("the end of the threads", || threads_of_stores() == Some(0));
