@@ -55,7 +55,8 @@ fn a_pair_that_the_index_takes_for_another_realms_finds_nothing_in_any_state_of_
     entered.recv_timeout(PATIENCE).unwrap();
     scratch.write_named(owner, waiting, 9, |_| ()).unwrap();
     let keys = [ready, removed, gathered, running, waiting];
-    let foreign: Vec<Realm> = (0..24).map(|bit| Realm::new(7 ^ (1 << bit)).unwrap()).collect();
+    let bits = (0..24).step_by(if cfg!(miri) { 8 } else { 1 });
+    let foreign: Vec<Realm> = bits.map(|bit| Realm::new(7 ^ (1 << bit)).unwrap()).collect();
     for realm in &foreign {
         for key in keys {
             assert_nothing_is_found(scratch.wheel(), owner, *realm, key);
