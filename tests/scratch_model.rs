@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use scratchspace::{
-    BlittableError, BlockHash, BlockRef, CommitError, DiskFileSource, MemoryFileSource, MissingOk, OnFull, OpenError,
-    ReadError, ReadWithError, Realm, Scratch, WriteError,
+    BlittableError, BlockHash, BlockInfo, BlockRef, CommitError, DiskFileSource, MemoryFileSource, MissingOk, OnFull,
+    OpenError, ReadError, ReadWithError, Realm, Scratch, WriteError,
 };
 use tempfile::TempDir;
 
@@ -257,6 +257,11 @@ impl Model {
 
     fn wrote(&mut self, key: Key, bytes: Vec<u8>, turns: u64) {
         let info = self.scratch.info(key.0, key.1).expect("what was just written is there");
+        self.has(key, bytes, &info, turns);
+    }
+
+    /// The store has these bytes there.
+    fn has(&mut self, key: Key, bytes: Vec<u8>, info: &BlockInfo, turns: u64) {
         assert_eq!((info.realm, info.hash, info.len as usize), (key.0, key.1, bytes.len()));
         let lane = usize::from((info.file.get() - 1) % self.setting.lanes);
         assert!(info.generation > self.gone[lane], "a file of a lane is older than one that is gone");
@@ -510,8 +515,12 @@ impl Model {
         // before it judges what is not, as both may be of one lane.
         for (content, bytes) in contents.iter().zip(bytes) {
             let key = (realm, content.hash());
-            if self.scratch.read(key.0, key.1, |found| *found == bytes) == Ok(true) {
-                self.wrote(key, bytes, turns);
+            // Its file may turn between the two questions.
+            let is_there = self.scratch.read(key.0, key.1, |found| *found == bytes) == Ok(true);
+            if let Ok(info) = self.scratch.info(key.0, key.1)
+                && is_there
+            {
+                self.has(key, bytes, &info, turns);
             } else if hashes.is_ok() {
                 assert_eq!(self.setting.on_full, OnFull::Recycle, "{key:?}");
                 self.blocks.remove(&key);
