@@ -17,17 +17,29 @@ use std::slice;
 use std::time::Instant;
 
 use crate::block::{Entry, FileId, FileSize, PAGE_SIZE, Slot, padding, pages_of};
+use crate::error::IoError;
 use crate::planted;
 use crate::storage::{FileMemory, HeapMemory};
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 
 /// Memory in which neighbours gather; readers of a GATHERED block hold it by `Arc`.
 #[derive(Debug)]
 pub(crate) struct GatherBuffer {
     memory: HeapMemory,
+    /// Why it could not be stored.
+    failure: OnceLock<IoError>,
 }
 
 impl GatherBuffer {
+    fn new(size: FileSize) -> Self {
+        Self { memory: HeapMemory::new(size), failure: OnceLock::new() }
+    }
+
+    /// Why it could not be stored, if it could not: known before any of its slots is FAILED.
+    pub(crate) fn failure(&self) -> Option<&IoError> {
+        self.failure.get()
+    }
+
     /// Bytes of `range`, which a published record names.
     pub(crate) fn bytes(&self, range: Range<u64>) -> Option<&[u8]> {
         if range.start > range.end || range.end > self.memory.size().get() {
@@ -67,10 +79,12 @@ impl Gather {
     pub(crate) fn open(file: FileId, size: FileSize, spare: Option<Arc<GatherBuffer>>) -> Self {
         let mut spare = spare;
         // Hazard 56: a buffer is filled again below whoever reads it.
-        let reusable = spare.as_mut().is_some_and(|buffer| Arc::get_mut(buffer).is_some() || planted::is(56));
+        let reusable = spare.as_mut().is_some_and(|buffer| {
+            buffer.failure.get().is_none() && (Arc::get_mut(buffer).is_some() || planted::is(56))
+        });
         let buffer = match spare {
             Some(buffer) if reusable => buffer,
-            _ => Arc::new(GatherBuffer { memory: HeapMemory::new(size) }),
+            _ => Arc::new(GatherBuffer::new(size)),
         };
         Self {
             buffer,
@@ -98,6 +112,11 @@ impl Gather {
 
     pub(crate) fn buffer(&self) -> &Arc<GatherBuffer> {
         &self.buffer
+    }
+
+    /// Says why the buffer could not be stored, before any of its slots is FAILED.
+    pub(crate) fn has_failed(&self, error: IoError) {
+        let _ = self.buffer.failure.set(error);
     }
 
     pub(crate) fn into_buffer(self) -> Arc<GatherBuffer> {

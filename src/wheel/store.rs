@@ -227,10 +227,17 @@ impl FileWheel {
             file.slots.mark(slot, slots::NAMED);
         }
         if file.slots.get(slot) == State::Failed {
+            let record = file.pending.lock().get(slot).cloned();
             self.bury(file, slot);
             reservation.finish();
-            let error = std::io::Error::other("the gather buffer of the block could not be stored");
-            return Err(WriteError::Io(self.io_error("storing a block", address.file(), error)));
+            let error = match &record {
+                Some(Record::Gathered(gathered)) => gathered.buffer.failure().cloned(),
+                _ => None,
+            };
+            let unknown = || std::io::Error::other("the gather buffer of the block could not be stored");
+            return Err(WriteError::Io(
+                error.unwrap_or_else(|| self.io_error("storing a block", file.id(), unknown())),
+            ));
         }
         reservation.finish();
         result
@@ -283,6 +290,7 @@ impl FileWheel {
 
     fn gather_failed(&self, lane: &Lane, file: &BlockFile, gather: &Gather, error: std::io::Error) {
         let error = self.io_error("storing gathered blocks", file.id(), error);
+        gather.has_failed(error.clone());
         self.counters.store_failures.add(1);
         self.seal_early(lane, file);
         let hides_content =
