@@ -165,14 +165,14 @@ fn a_folder_that_is_not_there_at_open_fails_its_keys_and_is_taken_back() {
         assert!(!lane.readable && lane.broken.is_some(), "{health}");
         assert!(health.to_string().contains("it cannot be read"), "{health}");
 
-        // Back, and not searched yet: the search ends with syncs, which wait.
-        faults.hold_syncs(true);
+        // Back, and not searched yet: what the search reads waits.
+        faults.hold_payloads(true);
         faults.clear();
         eventually("the folder is searched", || !scratch.recovery().complete);
         assert!(matches!(scratch.wait_recovered(Duration::ZERO), Err(ReadError::Busy { .. })));
         assert!(matches!(scratch.for_each(REALM, |_| ()), Err(ReadError::Io(_))));
         assert!(matches!(scratch.contains(REALM, key_in(&scratch, 1, 77)), Err(ReadError::Io(_))));
-        faults.hold_syncs(false);
+        faults.hold_payloads(false);
         eventually("the folder is back", || scratch.health().state == HealthState::Healthy);
         until(&events, |event| matches!(event, Event::LaneHealed { lane: 1, .. }));
         scratch.wait_recovered(HANGS).unwrap();

@@ -294,6 +294,8 @@ fn a_lane_that_was_not_searched_to_the_end_does_not_say_missing() {
     let files = memory(2, 4);
     let (scratch, _) = open(files.clone(), at_once);
     let [here, other] = [1, 0].map(|lane| key_in(&scratch, lane, 1));
+    // The block is in the second file of its lane.
+    scratch.put_named(REALM, key_in(&scratch, 1, 3), &vec![1; 57_000]).unwrap();
     for key in [here, other] {
         scratch.put_named(REALM, key, b"of an earlier run").unwrap();
     }
@@ -301,10 +303,9 @@ fn a_lane_that_was_not_searched_to_the_end_does_not_say_missing() {
     drop(scratch);
     let source = FaultySource::new(files);
     let faults = source.faults();
-    faults.hold_syncs(true);
+    faults.hold_payloads_of(FileId::new(2).unwrap());
     let (scratch, _) = open(source, at_once);
-    // Both searches have come to their last step.
-    eventually("the searches sync", || faults.held_syncs() >= 2);
+    eventually("the search is at the first file", || faults.held_payloads() >= 1);
     scratch.shared().wheel.spawn(Role::Search, 1, |_| panic!("{PLANNED}")).unwrap();
     eventually("it is told", || scratch.health().broken().count() == 1);
     let began = Instant::now();
@@ -319,7 +320,7 @@ fn a_lane_that_was_not_searched_to_the_end_does_not_say_missing() {
     assert!(!scratch.health().lanes().find(|lane| lane.lane == 1).unwrap().readable);
     // What was found is read.
     assert_eq!(scratch.get(REALM, here).as_deref(), Ok(&b"of an earlier run"[..]));
-    faults.hold_syncs(false);
+    faults.hold_payloads(false);
     scratch.close(HANGS);
 }
 

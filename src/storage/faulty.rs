@@ -162,6 +162,8 @@ pub(crate) struct Faults {
     stores: Hold,
     #[cfg(not(loom))]
     payloads: Hold,
+    #[cfg(not(loom))]
+    payloads_of: Mutex<Option<FileId>>,
 }
 
 /// Whether calls of one kind wait, and how many do.
@@ -233,10 +235,19 @@ impl Faults {
         self.stores.waiting()
     }
 
-    /// From now on loads of more than an entry wait before they begin, until this is called with `false`.
+    /// From now on loads of more than an entry wait before they begin, until this is called with `false`: those of payloads
+    /// and directories, and none of a header.
     #[cfg(not(loom))]
     pub(crate) fn hold_payloads(&self, held: bool) {
+        *self.payloads_of.lock() = None;
         self.payloads.hold(held);
+    }
+
+    /// The same for one file.
+    #[cfg(not(loom))]
+    pub(crate) fn hold_payloads_of(&self, file: FileId) {
+        *self.payloads_of.lock() = Some(file);
+        self.payloads.hold(true);
     }
 
     /// How many of those loads wait.
@@ -449,7 +460,8 @@ unsafe impl FileMemory for FaultyMemory {
 
     fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         #[cfg(not(loom))]
-        if into.len() > Entry::SIZE {
+        if into.len() > Entry::SIZE && offset > 0 && self.faults.payloads_of.lock().is_none_or(|file| file == self.file)
+        {
             self.faults.payloads.wait_while_held();
         }
         self.faults.meet(Call::Load, self.folder)?;

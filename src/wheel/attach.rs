@@ -10,7 +10,7 @@
 //!    same. Whatever is refused changes nothing and is tried again.
 #![forbid(unsafe_code)]
 
-use crate::block::FileId;
+use crate::block::{FileId, PAGE_SIZE};
 use crate::error::{IoError, OpenError};
 use crate::storage::{FileSource, Found};
 use crate::sync::Arc;
@@ -20,6 +20,7 @@ use crate::wheel::lane::Lane;
 use crate::wheel::plan::{Judged, Plan, check_order, judge};
 use crate::wheel::recovery;
 use crate::wheel::threads::Role;
+use crate::wheel::turn::Searched;
 use crate::wheel::{FileWheel, WheelOptions};
 
 /// What is found at open, folder by folder.
@@ -66,6 +67,9 @@ impl Search {
     /// not known then.
     pub(crate) fn judge(&mut self, source: &dyn FileSource) -> Result<Vec<Judged>, OpenError> {
         let mut judged = Vec::new();
+        for found in &self.found {
+            found.memory.will_need(0..PAGE_SIZE);
+        }
         for found in std::mem::take(&mut self.found) {
             let folder = folder_of(source, found.file);
             match judge(source, found) {
@@ -135,6 +139,7 @@ impl FileWheel {
             self.turn.lock().lanes[at].detached = false;
             if files.is_empty() {
                 self.lane_is_discovered(lane);
+                self.turn.lock().lanes[at].searched = Searched::Durable;
                 continue;
             }
             let (id, own) = (lane.id(), files.clone());

@@ -144,6 +144,7 @@ mod tests {
     use crate::sync::atomic::{AtomicUsize, Ordering};
     use crate::sync::{Condvar, Mutex, thread};
     use crate::wheel::WheelOptions;
+    use crate::wheel::turn::Searched;
 
     /// Bound of everything that a test waits for: only a defect reaches it.
     const HANGS: Duration = Duration::from_mins(1);
@@ -157,7 +158,7 @@ mod tests {
 
     /// From now on writers wait for room, or no longer.
     fn make_wait(wheel: &FileWheel, wait: bool) {
-        wheel.turn.lock().lanes[0].writable = !wait;
+        wheel.turn.lock().lanes[0].searched = if wait { Searched::Nothing } else { Searched::Durable };
         wheel.turned.notify_all();
     }
 

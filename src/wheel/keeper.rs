@@ -14,7 +14,7 @@ use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::pieces::PIECE;
 use crate::wheel::state::FileState;
-use crate::wheel::turn::{LaneTurn, Turn};
+use crate::wheel::turn::{LaneTurn, Searched, Turn};
 use crate::wheel::{FileWheel, OnFull};
 
 /// Longest sleep between two looks when there is nothing to do.
@@ -110,7 +110,7 @@ impl FileWheel {
             let is_first = lane.id() < self.table.source().folders();
             return if is_first && !held_back { Job::Attach } else { Job::Rest(REST) };
         }
-        if !of_lane.writable {
+        if of_lane.searched < Searched::Newest {
             return Job::Rest(REST);
         }
         // Whoever found it suspect may have looked before it was free, and found nothing to retire.
@@ -122,7 +122,7 @@ impl FileWheel {
         for (file, _) in &of_lane.draining {
             match turn.state(*file) {
                 // Nothing dies before what was found is durable (`recovery`, invariant 3).
-                FileState::Closing if !held_back && of_lane.discovered => return Job::Kill(*file),
+                FileState::Closing if !held_back && of_lane.searched == Searched::Durable => return Job::Kill(*file),
                 // There is nothing to be seen before it is tried again.
                 FileState::Closing => {}
                 FileState::Draining if self.has_drained(*file) => return Job::Finish(*file),
@@ -165,12 +165,17 @@ impl FileWheel {
     /// Whether no keeper or syncer does anything, or has anything to do.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn keepers_rest(&self) -> bool {
+        // At memory, which decides how blocks are asked for.
+        let has_looked = self.residency.has_looked();
         let turn = self.turn.lock();
-        self.lanes.iter().all(|lane| {
-            let of_lane = &turn.lanes[lane.index()];
-            let settles = of_lane.order.iter().any(|file| turn.state(*file) == FileState::Sealing);
-            !settles && self.next_job(&turn, lane) == Job::Rest(REST)
-        })
+        has_looked
+            && self.lanes.iter().all(|lane| {
+                let of_lane = &turn.lanes[lane.index()];
+                let settles = of_lane.order.iter().any(|file| turn.state(*file) == FileState::Sealing);
+                // Only then may files die.
+                let is_synced = of_lane.searched != Searched::All;
+                !settles && is_synced && self.next_job(&turn, lane) == Job::Rest(REST)
+            })
     }
 
     /// Whether a file has begun another lap than this one, or is about to.
@@ -238,7 +243,8 @@ impl FileWheel {
 
     /// Whether the lane cannot go on for long without another file.
     fn needs_a_spare(&self, turn: &Turn, lane: &Lane) -> bool {
-        turn.lanes[lane.index()].spares.len() < self.wanted_spares() && self.wants_a_spare(turn, lane)
+        let of_lane = &turn.lanes[lane.index()];
+        of_lane.spares.len() + of_lane.unplaced < self.wanted_spares() && self.wants_a_spare(turn, lane)
     }
 
     /// Whether one more file is created before the lane needs it, in a store that is written to: that costs no block, and no
@@ -246,7 +252,7 @@ impl FileWheel {
     fn creates_ahead(&self, of_lane: &LaneTurn, now: Instant) -> bool {
         let files = of_lane.all().count() + of_lane.absent.len();
         of_lane.active.is_some()
-            && of_lane.spares.len() < most_ahead(self.size.pages(), files)
+            && of_lane.spares.len() + of_lane.unplaced < most_ahead(self.size.pages(), files)
             && of_lane.not_ahead_before.is_none_or(|time| now >= time)
             && self.counters.blocks_written.get() > 0
     }
@@ -282,7 +288,7 @@ impl FileWheel {
     /// Whether the oldest file of the lane may make room now.
     fn may_die(&self, turn: &Turn, lane: &Lane, oldest: FileId, now: Instant) -> bool {
         let of_lane = &turn.lanes[lane.index()];
-        if !of_lane.discovered {
+        if of_lane.searched < Searched::Durable {
             return false;
         }
         if self.options.on_full == OnFull::Refuse && !self.is_spent(of_lane, self.table.file(oldest)) {
@@ -363,7 +369,7 @@ mod tests {
         drop(wheel);
         // Whoever only reads needs none.
         let wheel = open(source);
-        until("it is searched", || wheel.turn.lock().lanes[0].discovered && wheel.keepers_rest());
+        until("it is searched", || wheel.turn.lock().lanes[0].searched == Searched::Durable && wheel.keepers_rest());
         assert_eq!(wheel.turn.lock().lanes[0].absent.len(), 8);
         put(&wheel, 2);
         until("three spares", || spares(&wheel) == 3);

@@ -29,7 +29,7 @@ use crate::wheel::residency::Residency;
 use crate::wheel::staging::Staging;
 use crate::wheel::state::FileState;
 use crate::wheel::threads::Role;
-use crate::wheel::turn::Turn;
+use crate::wheel::turn::{Searched, Turn};
 use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOptions, flusher, keeper, syncer};
 
 /// Bytes of disk a block is assumed to take when nothing else is said.
@@ -277,20 +277,19 @@ impl FileWheel {
             self.create_file(lane, id);
         }
         let mut turn = self.turn.lock();
-        let of_lane = &mut turn.lanes[lane.index()];
-        of_lane.writable = true;
-        of_lane.discovered = true;
+        turn.lanes[lane.index()].searched = Searched::Durable;
     }
 
     fn start_threads(self: &Arc<Self>, to_discover: Vec<Vec<FileId>>) -> Result<(), OpenError> {
         let failed = |error| OpenError::Io(IoError::new("starting a thread of the store", None, error));
         for (lane, files) in (0..self.lanes()).zip(to_discover) {
-            self.spawn(Role::Flusher, lane, move |wheel| flusher::run(wheel, lane)).map_err(failed)?;
+            // The keeper decides how blocks are asked for; then what somebody waits for.
             self.spawn(Role::Keeper, lane, move |wheel| keeper::run(wheel, lane)).map_err(failed)?;
-            self.spawn(Role::Syncer, lane, move |wheel| syncer::run(wheel, lane)).map_err(failed)?;
             if !files.is_empty() {
                 self.spawn(Role::Search, lane, move |wheel| recovery::run(wheel, lane, &files)).map_err(failed)?;
             }
+            self.spawn(Role::Flusher, lane, move |wheel| flusher::run(wheel, lane)).map_err(failed)?;
+            self.spawn(Role::Syncer, lane, move |wheel| syncer::run(wheel, lane)).map_err(failed)?;
         }
         Ok(())
     }

@@ -30,6 +30,25 @@ pub struct RecoveryReport {
     pub skipped: Skipped,
 }
 
+impl RecoveryReport {
+    /// Adds what a part of the search came to.
+    pub(crate) fn add(&mut self, part: &Self) {
+        let Self { files, blocks, bytes, files_dropped, files_damaged, skipped } = part;
+        let Skipped { invalid, misplaced, unknown, superseded, unreadable, no_room } = skipped;
+        self.files += files;
+        self.blocks += blocks;
+        self.bytes += bytes;
+        self.files_dropped += files_dropped;
+        self.files_damaged += files_damaged;
+        self.skipped.invalid += invalid;
+        self.skipped.misplaced += misplaced;
+        self.skipped.unknown += unknown;
+        self.skipped.superseded += superseded;
+        self.skipped.unreadable += unreadable;
+        self.skipped.no_room += no_room;
+    }
+}
+
 /// Entries of an earlier run that were not taken over, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -174,9 +193,9 @@ impl RecoveryState {
         change(&mut self.progress.lock().report);
     }
 
-    pub(crate) fn file_is_read(&self) {
+    pub(crate) fn files_are_read(&self, files: u64) {
         let mut progress = self.progress.lock();
-        progress.report.files += 1;
+        progress.report.files += files;
         progress.complete = progress.report.files == progress.files_total;
         drop(progress);
         self.completed.notify_all();

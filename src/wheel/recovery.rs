@@ -14,75 +14,125 @@
 //!    any more: it dies before any other of its lane, and until then whatever is removed gets a tombstone.
 #![forbid(unsafe_code)]
 
-use crate::block::{BlockKind, Entry, FileId, Slot};
+use crate::block::{BlockKind, Entry, FileId, KeyHash, Slot};
 use crate::sync::Arc;
 use crate::wheel::FileWheel;
-use crate::wheel::directory::Directory;
+use crate::wheel::directory::{Directory, ask_for_directory};
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::{Known, Lane};
+use crate::wheel::progress::RecoveryReport;
 use crate::wheel::publish::Outcome;
+use crate::wheel::recycle::Lap;
 use crate::wheel::slots::State;
 use crate::wheel::state::FileState;
+use crate::wheel::turn::Searched;
 
 /// How often a found entry is offered to the index, while newer versions turn out to be bad.
 const OFFERS: usize = 64;
+/// Of so many files ahead of the one that is read the directories are asked for.
+const ASKED_AHEAD: usize = 2;
+/// So many entries are offered to the index together.
+const BATCH: usize = 32;
+
+/// Where a file stands among those of its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rank {
+    /// It is free, and newer than all that hold a block.
+    Ahead,
+    /// It is the newest one that holds a block, or newer, suspect, and holds nothing.
+    Newest,
+    Older,
+}
 
 /// Discovers the files of a lane, the newest first.
+///
+/// Free files that are newer than all blocks have their place once the newest file with a block has its own: nobody reads
+/// what is in them, and each takes a sync.
 pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16, files: &[FileId]) {
     let lane = &wheel.lanes[usize::from(lane)];
-    let mut resumed = false;
-    for id in files {
+    let (mut resumed, mut ahead, mut unreported, mut len) = (false, Vec::new(), 0, 0);
+    for (at, id) in files.iter().enumerate() {
         let file = wheel.table.file(*id);
+        for next in &files[at + 1..files.len().min(at + 1 + ASKED_AHEAD)] {
+            ask_for_directory(wheel.table.file(*next), len);
+        }
         let Some(directory) = wheel.read_bounds(file) else { return };
         wheel.recovery.update(|report| {
             report.skipped.invalid += directory.invalid;
             report.skipped.unreadable += directory.unreadable;
         });
-        wheel.place(lane, file, &directory, &mut resumed);
-        wheel.read_entries(file, &directory, |slot, entry| wheel.publish_found(lane, file, slot, entry));
+        (unreported, len) = (unreported + 1, directory.len());
+        let is_last = at + 1 == files.len();
+        if !resumed && directory.holds_nothing() && !file.is_suspect() {
+            ahead.push((file, directory));
+            wheel.turn.lock().lanes[lane.index()].unplaced += 1;
+        } else {
+            let rank = if resumed { Rank::Older } else { Rank::Newest };
+            resumed |= !directory.holds_nothing();
+            wheel.place(lane, file, &directory, rank);
+            if lane.active().is_none() {
+                wheel.place_free(lane, &mut ahead);
+            }
+            let mut batch = Batch { wheel, lane, file, entries: Vec::with_capacity(BATCH) };
+            wheel.read_entries(file, &directory, |slot, entry| batch.add(slot, entry));
+            batch.publish();
+        }
+        if resumed || is_last {
+            wheel.place_free(lane, &mut ahead);
+        }
         if wheel.is_closed() {
             return;
         }
-        if Some(id) == files.last() {
-            wheel.sync_found(files);
+        if is_last {
             wheel.lane_is_discovered(lane);
         }
-        wheel.recovery.file_is_read();
+        if ahead.is_empty() {
+            wheel.recovery.files_are_read(std::mem::take(&mut unreported));
+        }
     }
+    wheel.sync_found(lane, files);
 }
 
 impl FileWheel {
+    /// Gives free files that are newer than all blocks their place, the newest first.
+    fn place_free(&self, lane: &Lane, ahead: &mut Vec<(&BlockFile, Directory)>) {
+        for (file, directory) in ahead.drain(..) {
+            self.place(lane, file, &directory, Rank::Ahead);
+        }
+    }
+
     /// Gives a file whose directory was read its place in the lane.
-    fn place(&self, lane: &Lane, file: &BlockFile, directory: &Directory, resumed: &mut bool) {
+    fn place(&self, lane: &Lane, file: &BlockFile, directory: &Directory, rank: Rank) {
         let id = file.id();
-        let holds_nothing = directory.entries == 0 && directory.unreadable == 0;
-        if holds_nothing && !file.is_suspect() {
+        if directory.holds_nothing() && !file.is_suspect() {
             // Its header may be in the page cache only.
             self.sync_file(file);
         }
-        let is_hollow = holds_nothing && file.is_suspect();
-        let is_empty = holds_nothing && !is_hollow;
-        // An empty file older than the resumed one takes a new generation before use.
-        let (mut turn, renewed) = if is_empty && *resumed {
-            let (turn, renewed) = self.youngest(lane, id, self.write_header(lane, id));
-            let renewed = renewed.map_err(|error| {
+        let is_hollow = directory.holds_nothing() && file.is_suspect();
+        let is_empty = directory.holds_nothing() && !is_hollow;
+        let (mut turn, ready) = if is_empty {
+            // One that is older than the resumed file takes a new generation before use; so does one that was overtaken.
+            let found = Lap { generation: file.generation(), nonce: file.nonce() };
+            let ready = if rank == Rank::Older { self.write_header(lane, id) } else { Ok(found) };
+            let (turn, ready) = self.youngest(lane, id, ready);
+            let ready = ready.map_err(|error| {
                 // It is queued with the full ones, and made anew when its turn comes.
                 self.tell_unready(lane, id, self.io_error("writing a header", id, error));
             });
-            (turn, renewed.ok())
+            (turn, ready.ok())
         } else {
             (self.turn.lock(), None)
         };
+        if rank == Rank::Ahead {
+            turn.lanes[lane.index()].unplaced -= 1;
+        }
         if is_hollow {
             turn.found_hollow(id, lane);
-        } else if is_empty && (!*resumed || renewed.is_some()) {
-            let (generation, nonce) =
-                renewed.map_or((file.generation(), file.nonce()), |lap| (lap.generation, lap.nonce));
-            file.begin_lap(generation, nonce);
+        } else if let Some(lap) = ready {
+            file.begin_lap(lap.generation, lap.nonce);
             turn.set(id, FileState::Free);
             turn.lanes[lane.index()].spares.push(id);
-        } else if !*resumed && !holds_nothing {
-            *resumed = true;
+        } else if rank == Rank::Newest {
             let handed = file.generation();
             let has_room = file.size().fits(directory.next_page, 1, directory.next_slot);
             // Else nobody knows how far it is filled.
@@ -97,7 +147,7 @@ impl FileWheel {
                 let of_lane = &mut turn.lanes[lane.index()];
                 of_lane.active = Some(id);
                 // Its last free file before the restart is so after it.
-                lane.set_tombstones_only(self.is_last(of_lane, of_lane.spares.len() + 1));
+                lane.set_tombstones_only(self.is_last(of_lane));
                 lane.set_active(Some(id));
             } else {
                 file.cursor.seal();
@@ -106,7 +156,7 @@ impl FileWheel {
             }
             let of_lane = &mut turn.lanes[lane.index()];
             of_lane.handed = of_lane.handed.max(handed);
-            of_lane.writable = true;
+            of_lane.searched = of_lane.searched.max(Searched::Newest);
         } else {
             turn.set(id, FileState::Sealed);
             turn.lanes[lane.index()].order.push_front(id);
@@ -119,11 +169,16 @@ impl FileWheel {
         self.wake_keepers();
     }
 
-    /// Makes durable what an earlier run may have left in the page cache (invariant 3).
-    fn sync_found(&self, files: &[FileId]) {
+    /// Makes durable what an earlier run may have left in the page cache. From then on files of the lane may die (invariant 3).
+    fn sync_found(&self, lane: &Lane, files: &[FileId]) {
         for file in files.iter().map(|id| self.table.file(*id)) {
+            if self.is_closed() {
+                return;
+            }
             self.sync_file(file);
         }
+        self.turn.lock().lanes[lane.index()].searched = Searched::Durable;
+        self.wake_keepers();
     }
 
     pub(crate) fn lane_is_discovered(&self, lane: &Lane) {
@@ -132,50 +187,84 @@ impl FileWheel {
             lane.set_known();
             self.folder_works(&mut turn, lane);
         }
-        let of_lane = &mut turn.lanes[lane.index()];
         // A lane whose files are all empty has nothing to resume.
-        of_lane.writable = true;
-        of_lane.discovered = true;
+        turn.lanes[lane.index()].searched = Searched::All;
         self.refresh_tombstones_only(&turn, lane);
         self.choose_victim(&turn, lane);
         self.turned.notify_all();
         drop(turn);
         self.wake_keepers();
     }
+}
 
-    /// Offers an entry of an earlier run to the index.
-    fn publish_found(&self, lane: &Lane, file: &BlockFile, slot: Slot, entry: &Entry) {
-        let hash = self.key_hash(entry.realm, entry.key);
+/// Entries of one file that are offered to the index together: what is looked at in it is asked for ahead.
+struct Batch<'a> {
+    wheel: &'a FileWheel,
+    lane: &'a Lane,
+    file: &'a BlockFile,
+    entries: Vec<(Slot, Entry, KeyHash)>,
+}
+
+impl Batch<'_> {
+    fn add(&mut self, slot: Slot, entry: &Entry) {
+        let hash = self.wheel.key_hash(entry.realm, entry.key);
+        self.wheel.index.prefetch(hash);
+        self.entries.push((slot, *entry, hash));
+        if self.entries.len() == BATCH {
+            self.publish();
+        }
+    }
+
+    /// Offers the entries to the index, in their order.
+    fn publish(&mut self) {
+        let Ok(_pin) = self.file.pin() else { return self.entries.clear() };
+        let mut came_to = RecoveryReport::default();
+        for (slot, entry, hash) in self.entries.drain(..) {
+            let Self { wheel, lane, file, .. } = self;
+            wheel.publish_found(lane, file, slot, &entry, hash, &mut came_to);
+        }
+        self.wheel.recovery.update(|report| report.add(&came_to));
+    }
+}
+
+impl FileWheel {
+    /// Offers an entry of an earlier run to the index; its file is pinned.
+    fn publish_found(
+        &self,
+        lane: &Lane,
+        file: &BlockFile,
+        slot: Slot,
+        entry: &Entry,
+        hash: KeyHash,
+        came_to: &mut RecoveryReport,
+    ) {
         if self.lane_of(hash).id() != lane.id() {
-            self.recovery.update(|report| report.skipped.misplaced += 1);
+            came_to.skipped.misplaced += 1;
             return;
         }
         let state = match entry.kind {
             BlockKind::Content | BlockKind::Named => State::Unverified,
             BlockKind::Tombstone => State::Tombstone,
             _ => {
-                self.recovery.update(|report| report.skipped.unknown += 1);
+                came_to.skipped.unknown += 1;
                 return;
             }
         };
-        let Ok(_pin) = file.pin() else { return };
         file.slots.set(slot, state);
         let address = file.address(slot);
         for _ in 0..OFFERS {
             match self.publish(hash, (entry.realm, entry.key), address, entry.kind, entry.len) {
                 Outcome::Published(_) => {
                     if !entry.kind.is_tombstone() {
-                        self.recovery.update(|report| {
-                            report.blocks += 1;
-                            report.bytes += u64::from(entry.len);
-                        });
+                        came_to.blocks += 1;
+                        came_to.bytes += u64::from(entry.len);
                     }
                     return;
                 }
                 Outcome::Full => {
                     // The disk has it: removing its key writes a tombstone.
                     self.counters.strays.add(1);
-                    self.recovery.update(|report| report.skipped.no_room += 1);
+                    came_to.skipped.no_room += 1;
                     return;
                 }
                 Outcome::Waiting(_) => break,
@@ -183,12 +272,15 @@ impl FileWheel {
                     if self.is_sound(hash, newer) != Some(false) {
                         break;
                     }
-                    self.recovery.update(|report| {
-                        report.blocks = report.blocks.saturating_sub(1);
-                    });
+                    // Of this batch, or of an earlier one.
+                    if came_to.blocks > 0 {
+                        came_to.blocks -= 1;
+                    } else {
+                        self.recovery.update(|report| report.blocks = report.blocks.saturating_sub(1));
+                    }
                 }
             }
         }
-        self.recovery.update(|report| report.skipped.superseded += 1);
+        came_to.skipped.superseded += 1;
     }
 }

@@ -20,7 +20,7 @@ use crate::wheel::lane::Lane;
 use crate::wheel::pending::Deadline;
 use crate::wheel::reserve::{Purpose, Reservation};
 use crate::wheel::state::FileState;
-use crate::wheel::turn::Turn;
+use crate::wheel::turn::{Searched, Turn};
 use crate::wheel::{FileWheel, OnFull};
 
 /// Longest sleep of a writer that waits, between two looks.
@@ -182,7 +182,7 @@ impl FileWheel {
         if let Some(failing) = of_lane.why_no_file() {
             return Outlook::Failing { error: failing.error.clone(), now: failing.is_broken() };
         }
-        if !of_lane.writable || !of_lane.absent.is_empty() {
+        if of_lane.searched < Searched::Newest || !of_lane.absent.is_empty() {
             return Outlook::Wait;
         }
         // What is not dead on the disk yet waits for that, and for nobody who reads it.
@@ -192,7 +192,7 @@ impl FileWheel {
         let oldest_held = of_lane.draining.iter().min_by_key(|(_, since)| *since).map(|(file, _)| *file);
         let oldest = of_lane.order.front().map(|oldest| self.table.file(*oldest));
         let refuses = self.options.on_full == OnFull::Refuse
-            && of_lane.discovered
+            && of_lane.searched >= Searched::All
             && oldest.is_some_and(|oldest| !self.is_spent(of_lane, oldest));
         match oldest_held {
             Some(oldest) if refuses || !of_lane.has_another_to_give() => Outlook::AllPinned { oldest },

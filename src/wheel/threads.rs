@@ -18,6 +18,7 @@ use crate::sync::{Arc, thread};
 use crate::wheel::FileWheel;
 use crate::wheel::failing::Failing;
 use crate::wheel::lane::Lane;
+use crate::wheel::turn::Searched;
 
 /// What a thread of the store does for its lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ impl FileWheel {
         let is_away = looks_for_a_folder && fallen.iter().any(|lane| turn.lanes[lane.index()].detached);
         fallen.retain(|lane| {
             let of_lane = &mut turn.lanes[lane.index()];
-            if !of_lane.discovered {
+            if of_lane.searched < Searched::All {
                 lane.set_unknown();
             }
             let is_first = of_lane.fallen.is_none();

@@ -37,11 +37,26 @@ pub(crate) struct Turn {
     pub(crate) running: usize,
 }
 
+/// How far the search of a lane is: each step allows more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Searched {
+    #[default]
+    Nothing,
+    /// The newest file with a block is resumed: writes may begin.
+    Newest,
+    /// Every directory was read: what is not found is not there.
+    All,
+    /// What was found is durable: files may die.
+    Durable,
+}
+
 /// What a lane has, and why it may have to wait.
 #[derive(Debug, Default)]
 pub(crate) struct LaneTurn {
     pub(crate) active: Option<FileId>,
     pub(crate) spares: Vec<FileId>,
+    /// Free files of an earlier run that are about to be spares.
+    pub(crate) unplaced: usize,
     pub(crate) order: VecDeque<FileId>,
     pub(crate) draining: Vec<(FileId, Instant)>,
     /// Numbers that may still be created for this lane, the next one last.
@@ -54,10 +69,8 @@ pub(crate) struct LaneTurn {
     sealed: u64,
     /// Writers that wait for a file.
     pub(crate) waiting: u32,
-    /// Whether the newest file of an earlier run is resumed, so that writes may begin.
-    pub(crate) writable: bool,
-    /// Whether every directory of an earlier run was read.
-    pub(crate) discovered: bool,
+    /// How far the search for what an earlier run has left is.
+    pub(crate) searched: Searched,
     /// Why no file could be made ready, and when that is tried again.
     pub(crate) failing: Option<Failing>,
     /// One that was created ahead of need could not be, and none is before then.
@@ -147,6 +160,11 @@ impl LaneTurn {
         self.files().chain(self.spares.iter().copied()).chain(draining).chain(unready)
     }
 
+    /// Files that are free, or will be in a moment, and the one that is being filled.
+    pub(crate) fn free(&self) -> usize {
+        self.spares.len() + self.unplaced + usize::from(self.active.is_some())
+    }
+
     /// Whether the oldest file may make room while others drain: another one that does not drain is left.
     pub(crate) fn has_another_to_give(&self) -> bool {
         self.order.len() + self.spares.len() + usize::from(self.active.is_some()) > 1
@@ -219,7 +237,7 @@ impl FileWheel {
         turn.set(next, FileState::Active);
         file.cursor.reset(1, 0);
         let of_lane = &turn.lanes[lane.index()];
-        let last = self.is_last(of_lane, of_lane.spares.len() + 1);
+        let last = self.is_last(of_lane);
         lane.set_tombstones_only(last);
         lane.set_active(Some(next));
         self.choose_victim(turn, lane);
@@ -233,7 +251,7 @@ impl FileWheel {
     fn fill_further(&self, turn: &mut Turn, lane: &Lane) -> bool {
         let of_lane = &turn.lanes[lane.index()];
         let has_none = of_lane.absent.is_empty() && of_lane.spares.is_empty() && of_lane.draining.is_empty();
-        if self.options.on_full != OnFull::Refuse || !has_none || !of_lane.discovered {
+        if self.options.on_full != OnFull::Refuse || !has_none || of_lane.searched < Searched::All {
             return false;
         }
         let may_turn = of_lane.order.front().is_some_and(|oldest| self.is_spent(of_lane, self.table.file(*oldest)));
@@ -267,17 +285,18 @@ impl FileWheel {
         }
     }
 
-    /// Whether, with `Refuse`, this many free files are all that is left for tombstones.
+    /// Whether, with `Refuse`, the lane has one free file, all that is left for tombstones.
     ///
     /// A file that is about to make room, or drains, is none that is left: whoever holds it may never let go.
-    pub(crate) fn is_last(&self, of_lane: &LaneTurn, free: usize) -> bool {
-        self.options.on_full == OnFull::Refuse && of_lane.absent.is_empty() && free == 1
+    pub(crate) fn is_last(&self, of_lane: &LaneTurn) -> bool {
+        self.options.on_full == OnFull::Refuse && of_lane.absent.is_empty() && of_lane.free() == 1
     }
 
     /// Names the file that dies next, once every file of the lane exists.
     pub(crate) fn choose_victim(&self, turn: &Turn, lane: &Lane) {
         let of_lane = &turn.lanes[lane.index()];
-        let turns = self.options.on_full == OnFull::Recycle && of_lane.absent.is_empty() && of_lane.discovered;
+        let turns =
+            self.options.on_full == OnFull::Recycle && of_lane.absent.is_empty() && of_lane.searched >= Searched::All;
         if let Some(oldest) = of_lane.order.front().filter(|_| turns) {
             lane.set_victim(self.table.file(*oldest).generation());
         }
@@ -285,7 +304,7 @@ impl FileWheel {
 
     /// Whether the lane has a file for this purpose, after it was handed the next one if it had none.
     pub(crate) fn hand_out(&self, turn: &mut Turn, lane: &Lane, purpose: Purpose) -> bool {
-        if !turn.lanes[lane.index()].writable {
+        if turn.lanes[lane.index()].searched < Searched::Newest {
             return false;
         }
         self.end_filling_further(turn, lane);
@@ -296,13 +315,13 @@ impl FileWheel {
         if purpose == Purpose::Tombstone {
             return self.promote(turn, lane) || self.fill_further(turn, lane);
         }
-        !self.is_last(of_lane, of_lane.spares.len()) && self.promote(turn, lane)
+        !self.is_last(of_lane) && self.promote(turn, lane)
     }
 
     /// Looks again whether the active file is for tombstones only.
     pub(crate) fn refresh_tombstones_only(&self, turn: &Turn, lane: &Lane) -> bool {
         let of_lane = &turn.lanes[lane.index()];
-        let only = lane.takes_tombstones_only() && self.is_last(of_lane, of_lane.spares.len() + 1);
+        let only = lane.takes_tombstones_only() && self.is_last(of_lane);
         lane.set_tombstones_only(only);
         only
     }
