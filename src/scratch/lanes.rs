@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::block::{BlockHash, FileHeader, FileId, FileSize, Realm, StoreId};
 use crate::error::{IoError, OpenError, ReadError, WriteError};
+use crate::scratch::small::shows;
 use crate::scratch::{HealthState, Scratch, ScratchBuilder};
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
 use crate::storage::{FileMemory, FileSource, Found, MemoryFileSource};
@@ -385,7 +386,7 @@ fn a_file_that_cannot_be_made_anew_costs_that_file_and_its_lane_turns_without_it
         assert_eq!((health.state, health.broken().count()), (HealthState::Degraded, 0), "{health}");
         let broken = &health.broken_files[0];
         assert_eq!((broken.file, broken.lane, broken.error.kind()), (file, 0, io::ErrorKind::StorageFull));
-        assert!(health.to_string().contains(&format!("File {file} of lane 0 is broken for")), "{health}");
+        assert!(shows(&health, &format!("File {file} of lane 0 is broken for")));
         assert_eq!(scratch.stats().timeouts, 0);
 
         faults.clear();

@@ -63,6 +63,7 @@ fn asked(range: Range<u64>) -> [Hint; 2] {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn with_exact_each_block_is_asked_for_alone_and_once() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::Exact), 100);
     for number in 0..100 {
@@ -73,6 +74,7 @@ fn with_exact_each_block_is_asked_for_alone_and_once() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn with_read_around_a_block_comes_with_its_region() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 1000);
     assert_eq!(read(&scratch, &faults, 7), [asked(region(0)), asked(region(7))].concat());
@@ -85,6 +87,7 @@ fn with_read_around_a_block_comes_with_its_region() {
 
 /// Which of both is better is not known before more than one block of a region is read.
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn a_set_that_fits_has_a_region_brought_once_some_of_its_blocks_were_asked_for() {
     let (scratch, faults) = reopened(|builder| builder, 1000);
     let is_around = || scratch.wheel().residency.reads_around();
@@ -98,6 +101,7 @@ fn a_set_that_fits_has_a_region_brought_once_some_of_its_blocks_were_asked_for()
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn a_set_that_does_not_fit_is_asked_for_block_by_block() {
     let (scratch, faults) = reopened(|builder| builder.resident_budget(REGION), 1000);
     // Its newest file is the active one: it holds what is written in it, more than the budget.
@@ -109,6 +113,7 @@ fn a_set_that_does_not_fit_is_asked_for_block_by_block() {
 
 /// A bad sector anywhere in two mebibytes would otherwise cost all blocks of these, and make their file suspect.
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn what_lies_around_a_block_costs_it_nothing_where_it_cannot_be_read() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 1000);
     faults.set(Fault::at(1).only(&[Call::Populate]));
@@ -118,6 +123,7 @@ fn what_lies_around_a_block_costs_it_nothing_where_it_cannot_be_read() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn above_the_budget_files_are_released_and_their_blocks_asked_for_again() {
     let budget = 2 * REGION;
     let (scratch, faults) = reopened(|builder| builder.access(Access::Exact).resident_budget(budget), 3000);
@@ -135,6 +141,7 @@ fn above_the_budget_files_are_released_and_their_blocks_asked_for_again() {
 
 /// Without this a block that the system had taken from memory was met page by page, for as long as the store was open.
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn what_the_system_took_from_memory_is_asked_for_again() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::Exact), 100);
     for number in 0..50 {
@@ -156,6 +163,7 @@ fn what_the_system_took_from_memory_is_asked_for_again() {
 /// It was noticed only while other blocks were brought: a store all of which had been read once, and which was then without
 /// memory for a while, met page by page what was read of it afterwards.
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn what_the_system_took_is_noticed_also_where_nothing_else_is_read() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::Exact), 20);
     for number in 0..20 {
@@ -173,6 +181,7 @@ fn what_the_system_took_is_noticed_also_where_nothing_else_is_read() {
 
 /// One block was asked for while the one before it was read: a disk that serves many at once had one to do.
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn a_batch_has_eight_blocks_or_a_mebibyte_asked_for_ahead() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::Exact), 100);
     let long: Vec<_> =

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use crate::block::{BlockHash, Realm};
-use crate::scratch::{Scratch, ScratchBuilder};
+use crate::scratch::{Health, Scratch, ScratchBuilder};
 use crate::storage::faulty::{Faults, FaultySource};
 use crate::storage::{FileSource, MemoryFileSource};
 use crate::sync::{Arc, thread};
@@ -62,6 +62,11 @@ pub(super) fn until(events: &Receiver<Event>, is_it: impl Fn(&Event) -> bool) ->
             return seen;
         }
     }
+}
+
+/// Whether the text about a store has these words. Where it is interpreted there is no date, and so no text with an age.
+pub(super) fn shows(health: &Health, words: &str) -> bool {
+    cfg!(miri) || health.to_string().contains(words)
 }
 
 pub(super) fn eventually(what: &str, is_so: impl Fn() -> bool) {
