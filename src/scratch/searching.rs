@@ -168,3 +168,34 @@ fn a_search_is_over_before_what_it_found_is_synced_and_no_file_dies_before_that(
     eventually("a file makes room", || scratch.put(REALM, &new).is_ok());
     scratch.close(HANGS);
 }
+
+/// A free file that is synced still may turn out to be none: the file that is filled took data for its sake, and nothing was
+/// left for tombstones.
+#[test]
+fn a_full_store_keeps_its_last_file_for_tombstones_until_another_one_is_free() {
+    let files = memory(1, 3, 64 << 10);
+    let open = |source: FaultySource<MemoryFileSource>| {
+        let builder = Scratch::builder(source).gather(0, Duration::ZERO).on_full(OnFull::Refuse);
+        builder.wait_timeout(Duration::from_millis(100)).open().unwrap()
+    };
+    let scratch = open(FaultySource::new(files.clone()));
+    let (full, old) = (block(0, 57_000), block(1, 44_000));
+    for bytes in [&full, &old] {
+        eventually("there is room", || scratch.put(REALM, bytes).is_ok());
+    }
+    eventually("all files are there", || scratch.stats().files == 3);
+    drop(scratch);
+    let source = FaultySource::new(files);
+    let faults = source.faults();
+    faults.hold_syncs(true);
+    let scratch = open(source);
+    let old = BlockHash::of(&old);
+    eventually("it is found", || scratch.get(REALM, old).is_ok());
+    eventually("the free file waits", || faults.held_syncs() == 1);
+    let new = block(9, 8000);
+    assert!(matches!(scratch.put(REALM, &new), Err(WriteError::Timeout { .. })));
+    assert_eq!(scratch.remove(REALM, old), Ok(true));
+    faults.hold_syncs(false);
+    eventually("the file is free", || scratch.put(REALM, &new).is_ok());
+    scratch.close(HANGS);
+}

@@ -91,6 +91,7 @@ impl FileWheel {
             }
             let left = u64::from(file.size().slots() - slot) * Entry::SIZE as u64;
             let len = piece.max(skipped).min(end - lowest).min(left) / Entry::SIZE as u64 * Entry::SIZE as u64;
+            debug_assert!(len >= Entry::SIZE as u64, "slot {slot} of {size} bytes");
             let start = end - len;
             #[expect(clippy::cast_possible_truncation, reason = "no more than the slots of a file")]
             let count = (len / Entry::SIZE as u64) as u32;
@@ -112,6 +113,8 @@ impl FileWheel {
             if !self.load_piece(file, start, &mut bytes) {
                 directory.unreadable += 1;
                 slot += count;
+                // Each takes its time.
+                (least, piece) = (PIECE.min(2 * least), PIECE.min(2 * piece));
                 continue;
             }
             for (number, bytes) in (slot..).zip(bytes.rchunks_exact(Entry::SIZE)) {
@@ -133,8 +136,8 @@ impl FileWheel {
                 }
             }
             slot += count;
-            // What was expected may be too little, again and again: no piece is smaller than the one before was at least.
-            least *= 2;
+            // What was expected may be too little, again and again.
+            least = PIECE.min(2 * least);
             piece = if directory.entries == 0 { 2 * piece } else { least.max(directory.expected_below(start)) };
             piece = PIECE.min(piece);
             let bytes = if is_kept {
@@ -145,6 +148,9 @@ impl FileWheel {
                 None
             };
             directory.pieces.push(Piece { start, len, bytes });
+        }
+        if directory.entries == 0 {
+            directory.pieces.clear();
         }
         (!self.is_closed()).then_some(directory)
     }
@@ -233,7 +239,7 @@ fn decode(file: &BlockFile, number: u32, bytes: &[u8]) -> Decoded {
 mod tests {
     use super::*;
     use crate::block::{BlockHash, BlockKind, Realm};
-    use crate::storage::faulty::{Call, FaultySource};
+    use crate::storage::faulty::{Call, Fault, FaultySource};
     use crate::storage::{DiskFileSource, FileSource, MemoryFileSource};
     use crate::sync::Arc;
     use crate::wheel::{NewBlock, WheelOptions};
@@ -294,5 +300,51 @@ mod tests {
         let [bounds, entries] = loads(disk.build().unwrap());
         // Few file systems do not tell what was never stored.
         assert!((bounds == 1 || bounds == 38) && entries == 0, "{bounds} and {entries}");
+    }
+
+    /// The bounds of the only file of a store with one block of `len` bytes, or none, how often it was read from for them, and
+    /// whether reads fail from the `k`th on.
+    fn bounds(file_size: u64, len: usize, fails_from: Option<u64>) -> (Directory, u64) {
+        let source = FaultySource::new(MemoryFileSource::builder().file_size(file_size).build().unwrap());
+        let faults = source.faults();
+        let options = WheelOptions { gather_bytes: 0, ..WheelOptions::default() };
+        let wheel = FileWheel::open(Arc::new(source), options).unwrap();
+        if len > 0 {
+            let bytes = vec![1; len];
+            let (key, parts) = (BlockHash::of(&bytes), [&bytes[..]]);
+            let (realm, kind, len) = (Realm::DEFAULT, BlockKind::Content, u32::try_from(len).unwrap());
+            let block = NewBlock { realm, key, kind, hash: key, parts: &parts, len };
+            wheel.store_block(&block, &wheel.deadline()).unwrap();
+        }
+        if let Some(k) = fails_from {
+            faults.set(Fault::at(k).sticky().only(&[Call::Load]));
+        }
+        let before = faults.count(Call::Load);
+        let directory = wheel.read_bounds(wheel.table.iter().next().unwrap()).unwrap();
+        let loads = faults.count(Call::Load) - before;
+        wheel.close(Duration::from_secs(20));
+        (directory, loads)
+    }
+
+    /// Files that turn hold bytes wherever a directory may reach: with one block of a mebibyte the size of the next piece ran
+    /// over after fifty of them.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn large_files_that_are_hardly_filled_are_read_down_to_their_payload() {
+        let (directory, loads) = bounds(128 << 20, 1 << 20, None);
+        assert_eq!((directory.entries, directory.next_page), (1, 257));
+        assert!(loads < 150, "{loads}");
+        let (directory, loads) = bounds(128 << 20, 0, None);
+        assert!(directory.holds_nothing() && directory.pieces.is_empty() && loads < 140, "{loads}");
+    }
+
+    /// Each costs some tries, and what they wait for.
+    #[test]
+    fn pieces_that_cannot_be_read_are_few() {
+        let (directory, _) = bounds(16 << 20, 0, Some(1));
+        assert!((15..30).contains(&directory.unreadable), "{directory:?}");
+        let (directory, _) = bounds(16 << 20, 1 << 20, Some(2));
+        assert_eq!(directory.entries, 1);
+        assert!((10..40).contains(&directory.unreadable), "{}", directory.unreadable);
     }
 }

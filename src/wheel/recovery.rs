@@ -158,6 +158,7 @@ impl FileWheel {
             of_lane.handed = of_lane.handed.max(handed);
             of_lane.searched = of_lane.searched.max(Searched::Newest);
         } else {
+            // Of a file whose new header failed nothing is found, whichever lap of it the disk has.
             turn.set(id, FileState::Sealed);
             turn.lanes[lane.index()].order.push_front(id);
         }

@@ -160,9 +160,9 @@ impl LaneTurn {
         self.files().chain(self.spares.iter().copied()).chain(draining).chain(unready)
     }
 
-    /// Files that are free, or will be in a moment, and the one that is being filled.
+    /// Files that are free, and the one that is being filled. Not those that are about to be free: a sync may fail first.
     pub(crate) fn free(&self) -> usize {
-        self.spares.len() + self.unplaced + usize::from(self.active.is_some())
+        self.spares.len() + usize::from(self.active.is_some())
     }
 
     /// Whether the oldest file may make room while others drain: another one that does not drain is left.
