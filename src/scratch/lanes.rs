@@ -6,72 +6,33 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::block::{BlockHash, FileHeader, FileId, FileSize, Realm, StoreId};
+use crate::block::{FileHeader, FileId, FileSize, StoreId};
 use crate::error::{IoError, OpenError, ReadError, WriteError};
-use crate::scratch::small::shows;
+use crate::scratch::small::{self, HANGS, REALM, block, eventually, key_in, send_to, shows, until};
 use crate::scratch::{HealthState, Scratch, ScratchBuilder};
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
 use crate::storage::{FileMemory, FileSource, Found, MemoryFileSource};
+use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU8, Ordering};
-use crate::sync::{Arc, thread};
 use crate::wheel::{Event, OnFull, Role};
 
-const REALM: Realm = Realm::DEFAULT;
-/// Bound of everything that a test waits for: only a defect reaches it.
-const HANGS: Duration = Duration::from_mins(1);
 /// Bound of a call that does not wait: less than `wait_timeout` by default, 30 s.
 const AT_ONCE: Duration = Duration::from_secs(15);
 const PLANNED: &str = crate::error::PLANNED_PANIC;
 
 fn memory(folders: u16, files: u16) -> MemoryFileSource {
-    MemoryFileSource::builder().folders(folders).files_per_folder(files).file_size(64 << 10).build().unwrap()
+    small::memory(folders, files, 64 << 10)
 }
 
 /// A store, and what it tells.
 fn open(source: impl FileSource, options: impl FnOnce(ScratchBuilder) -> ScratchBuilder) -> (Scratch, Receiver<Event>) {
     let (told, events) = channel();
-    let builder = Scratch::builder(source).on_event(move |event| drop(told.send(event.clone())));
+    let builder = Scratch::builder(source).on_event(send_to(told));
     (options(builder).open().unwrap(), events)
 }
 
 fn at_once(builder: ScratchBuilder) -> ScratchBuilder {
     builder.gather(0, Duration::ZERO)
-}
-
-/// Bytes of which no two numbers share a hash.
-fn block(number: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![7; len.max(8)];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    bytes
-}
-
-fn until(events: &Receiver<Event>, is_it: impl Fn(&Event) -> bool) -> Vec<Event> {
-    let mut seen = Vec::new();
-    loop {
-        seen.push(events.recv_timeout(HANGS).unwrap_or_else(|_| panic!("after {seen:#?}")));
-        if seen.last().is_some_and(&is_it) {
-            return seen;
-        }
-    }
-}
-
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    eventually_with(what, is_so);
-}
-
-fn eventually_with(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < HANGS, "{what}: not within {HANGS:?}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// A key whose blocks lie in this lane.
-fn key_in(scratch: &Scratch, lane: u16, seed: u64) -> BlockHash {
-    let keys = (seed * 1000..).map(|number| BlockHash::of(&number.to_le_bytes()));
-    let mut of_lane = keys.filter(|key| scratch.wheel().lane_of_key(REALM, *key) == lane);
-    of_lane.next().unwrap()
 }
 
 /// A call of a source that does what it must not.
@@ -337,7 +298,7 @@ fn open_with_a_suspect_file(on_full: OnFull) -> (Scratch, Receiver<Event>, Arc<F
         number += 1;
     }
     // The keeper may be the first to sync, a header: that file is made anew at once.
-    eventually_with("a flush fails", || {
+    eventually("a flush fails", || {
         scratch.put_named(REALM, key, &block(number, 9000)).unwrap();
         number += 1;
         faults.set(Fault::at(1).only(&[Call::Sync]).errno(Errno::Io));
@@ -365,7 +326,7 @@ fn a_file_that_cannot_be_made_anew_costs_that_file_and_its_lane_turns_without_it
             number += 1;
             written
         };
-        eventually_with("the file is broken", || {
+        eventually("the file is broken", || {
             write(&scratch);
             !scratch.health().broken_files.is_empty()
         });
@@ -373,7 +334,7 @@ fn a_file_that_cannot_be_made_anew_costs_that_file_and_its_lane_turns_without_it
         assert!(matches!(seen.last(), Some(Event::FileBroken { file: broken, lane: 0, .. }) if *broken == file));
         let turns = scratch.stats().turns;
         let mut last = [0; 3];
-        eventually_with("three laps of three files", || {
+        eventually("three laps of three files", || {
             last = write(&scratch);
             scratch.stats().turns >= turns + 9
         });
@@ -397,7 +358,7 @@ fn a_file_that_cannot_be_made_anew_costs_that_file_and_its_lane_turns_without_it
             !seen.iter().any(|event| matches!(event, Event::LaneBroken { .. } | Event::FileBroken { .. })),
             "{seen:#?}"
         );
-        eventually_with("it serves again", || {
+        eventually("it serves again", || {
             let written = write(&scratch);
             let newest = (0..3).max_by_key(|at| written[*at]).unwrap();
             scratch.info(REALM, keys[newest]).unwrap().file == file
@@ -513,7 +474,7 @@ fn a_lane_that_refuses_says_what_keeps_a_file_from_it_before_it_says_full() {
         number += 1;
         scratch.put_named(REALM, key_in(&scratch, 0, seed), &block(number, 9000))
     };
-    eventually_with("the file is broken", || {
+    eventually("the file is broken", || {
         write(0).unwrap();
         scratch.health().broken_files.iter().any(|broken| broken.file == file)
     });

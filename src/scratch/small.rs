@@ -13,7 +13,7 @@ use crate::wheel::Event;
 
 pub(super) const REALM: Realm = Realm::DEFAULT;
 /// Bound of everything that a test waits for: only a defect reaches it.
-pub(super) const HANGS: Duration = Duration::from_mins(1);
+pub(super) const HANGS: Duration = Duration::from_mins(if cfg!(miri) { 1000 } else { 1 });
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 
 pub(super) fn memory(folders: u16, files: u16, bytes: u64) -> MemoryFileSource {
@@ -69,7 +69,7 @@ pub(super) fn shows(health: &Health, words: &str) -> bool {
     cfg!(miri) || health.to_string().contains(words)
 }
 
-pub(super) fn eventually(what: &str, is_so: impl Fn() -> bool) {
+pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < HANGS, "{what}: not within {HANGS:?}");
