@@ -214,11 +214,12 @@ impl FileWheel {
                         let copy = self.copy_and_verify(hash, &pin, slot, &entry)?;
                         return Ok(Candidate::Found(Lent::Copied(copy)));
                     }
+                    // Before it is compared: that brings it as well, but nothing of what lies around it.
+                    self.warm(file, slot, &entry)?;
                     if !is_believed {
                         self.verify(hash, &pin, slot, &entry, deadline)?;
                         continue;
                     }
-                    self.warm(file, slot, &entry)?;
                     return Ok(Candidate::Found(Lent::Mapped { pin, slot, entry }));
                 }
                 State::Tombstone => {

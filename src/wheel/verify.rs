@@ -113,7 +113,6 @@ impl FileWheel {
         let file = pin.file();
         let Some(range) = entry.payload(file.size(), slot) else { return Ok(false) };
         let memory = file.memory()?;
-        memory.will_need(range.clone());
         let mut piece = Copied::zeroed(usize::try_from(PIECE.min(range.end - range.start)).unwrap_or_default());
         let mut hasher = BlockHasher::with_kind(self.hash_kind);
         let mut at = range.start;
@@ -165,6 +164,9 @@ impl FileWheel {
         match file.slots.get(slot) {
             State::Unverified | State::Verifying => {
                 let entry = self.load_entry(hash, &pin, slot).ok()??;
+                if let (Some(range), Ok(memory)) = (entry.payload(file.size(), slot), file.memory()) {
+                    memory.will_need(range);
+                }
                 let mut deadline = LazyDeadline::new(self);
                 match self.verify(hash, &pin, slot, &entry, &mut deadline) {
                     Ok(()) => Some(true),
