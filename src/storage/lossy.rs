@@ -95,6 +95,11 @@ impl LossySource {
         sectors.filter(|sector| FileHeader::decode(sector).is_err()).count()
     }
 
+    /// As [`Image::harmed`], now.
+    pub(crate) fn harmed(&self) -> BTreeSet<FileId> {
+        self.device.marked()
+    }
+
     /// From now on directories are not read before this is called with `false`.
     pub(crate) fn hold_directories(&self, held: bool) {
         self.device.hold_directories(held);

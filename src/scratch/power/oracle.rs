@@ -173,7 +173,11 @@ impl Oracle {
         self.torn.clear();
         self.fresh.clear();
         let lossless = !gathers && crash == Crash::Kill;
-        let harmed = std::mem::take(&mut self.harmed);
+        let mut harmed = std::mem::take(&mut self.harmed);
+        if crash == Crash::Kill {
+            // A sync may have failed in the opening itself, before a file was removed: its folder was left out and taken back.
+            harmed.extend(opened.harmed());
+        }
         // What comes before is not covered by the flushes of this process, but for what it finds in sound files.
         self.era += u64::from(!harmed.is_empty());
         let mut keys = self.keys.clone();

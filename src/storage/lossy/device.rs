@@ -107,6 +107,12 @@ impl Device {
         Some(sector)
     }
 
+    /// Files that are marked now.
+    pub(super) fn marked(&self) -> BTreeSet<FileId> {
+        let state = self.state.lock();
+        state.files.iter().filter(|(_, file)| file.is_marked()).map(|(id, _)| *id).collect()
+    }
+
     pub(super) fn hold_directories(&self, held: bool) {
         self.state.lock().held = held;
         self.changed.notify_all();
