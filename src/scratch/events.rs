@@ -28,6 +28,8 @@ fn the_life_of_a_file_is_told_in_order() {
             Event::FileCreated { file, lane: 0, generation } => (file, 'c', generation),
             Event::FileSealed { file, lane: 0, generation } => (file, 's', generation),
             Event::FileRecycled { file, lane: 0, generation } => (file, 'r', generation),
+            // On a machine that is busy elsewhere.
+            Event::Waited { .. } => continue,
             other => panic!("{other}"),
         };
         lives.entry(file).or_default().push((what, generation));
