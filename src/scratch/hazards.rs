@@ -225,8 +225,9 @@ fn a_block_that_could_not_be_read_is_read_when_the_disk_answers_again() {
         let faults = source.faults();
         let scratch = Scratch::builder(source).verify(verify).open().unwrap();
         scratch.wait_recovered(PATIENCE).unwrap();
-        faults.set(Fault::at(1).only(&[call]));
+        faults.set(Fault::at(1).only(&[call]).sticky());
         assert!(matches!(scratch.get(REALM, hash), Err(ReadError::Io(_))), "{call:?}");
+        faults.clear();
         assert_eq!(scratch.get(REALM, hash).as_deref(), Ok(&block(1, 5000)[..]), "{call:?}");
     }
 }

@@ -214,12 +214,14 @@ impl FileWheel {
                         let copy = self.copy_and_verify(hash, &pin, slot, &entry)?;
                         return Ok(Candidate::Found(Lent::Copied(copy)));
                     }
-                    // Before it is compared: that brings it as well, but nothing of what lies around it.
-                    self.warm(file, slot, &entry)?;
+                    let warmed = self.warm(file, slot, &entry);
                     if !is_believed {
+                        // After it was brought: this would bring it too, and nothing of what lies around it. What cannot be
+                        // read is an error here, with what the disk says.
                         self.verify(hash, &pin, slot, &entry, deadline)?;
                         continue;
                     }
+                    warmed.map_err(|error| self.read_failed(file, error))?;
                     return Ok(Candidate::Found(Lent::Mapped { pin, slot, entry }));
                 }
                 State::Tombstone => {
@@ -258,14 +260,12 @@ impl FileWheel {
 
     /// Brings a block that nobody has touched for a while into memory, and its entry: what of these cannot be read is an
     /// error here, and not a signal later. A wrong hint costs three probes.
-    fn warm(&self, file: &BlockFile, slot: Slot, entry: &Entry) -> Result<(), ReadError> {
+    fn warm(&self, file: &BlockFile, slot: Slot, entry: &Entry) -> io::Result<()> {
         let at = file.size().entry_offset(slot);
         let payload = entry.payload(file.size(), slot).unwrap_or(0..0);
-        let brought = file.memory().and_then(|memory| {
-            self.bring(file, &*memory, &payload)?;
-            self.bring(file, &*memory, &(at..at + Entry::SIZE as u64))
-        });
-        brought.map_err(|error| self.read_failed(file, error))?;
+        let memory = file.memory()?;
+        self.bring(file, &*memory, &payload)?;
+        self.bring(file, &*memory, &(at..at + Entry::SIZE as u64))?;
         self.was_brought(file, payload);
         file.slots.mark(slot, slots::WARM);
         Ok(())
