@@ -172,7 +172,6 @@ fn a_search_is_over_before_what_it_found_is_synced_and_no_file_dies_before_that(
 /// A free file that is synced still may turn out to be none: the file that is filled took data for its sake, and nothing was
 /// left for tombstones.
 #[test]
-#[cfg_attr(miri, ignore = "what is held is let go before it is interpreted so far")]
 fn a_full_store_keeps_its_last_file_for_tombstones_until_another_one_is_free() {
     let files = memory(1, 3, 64 << 10);
     let open = |source: FaultySource<MemoryFileSource>| {

@@ -176,7 +176,7 @@ struct Hold {
 
 /// Nobody waits longer for a test that has failed.
 #[cfg(not(loom))]
-const HELD: Duration = Duration::from_mins(1);
+const HELD: Duration = Duration::from_mins(if cfg!(miri) { 1000 } else { 1 });
 
 impl Faults {
     /// From now on calls fail as `fault` says, in place of what was set before.
