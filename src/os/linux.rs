@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, retry_on_intr};
@@ -79,6 +80,13 @@ pub(crate) fn start_write_back(file: &File, range: Range<u64>) {
     }
     // SAFETY: the descriptor is open while `file` is borrowed; the call takes no pointers.
     unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// Whether `Advice::PopulateRead` is an error for each page that cannot be read, as it is from Linux 5.14 on.
+pub(crate) fn can_populate() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    let ask = || memmap2::MmapMut::map_anon(1)?.advise(memmap2::Advice::PopulateRead);
+    *ANSWER.get_or_init(|| ask().is_ok())
 }
 
 /// Gives `advice` about `len` bytes of a mapping. Kernels that do not know it say `Ok`.

@@ -62,6 +62,12 @@ fn asked(range: Range<u64>) -> [Hint; 2] {
     [Hint::Needed(range.clone()), Hint::Populated(range)]
 }
 
+/// A region is waited for; the one behind it comes meanwhile, if the file has one.
+fn brought(number: u64) -> Vec<Hint> {
+    let next = (number < 7).then(|| Hint::Needed(region(number + 1)));
+    [Hint::Needed(region(number))].into_iter().chain(next).chain([Hint::Populated(region(number))]).collect()
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn with_exact_each_block_is_asked_for_alone_and_once() {
@@ -77,11 +83,11 @@ fn with_exact_each_block_is_asked_for_alone_and_once() {
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn with_read_around_a_block_comes_with_its_region() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 1000);
-    assert_eq!(read(&scratch, &faults, 7), [asked(region(0)), asked(region(7))].concat());
+    assert_eq!(read(&scratch, &faults, 7), [brought(0), brought(7)].concat());
     for number in [8, 99, 510] {
         assert_eq!(read(&scratch, &faults, number), [], "block {number}");
     }
-    assert_eq!(read(&scratch, &faults, 511), asked(region(1)), "it begins with page 512");
+    assert_eq!(read(&scratch, &faults, 511), brought(1), "it begins with page 512");
     assert_eq!(scratch.stats().resident_bytes, 3 * REGION);
 }
 
@@ -89,15 +95,16 @@ fn with_read_around_a_block_comes_with_its_region() {
 #[test]
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn a_set_that_fits_has_a_region_brought_once_some_of_its_blocks_were_asked_for() {
-    let (scratch, faults) = reopened(|builder| builder, 1000);
+    let (scratch, faults) = reopened(|builder| builder, 2000);
     let is_around = || scratch.wheel().residency.reads_around();
     until("the first look at memory", is_around);
     for number in 0..u64::from(ALONE) {
         assert_eq!(read(&scratch, &faults, number), [asked(block_at(number)), asked(entry_at(number))].concat());
     }
-    assert_eq!(read(&scratch, &faults, 400), [asked(region(0)), asked(region(7))].concat());
+    assert_eq!(read(&scratch, &faults, 400), [brought(0), brought(7)].concat());
     assert_eq!(read(&scratch, &faults, 300), []);
-    assert_eq!(read(&scratch, &faults, 600), asked(block_at(600)), "of the next region it is the first");
+    assert_eq!(read(&scratch, &faults, 600), brought(1), "of the next region it is the first, but that was asked for");
+    assert_eq!(read(&scratch, &faults, 1600), asked(block_at(1600)), "nobody has asked for the fourth");
 }
 
 #[test]
@@ -118,7 +125,8 @@ fn what_lies_around_a_block_costs_it_nothing_where_it_cannot_be_read() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 1000);
     faults.set(Fault::at(1).only(&[Call::Populate]));
     let needed = read(&scratch, &faults, 7);
-    assert_eq!(needed[..3], [&[Hint::Needed(region(0))][..], &asked(block_at(7))].concat());
+    let regions = [Hint::Needed(region(0)), Hint::Needed(region(1))];
+    assert_eq!(needed[..4], [&regions[..], &asked(block_at(7))].concat());
     assert_eq!(scratch.health().suspect, []);
 }
 

@@ -6,6 +6,8 @@ mod block_ref;
 mod broken;
 #[cfg(all(test, not(loom)))]
 mod closing;
+#[cfg(all(test, not(loom)))]
+mod comparing;
 mod config;
 #[cfg(all(test, not(loom)))]
 mod damaged;

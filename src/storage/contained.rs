@@ -260,6 +260,10 @@ unsafe impl FileMemory for ContainedMemory {
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         self.panics.contain_io(|| self.inner.populate(range))
     }
+
+    fn can_populate(&self) -> bool {
+        self.panics.contain(|| self.inner.can_populate()).unwrap_or(false)
+    }
 }
 
 #[cfg(test)]

@@ -218,6 +218,10 @@ unsafe impl FileMemory for LossyMemory {
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         self.file.memory().populate(range)
     }
+
+    fn can_populate(&self) -> bool {
+        self.file.memory().can_populate()
+    }
 }
 
 #[cfg(test)]

@@ -127,6 +127,10 @@ unsafe impl FileMemory for HeapMemory {
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         within(self.size, &range).map(drop)
     }
+
+    fn can_populate(&self) -> bool {
+        true
+    }
 }
 
 /// A source that keeps its files on the heap: for tests, and for stores that need not outlive the process.
@@ -326,6 +330,10 @@ unsafe impl FileMemory for OwnedMemory {
 
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         self.kept.memory.populate(range)
+    }
+
+    fn can_populate(&self) -> bool {
+        self.kept.memory.can_populate()
     }
 }
 

@@ -326,6 +326,13 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     ///
     /// If the range cannot be read, or with [`io::ErrorKind::InvalidInput`] if it does not lie within the file.
     fn populate(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// Whether [`populate`](Self::populate) is an error for each page that cannot be read. Then what it has brought is
+    /// compared with its hash where it is mapped; else that takes a copy, which [`load`](Self::load) makes. Default:
+    /// `false`.
+    fn can_populate(&self) -> bool {
+        false
+    }
 }
 
 /// `range` as the positions of bytes in a file of `size`, if it lies within.

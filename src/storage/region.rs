@@ -246,6 +246,10 @@ unsafe impl FileMemory for MappedFile {
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
         self.region.advise(&range, Advice::PopulateRead)
     }
+
+    fn can_populate(&self) -> bool {
+        os::can_populate()
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use crate::wheel::pending::{Deadline, Record};
 use crate::wheel::pin::PinError;
 use crate::wheel::run::Completion;
 use crate::wheel::slots::{self, State};
+use crate::wheel::verify::Compare;
 use crate::wheel::{Copied, FileWheel, Verify};
 
 /// A block that was found, and what keeps its bytes in place.
@@ -218,7 +219,8 @@ impl FileWheel {
                     if !is_believed {
                         // After it was brought: this would bring it too, and nothing of what lies around it. What cannot be
                         // read is an error here, with what the disk says.
-                        self.verify(hash, &pin, slot, &entry, deadline)?;
+                        let compare = if warmed.is_ok() { Compare::Mapped } else { Compare::Copied };
+                        self.verify(hash, &pin, slot, &entry, compare, deadline)?;
                         continue;
                     }
                     warmed.map_err(|error| self.read_failed(file, error))?;

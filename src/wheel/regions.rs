@@ -85,6 +85,14 @@ impl Regions {
         before / ASKED
     }
 
+    /// Says that all of a region was asked for, though nobody has waited for it; whether it was not yet.
+    pub(crate) fn request(&self, at: u64) -> bool {
+        self.word(at).is_some_and(|word| {
+            let before = word.fetch_or(ASKED_BITS, Ordering::Relaxed);
+            before & WHOLE == 0 && before & ASKED_BITS != ASKED_BITS
+        })
+    }
+
     /// Says that a region was brought; the answer is that of `add`.
     pub(crate) fn set_whole(&self, at: u64, pages: u32) -> Range<u64> {
         let added = self.word(at).map_or(0, |word| {
@@ -181,6 +189,20 @@ mod tests {
         assert_eq!(regions.bytes(), 0);
         regions.clear();
         assert_eq!(regions.ask(0), 0);
+    }
+
+    #[test]
+    fn a_region_is_requested_once_and_then_brought_at_the_next_ask() {
+        let regions = regions();
+        regions.ask(5);
+        assert!(regions.request(5));
+        assert!(!regions.request(REGION - 1));
+        assert_eq!((regions.ask(0), regions.bytes()), (255, 0));
+        regions.set_whole(REGION, 512);
+        assert!(!regions.request(REGION), "it is there");
+        assert!(!regions.request(5 * REGION), "there is none");
+        regions.clear();
+        assert!(regions.request(REGION));
     }
 
     #[test]

@@ -55,7 +55,8 @@ pub enum Access {
     Auto,
     /// Each block alone: for blocks that are far apart, few of many.
     Exact,
-    /// Always with what lies around them, 2 MiB at once: for sets of which most is read soon. Blocks of more than 256 KiB
+    /// Always with what lies around them, 2 MiB at once, and the next 2 MiB in the background: for sets of which most is
+    /// read soon. Blocks of more than 256 KiB
     /// are asked for alone nevertheless.
     ReadAround,
 }
@@ -188,10 +189,14 @@ impl FileWheel {
         memory.populate(bytes.start..bytes.end.min(bytes.start + MAPPED_AT_ONCE))
     }
 
-    /// Brings all of a region, if it can be read: then nothing of it need be asked for any more.
+    /// Brings all of a region, if it can be read: then nothing of it need be asked for any more. The one behind it is asked
+    /// for once, so that the disk has something to do while this one is used.
     fn bring_region(&self, file: &BlockFile, memory: &dyn FileMemory, at: u64) {
-        let region = at - at % REGION..end_of_region(at).min(file.size().get());
+        let region = region_of(file, at);
         memory.will_need(region.clone());
+        if file.regions.request(region.end) {
+            memory.will_need(region_of(file, region.end));
+        }
         // Invariant 1: the block itself is asked for by whoever wants it.
         if memory.populate(region.clone()).is_ok() {
             self.wake_above_limit(&file.regions.set_whole(at, pages_of(region)));
@@ -294,6 +299,11 @@ impl FileWheel {
         };
         self.table.iter().map(held).sum()
     }
+}
+
+/// The region of a byte.
+fn region_of(file: &BlockFile, at: u64) -> Range<u64> {
+    at - at % REGION..end_of_region(at).min(file.size().get())
 }
 
 /// Whether less is in memory than should be: the system had another use for it.

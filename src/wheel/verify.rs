@@ -4,7 +4,9 @@
 //!
 //! 1. A block leaves the index here only if it was proven bad under its pin, and only by its own address. An error of
 //!    the disk proves nothing: the block stays, and its file becomes suspect.
-//! 2. Entries and payloads are read through the file, where what cannot be read is an error and no signal.
+//! 2. What cannot be read is an error, and no signal: entries and payloads are read through the file. Only the payload
+//!    that a reader has just had mapped, to be lent it from there, is compared where it is, piece by piece, after a call
+//!    that is an error for what cannot be read; and what seems not to match is read through the file as well.
 //! 3. Its word is out of the index before a slot becomes BAD: until then the entry tells whose word it is.
 //! 4. One reader makes a slot VERIFYING and compares the bytes. Whatever comes of it, the slot gets another state, and
 //!    those who wait are told.
@@ -23,7 +25,18 @@ use crate::wheel::slots::State;
 use crate::wheel::{Copied, FileWheel};
 
 /// Payloads are hashed in pieces of this size.
-const PIECE: u64 = 256 << 10;
+const PIECE: usize = 256 << 10;
+/// Shorter payloads are copied: that takes one call as well, and no longer.
+const MAPPED_FROM: usize = 16 << 10;
+
+/// Where the bytes of a payload are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compare {
+    /// In a copy, read through the file.
+    Copied,
+    /// Where they are mapped, if they may be met there.
+    Mapped,
+}
 
 impl FileWheel {
     /// The entry of a stored slot, read through the file; `None` if the slot has moved on meanwhile.
@@ -66,6 +79,7 @@ impl FileWheel {
         pin: &FilePin<'_>,
         slot: Slot,
         entry: &Entry,
+        compare: Compare,
         deadline: &mut LazyDeadline<'_>,
     ) -> Result<(), ReadError> {
         let file = pin.file();
@@ -75,7 +89,11 @@ impl FileWheel {
             self.tell_wait(self.lane_of(hash), WaitCause::Block, began);
             return result;
         }
-        let checked = self.check_payload(pin, slot, entry);
+        let checked = match compare {
+            Compare::Mapped if matches!(self.check_mapped(pin, slot, entry), Ok(true)) => Ok(true),
+            // What does not match may be zeros in place of what could not be read (feature `sigbus-guard`).
+            _ => self.check_payload(pin, slot, entry),
+        };
         let (state, result) = match checked {
             Ok(true) => (State::Ready, Ok(())),
             Ok(false) => {
@@ -108,12 +126,32 @@ impl FileWheel {
         Ok(())
     }
 
+    /// Whether the payload is seen to match the hash of its entry where it is mapped, piece by piece.
+    fn check_mapped(&self, pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> io::Result<bool> {
+        let memory = pin.file().memory()?;
+        let (Some(range), Some(bytes)) = (entry.payload(pin.file().size(), slot), pin.payload(slot, entry)) else {
+            return Ok(false);
+        };
+        if bytes.len() < MAPPED_FROM || !memory.can_populate() {
+            return Ok(false);
+        }
+        let mut hasher = BlockHasher::with_kind(self.hash_kind);
+        let mut at = range.start;
+        for piece in bytes.chunks(PIECE) {
+            let end = at + piece.len() as u64;
+            memory.populate(at..end)?;
+            hasher.update(piece);
+            at = end;
+        }
+        Ok(hasher.finish() == entry.hash)
+    }
+
     /// Whether the payload matches the hash of its entry, read through the file piece by piece.
     fn check_payload(&self, pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> io::Result<bool> {
         let file = pin.file();
         let Some(range) = entry.payload(file.size(), slot) else { return Ok(false) };
         let memory = file.memory()?;
-        let mut piece = Copied::zeroed(usize::try_from(PIECE.min(range.end - range.start)).unwrap_or_default());
+        let mut piece = Copied::zeroed((entry.len as usize).min(PIECE));
         let mut hasher = BlockHasher::with_kind(self.hash_kind);
         let mut at = range.start;
         while at < range.end {
@@ -168,7 +206,7 @@ impl FileWheel {
                     memory.will_need(range);
                 }
                 let mut deadline = LazyDeadline::new(self);
-                match self.verify(hash, &pin, slot, &entry, &mut deadline) {
+                match self.verify(hash, &pin, slot, &entry, Compare::Copied, &mut deadline) {
                     Ok(()) => Some(true),
                     Err(ReadError::Corrupted { .. }) => Some(false),
                     Err(_) => None,

@@ -23,6 +23,7 @@ pub(crate) struct FaultySource<S> {
     inner: S,
     faults: Arc<Faults>,
     is_named: bool,
+    can_populate: bool,
 }
 
 impl<S: FileSource> FaultySource<S> {
@@ -32,7 +33,7 @@ impl<S: FileSource> FaultySource<S> {
 
     /// With the faults of another source: one countdown for a store that is opened several times.
     pub(crate) fn with(inner: S, faults: Arc<Faults>) -> Self {
-        Self { inner, faults, is_named: false }
+        Self { inner, faults, is_named: false, can_populate: true }
     }
 
     /// Its files have paths for messages, whatever the source behind says.
@@ -41,12 +42,19 @@ impl<S: FileSource> FaultySource<S> {
         Self { is_named: true, ..self }
     }
 
+    /// Its memory does not say what of it can be read, as that of an old system.
+    #[cfg(not(loom))]
+    pub(crate) fn unpopulated(self) -> Self {
+        Self { can_populate: false, ..self }
+    }
+
     pub(crate) fn faults(&self) -> Arc<Faults> {
         self.faults.clone()
     }
 
     fn wrap(&self, file: FileId, inner: Arc<dyn FileMemory>) -> Arc<dyn FileMemory> {
-        Arc::new(FaultyMemory { inner, faults: self.faults.clone(), file, folder: Some(self.folder_of(file)) })
+        let (faults, folder, can_populate) = (self.faults.clone(), Some(self.folder_of(file)), self.can_populate);
+        Arc::new(FaultyMemory { inner, faults, file, folder, can_populate })
     }
 
     fn folder_of(&self, file: FileId) -> u16 {
@@ -131,6 +139,7 @@ struct FaultyMemory {
     #[cfg_attr(loom, expect(dead_code, reason = "models do not look at what is sent to the device"))]
     file: FileId,
     folder: Option<u16>,
+    can_populate: bool,
 }
 
 // SAFETY: that of the memory behind, which lives as long as `self`; what fails here changes nothing.
@@ -211,6 +220,10 @@ unsafe impl FileMemory for FaultyMemory {
         #[cfg(not(loom))]
         self.faults.hints.note(self.file, Hint::Populated(range.clone()));
         self.inner.populate(range)
+    }
+
+    fn can_populate(&self) -> bool {
+        self.can_populate && self.inner.can_populate()
     }
 }
 

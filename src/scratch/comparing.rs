@@ -1,0 +1,101 @@
+//! How blocks of an earlier run are compared with their hash before they are lent for the first time.
+#![forbid(unsafe_code)]
+
+use crate::block::BlockHash;
+use crate::error::ReadError;
+use crate::scratch::Scratch;
+use crate::scratch::small::{HANGS, REALM, block, three_files_of, ungathered};
+use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource, Hint};
+use crate::storage::{FileSource, MemoryFileSource};
+use crate::sync::Arc;
+
+/// Three pieces, the last of them short.
+const LEN: usize = (600 << 10) + 7;
+
+fn key() -> BlockHash {
+    BlockHash::of(b"key")
+}
+
+/// Files with one long block of an earlier run.
+fn written() -> (MemoryFileSource, Vec<u8>) {
+    let (files, bytes) = (three_files_of(1 << 20), block(1, LEN));
+    ungathered(files.clone()).put_named(REALM, key(), &bytes).unwrap();
+    (files, bytes)
+}
+
+fn reopened(source: FaultySource<impl FileSource>) -> (Scratch, Arc<Faults>) {
+    let faults = source.faults();
+    let scratch = ungathered(source);
+    scratch.wait_recovered(HANGS).unwrap();
+    (scratch, faults)
+}
+
+/// It was copied first, piece by piece.
+#[test]
+fn a_long_block_is_compared_where_it_is_mapped_each_piece_once_it_can_be_read() {
+    let (files, bytes) = written();
+    let (scratch, faults) = reopened(FaultySource::new(files));
+    let loads = faults.count(Call::Load);
+    faults.hints.take();
+    assert_eq!(scratch.get(REALM, key()).as_deref(), Ok(&bytes[..]));
+    let brought = faults.hints.take().into_iter().filter_map(|(_, hint)| match hint {
+        Hint::Populated(range) => Some(range),
+        _ => None,
+    });
+    let pieces =
+        [0..256 << 10, 256 << 10..512 << 10, 512 << 10..LEN as u64].map(|piece| piece.start + 4096..piece.end + 4096);
+    assert!(brought.collect::<Vec<_>>().ends_with(&pieces));
+    assert_eq!(faults.count(Call::Load) - loads, 1, "its entry");
+    scratch.get(REALM, key()).unwrap();
+    assert_eq!((faults.count(Call::Load) - loads, faults.hints.take()), (1, vec![]), "once");
+}
+
+#[test]
+fn where_the_system_cannot_say_what_can_be_read_a_copy_is_compared() {
+    let (files, bytes) = written();
+    let (scratch, faults) = reopened(FaultySource::new(files).unpopulated());
+    let loads = faults.count(Call::Load);
+    assert_eq!(scratch.get(REALM, key()).as_deref(), Ok(&bytes[..]));
+    assert_eq!(faults.count(Call::Load) - loads, 1 + 3, "its entry, and three pieces");
+}
+
+#[test]
+fn a_byte_that_has_changed_in_any_piece_is_found() {
+    for at in [0, (256 << 10) - 1, 256 << 10, LEN as u64 - 1] {
+        let (files, bytes) = written();
+        let (scratch, _) = reopened(FaultySource::new(files));
+        let file = scratch.wheel().table.iter().next().unwrap();
+        let changed = !bytes[usize::try_from(at).unwrap()];
+        file.memory().unwrap().store(4096 + at, &[&[changed]]).unwrap();
+        assert!(matches!(scratch.get(REALM, key()), Err(ReadError::Corrupted { .. })), "byte {at}");
+        assert!(scratch.get(REALM, key()).unwrap_err().is_missing());
+        assert_eq!((scratch.stats().corrupted, scratch.len()), (1, 0));
+    }
+}
+
+/// The mapping says that a page cannot be read, and no more; the file says why, or can read it after all.
+#[test]
+fn what_cannot_be_mapped_is_read_through_the_file() {
+    let (files, bytes) = written();
+    for k in 1..=5 {
+        let (scratch, faults) = reopened(FaultySource::new(files.clone()));
+        let loads = faults.count(Call::Load);
+        faults.set(Fault::at(k).only(&[Call::Populate]).errno(Errno::Io));
+        assert_eq!(scratch.get(REALM, key()).as_deref(), Ok(&bytes[..]), "call {k}");
+        assert_eq!((faults.failed(), scratch.health().suspect), (1, vec![]));
+        assert!(faults.count(Call::Load) - loads >= 4, "call {k}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_at_all_is_the_error_of_the_disk_and_the_block_stays() {
+    let (files, bytes) = written();
+    let (scratch, faults) = reopened(FaultySource::new(files));
+    // The entry is read before.
+    faults.set(Fault::at(2).sticky().only(&[Call::Populate, Call::Load]).errno(Errno::Io));
+    let Err(ReadError::Io(error)) = scratch.get(REALM, key()) else { panic!("it cannot be read") };
+    assert_eq!(error.raw_os_error(), Errno::Io.error().raw_os_error());
+    assert_eq!((scratch.health().suspect.len(), scratch.len()), (1, 1));
+    faults.clear();
+    assert_eq!(scratch.get(REALM, key()).as_deref(), Ok(&bytes[..]), "as a copy");
+}
