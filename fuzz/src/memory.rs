@@ -129,6 +129,10 @@ unsafe impl FileMemory for Bytes {
         let len = range.end.saturating_sub(range.start);
         self.at(range.start, len as usize).map(drop)
     }
+
+    fn populate_tells(&self) -> bool {
+        true
+    }
 }
 
 /// Folders in memory; clones share the files.

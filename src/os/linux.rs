@@ -82,18 +82,48 @@ pub(crate) fn start_write_back(file: &File, range: Range<u64>) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
-/// Whether `Advice::PopulateRead` is an error for each page that cannot be read, as it is from Linux 5.14 on.
-pub(crate) fn can_populate() -> bool {
+/// Whether `Advice::PopulateRead` is an error, at once, for each page that cannot be read.
+///
+/// It came with Linux 5.14, but until 6.9 it tried for ever what the disk gave an error for (mended upstream by commit
+/// 631426ba1d45). And an emulator may take any advice and do nothing.
+pub(crate) fn populate_tells() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    let ask = || memmap2::MmapMut::map_anon(1)?.advise(memmap2::Advice::PopulateRead);
-    *ANSWER.get_or_init(|| ask().is_ok())
+    let ask = || {
+        let name = rustix::system::uname();
+        is_from(&name.release().to_string_lossy(), (6, 9))
+            && populates(mm::ProtFlags::READ)
+            && !populates(mm::ProtFlags::empty())
+    };
+    *ANSWER.get_or_init(ask)
 }
 
-/// Gives `advice` about `len` bytes of a mapping. Kernels that do not know it say `Ok`.
+/// Whether a release of the kernel, as in `6.12.3-generic`, is this version or a later one.
+fn is_from(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= version
+}
+
+/// Whether a page of memory with this protection counts as populated.
+fn populates(protection: mm::ProtFlags) -> bool {
+    let (len, anywhere) = (super::page_size(), std::ptr::null_mut());
+    // SAFETY: a mapping of its own, where there was none.
+    let Ok(page) = (unsafe { mm::mmap_anonymous(anywhere, len, protection, mm::MapFlags::PRIVATE) }) else {
+        return false;
+    };
+    // SAFETY: just mapped, and nobody else knows of it.
+    let answer = unsafe { mm::madvise(page, len, mm::Advice::LinuxPopulateRead) };
+    // SAFETY: as above; it is not used afterwards.
+    let _ = unsafe { mm::munmap(page, len) };
+    answer.is_ok()
+}
+
+/// Gives `advice` about `len` bytes of a mapping. Kernels that do not know it say `Ok`; `PopulateRead` may never end
+/// where [`populate_tells`] says no and the disk has an error.
 ///
 /// # Safety
 /// - `start` lies on a page of memory, and all of `start .. start + len` is one mapping that lives for the whole call.
 pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> io::Result<()> {
+    let is_answered = advice == Advice::PopulateRead && populate_tells();
     let advice = match advice {
         Advice::WillNeed => mm::Advice::WillNeed,
         Advice::PopulateRead => mm::Advice::LinuxPopulateRead,
@@ -105,7 +135,7 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> i
     // SAFETY: the range is mapped by the contract above; none of these advices changes what it holds.
     match retry_on_intr(|| unsafe { mm::madvise(start.as_ptr().cast(), len, advice) }) {
         // POPULATE_READ came with Linux 5.14.
-        Err(Errno::INVAL) => Ok(()),
+        Err(Errno::INVAL) if !is_answered => Ok(()),
         done => done.map_err(io::Error::from),
     }
 }
@@ -132,5 +162,20 @@ pub(crate) fn is_hole(file: &File, range: Range<u64>) -> bool {
         // No data behind it.
         Err(Errno::NXIO) => true,
         Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_the_kernel_are_told_apart() {
+        for release in ["6.9.0", "6.9", "6.10.2-generic", "6.18.44-fc-v657", "7.0.0-rc1", "10.0"] {
+            assert!(is_from(release, (6, 9)), "{release}");
+        }
+        for release in ["6.8.0-41-generic", "5.14.0-427.el9.x86_64", "5.15.0", "4.19.300", "", "unknown", "6"] {
+            assert!(!is_from(release, (6, 9)), "{release}");
+        }
     }
 }

@@ -261,8 +261,8 @@ unsafe impl FileMemory for ContainedMemory {
         self.panics.contain_io(|| self.inner.populate(range))
     }
 
-    fn can_populate(&self) -> bool {
-        self.panics.contain(|| self.inner.can_populate()).unwrap_or(false)
+    fn populate_tells(&self) -> bool {
+        self.panics.contain(|| self.inner.populate_tells()).unwrap_or(false)
     }
 }
 

@@ -219,8 +219,8 @@ unsafe impl FileMemory for LossyMemory {
         self.file.memory().populate(range)
     }
 
-    fn can_populate(&self) -> bool {
-        self.file.memory().can_populate()
+    fn populate_tells(&self) -> bool {
+        self.file.memory().populate_tells()
     }
 }
 

@@ -128,7 +128,7 @@ unsafe impl FileMemory for HeapMemory {
         within(self.size, &range).map(drop)
     }
 
-    fn can_populate(&self) -> bool {
+    fn populate_tells(&self) -> bool {
         true
     }
 }
@@ -332,8 +332,8 @@ unsafe impl FileMemory for OwnedMemory {
         self.kept.memory.populate(range)
     }
 
-    fn can_populate(&self) -> bool {
-        self.kept.memory.can_populate()
+    fn populate_tells(&self) -> bool {
+        self.kept.memory.populate_tells()
     }
 }
 

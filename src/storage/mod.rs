@@ -327,10 +327,13 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     /// If the range cannot be read, or with [`io::ErrorKind::InvalidInput`] if it does not lie within the file.
     fn populate(&self, range: Range<u64>) -> io::Result<()>;
 
-    /// Whether [`populate`](Self::populate) is an error for each page that cannot be read. Then what it has brought is
-    /// compared with its hash where it is mapped; else that takes a copy, which [`load`](Self::load) makes. Default:
-    /// `false`.
-    fn can_populate(&self) -> bool {
+    /// Whether [`populate`](Self::populate) is an error for each page that cannot be read, and copies nothing to know
+    /// that. Then the store compares a block of an earlier run with its hash through `base`, right after it was
+    /// populated; else in a copy that [`load`](Self::load) makes. Default: `false`, which is always right, and slower.
+    ///
+    /// Memory of a mapped file that says `true` and is wrong ends the process with a signal instead of an error. Memory
+    /// in front of another one passes the question on.
+    fn populate_tells(&self) -> bool {
         false
     }
 }

@@ -29,6 +29,8 @@ use crate::sync::Arc;
 /// at once: this is Linux's default of the former, and many disks take no more. What was cut off would be met page by page
 /// where nothing is read around.
 const WILL_NEED_PIECE: u64 = 128 << 10;
+/// What is read through the file only to be in memory is read in pieces of this size.
+const READ_PIECE: usize = 128 << 10;
 
 /// One owned read-only mapping of the first `size` bytes of a file; a forked child does not get it.
 #[derive(Debug)]
@@ -148,6 +150,24 @@ impl MappedFile {
         Self { suspect: true, ..self }
     }
 
+    /// Brings a range into memory and maps it. Where the system does not tell what cannot be read, or tries that for ever,
+    /// it is read through the file first: then mapping it is a hint.
+    fn populate_as(&self, range: Range<u64>, tells: bool) -> io::Result<()> {
+        if tells {
+            return self.region.advise(&range, Advice::PopulateRead);
+        }
+        within(self.region.size, &range)?;
+        let mut piece = vec![0; in_memory(range.end - range.start).min(READ_PIECE)];
+        let mut at = range.start;
+        while at < range.end {
+            let len = in_memory(range.end - at).min(piece.len());
+            self.load(at, &mut piece[..len])?;
+            at += len as u64;
+        }
+        let _ = self.region.advise(&range, Advice::PopulateRead);
+        Ok(())
+    }
+
     /// What is stored here outlives the process only in a whole file that has its name.
     fn check_whole(&self) -> io::Result<()> {
         let (len, size) = (os::len(&self.file)?, self.region.size.get());
@@ -244,11 +264,11 @@ unsafe impl FileMemory for MappedFile {
     }
 
     fn populate(&self, range: Range<u64>) -> io::Result<()> {
-        self.region.advise(&range, Advice::PopulateRead)
+        self.populate_as(range, os::populate_tells())
     }
 
-    fn can_populate(&self) -> bool {
-        os::can_populate()
+    fn populate_tells(&self) -> bool {
+        os::populate_tells()
     }
 }
 
@@ -333,10 +353,16 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn a_file_cut_short_from_outside_is_an_error() {
         let memory = mapped(&[1; 12288], FileSize::MIN).unwrap();
-        memory.populate(0..12288).unwrap();
+        let ways = [os::populate_tells(), false];
+        for tells in ways {
+            memory.populate_as(0..12288, tells).unwrap();
+            memory.populate_as(0..12289, tells).unwrap_err();
+        }
         memory.file.set_len(4096).unwrap();
-        memory.populate(4096..12288).unwrap_err();
-        memory.populate(0..4096).unwrap();
+        for tells in ways {
+            memory.populate_as(4096..12288, tells).unwrap_err();
+            memory.populate_as(0..4096, tells).unwrap();
+        }
         let error = memory.load(8192, &mut [0; 16]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(error.to_string(), "somebody else has cut the file short, to 4096 bytes of 12288");

@@ -5,8 +5,9 @@
 //! 1. Bytes are lent only of a slot whose record or checked entry names exactly the realm and key asked for.
 //! 2. *Busy* never costs the block: a file that is closing sends the reader back to the index, where a newer copy
 //!    is found, or none.
-//! 3. Memory of a mapping is touched only for a block that will be lent from there and whose pages were asked for once
-//!    (WARM). Everything else is read through the file (`verify`, invariant 2).
+//! 3. Memory of a mapping is touched only for a block that is asked for, to be lent from there if it is sound, and whose
+//!    pages were brought without an error (WARM, or a moment ago). Everything else is read through the file (`verify`,
+//!    invariant 2).
 //! 4. What a file stores that is seen to be suspect is lent only as a copy that was verified for this read; so is all,
 //!    with `Verify::Always`.
 //! 5. What `Verify::Never` lends without a comparison stays UNVERIFIED: whoever writes the same content, asks for a
@@ -219,7 +220,7 @@ impl FileWheel {
                     if !is_believed {
                         // After it was brought: this would bring it too, and nothing of what lies around it. What cannot be
                         // read is an error here, with what the disk says.
-                        let compare = if warmed.is_ok() { Compare::Mapped } else { Compare::Copied };
+                        let compare = if warmed.is_ok() { Compare::InPlace } else { Compare::ThroughFile };
                         self.verify(hash, &pin, slot, &entry, compare, deadline)?;
                         continue;
                     }

@@ -18,7 +18,7 @@ pub(crate) const REGION: u64 = 2 << 20;
 
 /// Low bits of a word: how many pages were brought. Each is counted once, but by readers of one block that meet.
 const PAGES: u32 = 0xffff;
-/// One more block was asked for alone.
+/// One more block was asked for alone. All bits: all of the region was asked for, or so many were.
 const ASKED: u32 = 1 << 16;
 const ASKED_BITS: u32 = 0xff << 16;
 /// All pages of the region were brought at once.
@@ -75,22 +75,19 @@ impl Regions {
         before * PAGE_SIZE..(before + added) * PAGE_SIZE
     }
 
-    /// Says that one block of a region was asked for alone; how many were before.
+    /// Says that one block of a region was asked for alone; how many were before, or 255 if all of it was asked for.
     pub(crate) fn ask(&self, at: u64) -> u32 {
         let Some(word) = self.word(at) else { return 0 };
-        let before = word.load(Ordering::Relaxed) & ASKED_BITS;
-        if before < ASKED_BITS {
-            word.fetch_add(ASKED, Ordering::Relaxed);
-        }
-        before / ASKED
+        // It must not carry into what stands above.
+        let more = |word: u32| (word & ASKED_BITS != ASKED_BITS).then(|| word + ASKED);
+        let (Ok(before) | Err(before)) = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        (before & ASKED_BITS) / ASKED
     }
 
     /// Says that all of a region was asked for, though nobody has waited for it; whether it was not yet.
     pub(crate) fn request(&self, at: u64) -> bool {
-        self.word(at).is_some_and(|word| {
-            let before = word.fetch_or(ASKED_BITS, Ordering::Relaxed);
-            before & WHOLE == 0 && before & ASKED_BITS != ASKED_BITS
-        })
+        let request = |word: u32| (word & WHOLE == 0 && word & ASKED_BITS != ASKED_BITS).then_some(word | ASKED_BITS);
+        self.word(at).is_some_and(|word| word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, request).is_ok())
     }
 
     /// Says that a region was brought; the answer is that of `add`.
@@ -200,6 +197,7 @@ mod tests {
         assert_eq!((regions.ask(0), regions.bytes()), (255, 0));
         regions.set_whole(REGION, 512);
         assert!(!regions.request(REGION), "it is there");
+        assert_eq!(regions.ask(REGION), 0, "and was left as it is");
         assert!(!regions.request(5 * REGION), "there is none");
         regions.clear();
         assert!(regions.request(REGION));

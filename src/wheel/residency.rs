@@ -49,8 +49,8 @@ const LEAST_STEP: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
-    /// With what lies around them while all that the store holds fits into the memory that is left, alone otherwise:
-    /// looked at once a second.
+    /// As `ReadAround` while all that the store holds fits into the memory that is left, once a few blocks of a region of 2
+    /// MiB were read; alone otherwise: looked at once a second.
     #[default]
     Auto,
     /// Each block alone: for blocks that are far apart, few of many.
@@ -176,10 +176,11 @@ impl FileWheel {
             let alone = if self.residency.access == Access::ReadAround { 0 } else { ALONE };
             let mut at = bytes.start;
             while at < bytes.end {
-                if file.regions.ask(at) >= alone {
-                    self.bring_region(file, memory, at);
+                let end = end_of_region(at);
+                if !file.regions.are_whole(&(at..bytes.end.min(end))) && file.regions.ask(at) >= alone {
+                    self.bring_region(file, memory, at, bytes.end <= end);
                 }
-                at = end_of_region(at);
+                at = end;
             }
             if file.regions.are_whole(bytes) {
                 return Ok(());
@@ -189,13 +190,14 @@ impl FileWheel {
         memory.populate(bytes.start..bytes.end.min(bytes.start + MAPPED_AT_ONCE))
     }
 
-    /// Brings all of a region, if it can be read: then nothing of it need be asked for any more. The one behind it is asked
-    /// for once, so that the disk has something to do while this one is used.
-    fn bring_region(&self, file: &BlockFile, memory: &dyn FileMemory, at: u64) {
+    /// Brings all of a region, if it can be read: then nothing of it need be asked for any more. If it is the `last` of a
+    /// block, the one behind it is asked for once, so that the disk has something to do while this one is used.
+    fn bring_region(&self, file: &BlockFile, memory: &dyn FileMemory, at: u64, last: bool) {
         let region = region_of(file, at);
         memory.will_need(region.clone());
-        if file.regions.request(region.end) {
-            memory.will_need(region_of(file, region.end));
+        let next = end_of_region(at);
+        if last && next < file.size().get() && file.regions.request(next) {
+            memory.will_need(region_of(file, next));
         }
         // Invariant 1: the block itself is asked for by whoever wants it.
         if memory.populate(region.clone()).is_ok() {

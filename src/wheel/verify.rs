@@ -33,9 +33,9 @@ const MAPPED_FROM: usize = 16 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Compare {
     /// In a copy, read through the file.
-    Copied,
+    ThroughFile,
     /// Where they are mapped, if they may be met there.
-    Mapped,
+    InPlace,
 }
 
 impl FileWheel {
@@ -90,7 +90,7 @@ impl FileWheel {
             return result;
         }
         let checked = match compare {
-            Compare::Mapped if matches!(self.check_mapped(pin, slot, entry), Ok(true)) => Ok(true),
+            Compare::InPlace if self.matches_in_place(pin, slot, entry) => Ok(true),
             // What does not match may be zeros in place of what could not be read (feature `sigbus-guard`).
             _ => self.check_payload(pin, slot, entry),
         };
@@ -126,24 +126,33 @@ impl FileWheel {
         Ok(())
     }
 
-    /// Whether the payload is seen to match the hash of its entry where it is mapped, piece by piece.
-    fn check_mapped(&self, pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> io::Result<bool> {
-        let memory = pin.file().memory()?;
-        let (Some(range), Some(bytes)) = (entry.payload(pin.file().size(), slot), pin.payload(slot, entry)) else {
-            return Ok(false);
+    /// Whether the payload is seen to match the hash of its entry where it is mapped, piece by piece. If not, it may match all
+    /// the same.
+    fn matches_in_place(&self, pin: &FilePin<'_>, slot: Slot, entry: &Entry) -> bool {
+        let file = pin.file();
+        let (Ok(memory), Some(range), Some(bytes)) =
+            (file.memory(), entry.payload(file.size(), slot), pin.payload(slot, entry))
+        else {
+            return false;
         };
-        if bytes.len() < MAPPED_FROM || !memory.can_populate() {
-            return Ok(false);
+        if bytes.len() < MAPPED_FROM || !memory.populate_tells() {
+            return false;
         }
         let mut hasher = BlockHasher::with_kind(self.hash_kind);
         let mut at = range.start;
         for piece in bytes.chunks(PIECE) {
             let end = at + piece.len() as u64;
-            memory.populate(at..end)?;
+            if at > range.start {
+                // All of it was asked for, but the system may have needed the memory since.
+                memory.will_need(at..end);
+            }
+            if memory.populate(at..end).is_err() {
+                return false;
+            }
             hasher.update(piece);
             at = end;
         }
-        Ok(hasher.finish() == entry.hash)
+        hasher.finish() == entry.hash
     }
 
     /// Whether the payload matches the hash of its entry, read through the file piece by piece.
@@ -206,7 +215,7 @@ impl FileWheel {
                     memory.will_need(range);
                 }
                 let mut deadline = LazyDeadline::new(self);
-                match self.verify(hash, &pin, slot, &entry, Compare::Copied, &mut deadline) {
+                match self.verify(hash, &pin, slot, &entry, Compare::ThroughFile, &mut deadline) {
                     Ok(()) => Some(true),
                     Err(ReadError::Corrupted { .. }) => Some(false),
                     Err(_) => None,

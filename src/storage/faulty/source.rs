@@ -14,7 +14,7 @@ use super::Hint;
 use super::{Call, Faults};
 use crate::block::{FileId, FileSize, StoreId};
 use crate::error::{IoError, OpenError};
-use crate::storage::{FileMemory, FileSource, Found};
+use crate::storage::{FileMemory, FileSource, Found, HeapMemory};
 use crate::sync::Arc;
 
 /// A source in front of another one.
@@ -23,7 +23,18 @@ pub(crate) struct FaultySource<S> {
     inner: S,
     faults: Arc<Faults>,
     is_named: bool,
-    can_populate: bool,
+    shown: Shown,
+}
+
+/// What is seen where its memory is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// Its bytes, and what of them cannot be read.
+    Bytes,
+    /// Its bytes, as on a system that does not say what of them can be read.
+    Untold,
+    /// Zeros, as the handler of SIGBUS puts them in place of what cannot be read.
+    Zeros,
 }
 
 impl<S: FileSource> FaultySource<S> {
@@ -33,7 +44,7 @@ impl<S: FileSource> FaultySource<S> {
 
     /// With the faults of another source: one countdown for a store that is opened several times.
     pub(crate) fn with(inner: S, faults: Arc<Faults>) -> Self {
-        Self { inner, faults, is_named: false, can_populate: true }
+        Self { inner, faults, is_named: false, shown: Shown::Bytes }
     }
 
     /// Its files have paths for messages, whatever the source behind says.
@@ -45,7 +56,13 @@ impl<S: FileSource> FaultySource<S> {
     /// Its memory does not say what of it can be read, as that of an old system.
     #[cfg(not(loom))]
     pub(crate) fn unpopulated(self) -> Self {
-        Self { can_populate: false, ..self }
+        Self { shown: Shown::Untold, ..self }
+    }
+
+    /// Its memory has zeros where it is mapped: its bytes can be loaded only.
+    #[cfg(not(loom))]
+    pub(crate) fn blank(self) -> Self {
+        Self { shown: Shown::Zeros, ..self }
     }
 
     pub(crate) fn faults(&self) -> Arc<Faults> {
@@ -53,8 +70,9 @@ impl<S: FileSource> FaultySource<S> {
     }
 
     fn wrap(&self, file: FileId, inner: Arc<dyn FileMemory>) -> Arc<dyn FileMemory> {
-        let (faults, folder, can_populate) = (self.faults.clone(), Some(self.folder_of(file)), self.can_populate);
-        Arc::new(FaultyMemory { inner, faults, file, folder, can_populate })
+        let (faults, folder, shown) = (self.faults.clone(), Some(self.folder_of(file)), self.shown);
+        let zeros = (shown == Shown::Zeros).then(|| HeapMemory::new(inner.size()));
+        Arc::new(FaultyMemory { inner, faults, file, folder, shown, zeros })
     }
 
     fn folder_of(&self, file: FileId) -> u16 {
@@ -139,10 +157,12 @@ struct FaultyMemory {
     #[cfg_attr(loom, expect(dead_code, reason = "models do not look at what is sent to the device"))]
     file: FileId,
     folder: Option<u16>,
-    can_populate: bool,
+    shown: Shown,
+    zeros: Option<HeapMemory>,
 }
 
-// SAFETY: that of the memory behind, which lives as long as `self`; what fails here changes nothing.
+// SAFETY: that of the memory behind, or of the zeros in its place, which both live as long as `self`; what fails here
+// changes nothing.
 #[deny(clippy::missing_trait_methods, reason = "a default would not ask the memory behind")]
 unsafe impl FileMemory for FaultyMemory {
     fn size(&self) -> FileSize {
@@ -150,7 +170,7 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     fn base(&self) -> NonNull<u8> {
-        self.inner.base()
+        self.zeros.as_ref().map_or_else(|| self.inner.base(), HeapMemory::base)
     }
 
     fn store(&self, offset: u64, parts: &[&[u8]]) -> io::Result<()> {
@@ -222,8 +242,8 @@ unsafe impl FileMemory for FaultyMemory {
         self.inner.populate(range)
     }
 
-    fn can_populate(&self) -> bool {
-        self.can_populate && self.inner.can_populate()
+    fn populate_tells(&self) -> bool {
+        self.shown != Shown::Untold && self.inner.populate_tells()
     }
 }
 
