@@ -1,6 +1,9 @@
 //! Folders on real disks that go and come back: moved away, replaced, unmounted, read-only.
 #![forbid(unsafe_code)]
 
+#[path = "common/skipped.rs"]
+mod skipped;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use scratchspace::{BlockHash, DiskFileSource, HealthState, OpenError, ReadError, Realm, Scratch, WriteError};
 use tempfile::TempDir;
+
+use crate::skipped::skipped;
 
 const REALM: Realm = Realm::DEFAULT;
 /// Bound of everything that a test waits for: only a defect reaches it.
@@ -296,7 +301,7 @@ fn a_disk_that_is_read_only_at_open_is_taken_back_once_it_is_not() {
     let folders = [home.join("one"), home.join("disk/two")];
     fs::create_dir(home.join("disk")).unwrap();
     let Some(disk) = Mounted::new(&home.join("disk")) else {
-        println!("skipped: mounting a tmpfs needs root");
+        skipped("a disk that is read-only at open: mounting a tmpfs needs root");
         return;
     };
     let hashes = fill(&folders);

@@ -1,6 +1,9 @@
 //! Twenty laps of mixed writers and readers cost no memory and no descriptors.
 #![forbid(unsafe_code)]
 
+#[path = "common/skipped.rs"]
+mod skipped;
+
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,6 +12,8 @@ use std::time::Duration;
 
 use scratchspace::{BlockHash, DiskFileSource, MissingOk, Realm, Scratch};
 use tempfile::TempDir;
+
+use crate::skipped::skipped;
 
 const FILES: u16 = 3;
 const FILE_SIZE: u64 = 64 << 20;
@@ -91,7 +96,7 @@ fn write(scratch: &Scratch, blocks: &'static Blocks, number: u64, buffer: &mut V
 #[test]
 fn a_store_of_three_files_turns_twenty_times_with_flat_memory_and_descriptors() {
     if !Path::new("/proc/self/status").exists() {
-        println!("skipped: this system does not tell memory and descriptors in /proc");
+        skipped("laps: this system does not tell memory and descriptors in /proc");
         return;
     }
     let folder = std::env::var_os("SCRATCHSPACE_TEST_DIR").map_or_else(TempDir::new, TempDir::new_in).unwrap();

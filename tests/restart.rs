@@ -1,6 +1,9 @@
 //! What a store is after it was closed, killed, damaged, or opened otherwise.
 #![forbid(unsafe_code)]
 
+#[path = "common/skipped.rs"]
+mod skipped;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -16,6 +19,8 @@ use scratchspace::{
     StoreId, Verify,
 };
 use tempfile::TempDir;
+
+use crate::skipped::skipped;
 
 const REALM: Realm = Realm::DEFAULT;
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -694,7 +699,7 @@ fn a_temporary_store_that_is_killed_while_it_creates_files_leaves_none() {
     let root = test_folder();
     let unnamed = fs::OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(root.path());
     if let Err(error) = unnamed {
-        println!("skipped: this file system has no O_TMPFILE ({error})");
+        skipped(&format!("kills of a temporary store: this file system has no O_TMPFILE ({error})"));
         return;
     }
     for kill in 0..6 {

@@ -244,7 +244,7 @@ impl FileSource for DiskFileSource {
 #[cfg(test)]
 mod tests {
     use super::super::contract::{check_file_source, check_owner};
-    use super::super::test_folder::test_folder;
+    use super::super::test_folder::{skipped, test_folder};
     use super::*;
     use std::fs::{self, File};
     use std::path::Path;
@@ -421,11 +421,12 @@ mod tests {
                 match mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder.path()).output() {
                     Ok(output) if output.status.success() => Some(Self(folder)),
                     Ok(output) => {
-                        println!("skipped: mount says {}", String::from_utf8_lossy(&output.stderr).trim());
+                        let said = String::from_utf8_lossy(&output.stderr);
+                        skipped(&format!("full disks of the library: mount says {}", said.trim()));
                         None
                     }
                     Err(error) => {
-                        println!("skipped: mount cannot be run: {error}");
+                        skipped(&format!("full disks of the library: mount cannot be run: {error}"));
                         None
                     }
                 }

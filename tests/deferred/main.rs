@@ -7,6 +7,8 @@ mod flush;
 mod kill;
 mod place;
 mod process;
+#[path = "../common/skipped.rs"]
+mod skipped;
 mod threads;
 #[path = "../common/waiting.rs"]
 mod waiting;

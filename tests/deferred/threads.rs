@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::place::{Hung, Place, REALM, bytes_of, write_later};
 use crate::process;
+use crate::skipped::skipped;
 use crate::waiting::{until, without_hanging};
 
 /// Threads of this process that belong to a store; `None` where the system does not tell.
@@ -17,7 +18,7 @@ fn threads_of_stores() -> Option<usize> {
 #[test]
 fn every_thread_of_a_store_ends_with_it() {
     if threads_of_stores().is_none() {
-        eprintln!("skipped: every_thread_of_a_store_ends_with_it: there is no /proc/self/task");
+        skipped("threads of a store: there is no /proc/self/task");
         return;
     }
     let ended = process::of_test("threads::counts_threads").status().unwrap();

@@ -8,6 +8,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::skipped::skipped;
+
 /// Says in a child process where its device is mounted, and of which kind that is.
 const PLACE: &str = "SCRATCHSPACE_DEVICE";
 const KIND: &str = "SCRATCHSPACE_DEVICE_KIND";
@@ -191,7 +193,7 @@ pub(crate) fn on_each(test: &str, kinds: &[Kind], mut work: impl FnMut(Device, &
     for kind in kinds {
         match Device::new(*kind) {
             Ok(device) => work(device, test),
-            Err(reason) => println!("skipped: {} of {test}: {reason}", kind.name()),
+            Err(reason) => skipped(&format!("{} of {test}: {reason}", kind.name())),
         }
     }
 }

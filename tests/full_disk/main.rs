@@ -10,5 +10,7 @@ mod device;
 mod full;
 mod read_errors;
 mod read_only;
+#[path = "../common/skipped.rs"]
+mod skipped;
 mod store;
 mod write_errors;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use scratchspace::{HealthState, IoError, Scratch, WriteError};
 
 use crate::device::{Kind, here, on_each, run};
+use crate::skipped::skipped;
 use crate::store::{REALM, block, folder, hash, open, read, until_ok};
 
 /// Blocks that are there before: two files, and a part of the third.
@@ -84,7 +85,7 @@ fn a_file_system_that_gives_up_writing_fails_writes_and_loses_nothing() {
         let source = run(&["findmnt", "-no", "SOURCE", place]).unwrap();
         let trigger = format!("/sys/fs/ext4/{}/trigger_fs_error", source.trim_start_matches("/dev/"));
         if !Path::new(&trigger).exists() {
-            return println!("skipped: {NAME}: there is no {trigger}");
+            return skipped(&format!("{NAME}: there is no {trigger}"));
         }
         device.child(test, &trigger);
         device.unmount();

@@ -9,6 +9,7 @@ use scratchspace::ReadError;
 use tempfile::TempDir;
 
 use crate::device::{Device, Kind, fill, here};
+use crate::skipped::skipped;
 use crate::store::{FILE_SIZE, REALM, block, folder, hash, open, read, until_ok};
 
 fn suspects(place: &Path) -> Vec<PathBuf> {
@@ -30,7 +31,7 @@ fn a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file() {
     }
     let below = match Device::new(Kind::Tmpfs) {
         Ok(below) => below,
-        Err(reason) => return println!("skipped: {NAME}: {reason}"),
+        Err(reason) => return skipped(&format!("{NAME}: {reason}")),
     };
     let image = below.place().join("image");
     match Device::over(Kind::Ext4, TempDir::new().unwrap(), image) {
@@ -40,7 +41,7 @@ fn a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file() {
             // Another process, the same page cache.
             device.child(NAME, step.to_str().unwrap());
         }
-        Err(reason) => println!("skipped: {NAME}: {reason}"),
+        Err(reason) => skipped(&format!("{NAME}: {reason}")),
     }
 }
 

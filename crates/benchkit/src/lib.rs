@@ -7,6 +7,7 @@ mod mounts;
 
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
+use std::io::Write;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -31,6 +32,20 @@ pub fn folder() -> TempDir {
         None => tempfile::tempdir(),
     }
     .expect("a folder for the benches")
+}
+
+/// Says what a test leaves out and why; also in the file that `SCRATCHSPACE_SKIPPED` names, as nobody hears a test that
+/// passes.
+///
+/// # Panics
+///
+/// If that cannot be written.
+pub fn skipped(what: &str) {
+    println!("skipped: {what}");
+    if let Some(list) = std::env::var_os("SCRATCHSPACE_SKIPPED") {
+        let list = OpenOptions::new().create(true).append(true).open(list);
+        list.and_then(|mut list| list.write_all(format!("{what}\n").as_bytes())).expect("a list of what was skipped");
+    }
 }
 
 /// Touches this much memory and gives it back.

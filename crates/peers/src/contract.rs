@@ -9,8 +9,7 @@ const BLOCKS: u64 = 24;
 /// Runs the contract, or says why not.
 pub(crate) fn check(peer: Peer) {
     if let Err(why) = (peer.probe)() {
-        println!("skipped: {}: {why}", peer.name);
-        return;
+        return benchkit::skipped(&format!("{}: {why}", peer.name));
     }
     let folder = benchkit::folder();
     let plan = Plan {

@@ -139,7 +139,7 @@ mod tests {
     use super::super::tests::{builder, file, tree};
     use super::*;
     use crate::storage::FileSource;
-    use crate::storage::test_folder::test_folder;
+    use crate::storage::test_folder::{skipped, test_folder};
 
     #[test]
     fn a_file_takes_all_its_space_and_is_for_its_user_only() {
@@ -318,7 +318,7 @@ mod tests {
         let folder = test_folder();
         let source = builder(&[folder.path()]).build().unwrap();
         if os::unnamed_file(folder.path()).unwrap().is_none() {
-            println!("skipped: no file without a name can be created here");
+            skipped("files that never have a name: none can be created here");
             return;
         }
         // No file can have the name that a creation begins with.
