@@ -7,7 +7,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, retry_on_intr};
@@ -15,6 +14,7 @@ use rustix::mm;
 
 pub(crate) use super::available::available_memory;
 use super::{Advice, FILE_MODE, extend_with_zeros, or_shrink_back, private_file, set_mode};
+use crate::sync::OnceLock;
 
 /// How many parts go into one call: a stack array of 1 KiB, well below the kernel's limit of 1024.
 const PARTS: usize = 64;

@@ -332,3 +332,35 @@ fn a_key_with_the_tag_of_another_does_not_run_its_closure() {
     pass(1, 2);
     assert!(read.as_ref().is_err_and(ReadError::is_missing) && !has_run, "{read:?}");
 }
+
+/// Hazard 32: the last reader out made the file anew on its own thread, and got the errors of that.
+#[test]
+fn files_are_made_and_removed_by_keepers_and_by_no_reader_or_writer() {
+    let source = FaultySource::new(three_files_of(64 << 10));
+    let faults = source.faults();
+    let scratch = ungathered(source);
+    let first = scratch.put(REALM, &block(0, 4096)).unwrap();
+    let held = scratch.get(REALM, first).unwrap();
+    let mut number = 0;
+    let mut turn = || {
+        for _ in 0..60 {
+            number += 1;
+            scratch.put(REALM, &block(number, 4096)).unwrap();
+        }
+    };
+    faults.take_makers();
+    // The file of that block is in the way: the others go on.
+    turn();
+    assert!(scratch.get(REALM, first).unwrap_err().is_missing());
+    assert_eq!(scratch.stats().draining, 1);
+    thread::spawn(move || drop(held)).join().unwrap();
+    let began = Instant::now();
+    while scratch.stats().draining > 0 {
+        turn();
+        assert!(began.elapsed() < PATIENCE, "nobody holds it any more");
+    }
+    turn();
+    let made = faults.count(Call::Create) + faults.count(Call::Delete);
+    let makers = faults.take_makers();
+    assert!(makers.iter().all(|thread| thread == "scratch-keep-0") && !makers.is_empty(), "{makers:?} of {made}");
+}

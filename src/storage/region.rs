@@ -275,6 +275,8 @@ unsafe impl FileMemory for MappedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::storage::test_folder::{skipped, test_folder};
 
     fn mapped(bytes: &[u8], size: FileSize) -> io::Result<MappedFile> {
         let file = tempfile::tempfile()?;
@@ -346,6 +348,41 @@ mod tests {
         memory.will_need(1..size.get());
         memory.will_need(5000..u64::MAX);
         memory.will_need(u64::MAX - 1..u64::MAX);
+    }
+
+    /// Pages of a file that are in memory and were neither written to the disk nor are on their way; `None` where the system
+    /// does not tell (before Linux 6.5).
+    #[cfg(target_os = "linux")]
+    fn dirty_pages(file: &File) -> Option<u64> {
+        const CACHESTAT: libc::c_long = 451;
+        let (range, mut answer) = ([0_u64; 2], [0_u64; 5]);
+        // SAFETY: the descriptor is open; offset and length are read, and five numbers written, as the call is documented.
+        let result = unsafe {
+            libc::syscall(CACHESTAT, std::os::fd::AsRawFd::as_raw_fd(file), range.as_ptr(), answer.as_mut_ptr(), 0)
+        };
+        (result == 0).then_some(answer[1])
+    }
+
+    /// `msync` with `MS_ASYNC` starts nothing on Linux: what was written waited for seconds, and then all of it came at once.
+    #[test]
+    #[cfg(target_os = "linux")]
+    #[cfg_attr(miri, ignore = "calls of the system")]
+    fn what_is_to_be_written_back_is_on_its_way_when_the_call_returns() {
+        let file = tempfile::tempfile_in(test_folder().path()).unwrap();
+        os::write_all_at(&file, 0, &[&vec![7; 4 << 20]]).unwrap();
+        let memory = MappedFile::new(file, FileSize::new(4 << 20).unwrap(), Arc::new(Locks::none())).unwrap();
+        let file = &memory.file;
+        let Some(dirty) = dirty_pages(file) else {
+            return skipped("write-back: the system does not tell dirty pages");
+        };
+        memory.start_write_back(0..2 << 20);
+        let left = dirty_pages(file).unwrap();
+        file.sync_all().unwrap();
+        if dirty == 0 || dirty_pages(file) != Some(0) {
+            return skipped("write-back: of the files here the system does not tell what is dirty");
+        }
+        let half = (2 << 20) / os::page_size() as u64;
+        assert!(left <= half, "{left} of {dirty} pages wait still");
     }
 
     /// A file that another program cut short: an error at `populate` and `load`, not a signal.

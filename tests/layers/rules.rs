@@ -45,7 +45,7 @@ const UNSAFE_FILES: [&str; 10] = [
     "wheel/lend.rs",
     // Tests of the promises that unsafe code relies on.
     "storage/contract.rs",
-    "storage/faulty.rs",
+    "storage/faulty/source.rs",
     "storage/lossy.rs",
 ];
 

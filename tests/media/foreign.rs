@@ -16,7 +16,7 @@ use crate::store::{Dice, FILE_SIZE, FILES, REALM, Written, builder, files_in, pa
 const LAP: u64 = FILE_SIZE * FILES as u64;
 
 fn rounds() -> u64 {
-    std::env::var("SCRATCHSPACE_MEDIA_ROUNDS").map_or(20, |rounds| rounds.parse().expect("a number of rounds"))
+    std::env::var("SCRATCHSPACE_MEDIA_ROUNDS").map_or(100, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
 /// Every block outside the damaged file reads in every way; `false` if a file has made room meanwhile.

@@ -76,7 +76,7 @@ fn no_sequence_of_calls_and_faults_loses_a_block_or_gives_another() {
                     let config = ProptestConfig {
                         cases: 1,
                         failure_persistence: None,
-                        max_shrink_iters: 0,
+                        max_shrink_iters: 256,
                         ..ProptestConfig::default()
                     };
                     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);

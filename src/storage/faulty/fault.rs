@@ -1,4 +1,5 @@
 //! Which calls fail, when, and with what error.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::io;

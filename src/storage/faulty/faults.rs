@@ -1,5 +1,8 @@
 //! What a test holds of a source: faults that it sets, calls that it keeps waiting, and counters.
+#![forbid(unsafe_code)]
 
+#[cfg(not(loom))]
+use std::collections::BTreeSet;
 use std::io;
 
 use super::fault::{Call, Fault};
@@ -18,6 +21,9 @@ pub(crate) struct Faults {
     fault: Mutex<Option<Fault>>,
     counts: [AtomicU64; Call::ALL.len()],
     failed: [AtomicU64; Call::ALL.len()],
+    /// The threads that created and deleted files.
+    #[cfg(not(loom))]
+    makers: Mutex<BTreeSet<String>>,
     #[cfg(not(loom))]
     pub(crate) hints: Hints,
     #[cfg(not(loom))]
@@ -61,6 +67,12 @@ impl Faults {
     pub(crate) fn failed_of(&self, call: Call) -> u64 {
         // Relaxed: as in `count`.
         self.failed[call as usize].load(Ordering::Relaxed)
+    }
+
+    /// The names of the threads that have created and deleted files since this was asked last.
+    #[cfg(not(loom))]
+    pub(crate) fn take_makers(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.makers.lock())
     }
 
     /// From now on syncs wait before they begin, until this is called with `false`.
@@ -112,6 +124,11 @@ impl Faults {
     pub(super) fn meet(&self, call: Call, folder: Option<u16>) -> io::Result<()> {
         // Relaxed: these are counters, nothing is published by them.
         self.counts[call as usize].fetch_add(1, Ordering::Relaxed);
+        #[cfg(not(loom))]
+        if matches!(call, Call::Create | Call::Delete) {
+            let thread = std::thread::current();
+            self.makers.lock().insert(thread.name().unwrap_or("unnamed").to_owned());
+        }
         let mut slot = self.fault.lock();
         let Some(fault) = slot.as_mut() else { return Ok(()) };
         if !fault.strikes(call, folder) {

@@ -1,4 +1,5 @@
 //! Calls that wait until a test lets them go on.
+#![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
 

@@ -33,6 +33,10 @@ const LAPS: u64 = 10;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// What the allocator, the stacks and the buffers of thirteen threads may take besides: an arena is not given back.
 const SLACK: u64 = 48 << 20;
+/// How much more the last quarter of a long run may take than the second: arenas still grow into holes by then.
+const GROWTH: u64 = 6 << 20;
+/// Openings of a run that is long enough to tell.
+const LONG: usize = 16;
 
 #[derive(Debug, Args)]
 pub(crate) struct SoakArguments {
@@ -88,7 +92,7 @@ fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Resu
     let bar = report::bar("laps", &until);
     let tell = |error: std::io::Error| format!("/proc/self: {error}");
     let before = Held::now().map_err(tell)?;
-    let (mut rounds, mut first, mut most) = (0, None, before);
+    let (mut rounds, mut first, mut most, mut anonymous) = (0, None, before, Vec::new());
     while !until.is_reached(reached.laps) {
         let mut dice = Dice::of(arguments.seed, &[reached.opening]);
         let scratch = options.builder(&layout).and_then(ScratchBuilder::open);
@@ -104,6 +108,7 @@ fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Resu
         let held = Held::now().map_err(tell)?;
         judge(&held, &before, scratch.stats().index_bytes, &options)?;
         first.get_or_insert(held);
+        anonymous.push(held.anonymous);
         most = Held {
             anonymous: most.anonymous.max(held.anonymous),
             descriptors: most.descriptors.max(held.descriptors),
@@ -130,10 +135,11 @@ fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Resu
         reached.opening += 1;
     }
     bar.finish_and_clear();
+    let grown = judge_growth(&anonymous)?;
     let first = first.unwrap_or(before);
     Ok(format!(
         "soak: seed {}, {} laps of {FILES} files of {} MiB, {} openings, {rounds} rounds of users in the way: 0 wrong \
-         bytes, 0 blocks lost, {} blocks compared; before {before}; after {LAPS} laps {first}; at most {most}",
+         bytes, 0 blocks lost, {} blocks compared; before {before}; after {LAPS} laps {first}; at most {most}{grown}",
         arguments.seed,
         reached.laps,
         FILE_SIZE >> 20,
@@ -229,6 +235,23 @@ fn judge(held: &Held, before: &Held, index: u64, options: &Options) -> Result<()
     if held.maps > maps { Err(format!("{held} is more than {maps} maps")) } else { Ok(()) }
 }
 
+/// Memory does not grow with the laps: that of the last quarter of the openings is compared with that of the second, by what
+/// half of them exceed.
+fn judge_growth(anonymous: &[u64]) -> Result<String, String> {
+    if anonymous.len() < LONG {
+        return Ok(String::new());
+    }
+    let quarter = anonymous.len() / 4;
+    let middle = |part: &[u64]| {
+        let mut part = part.to_vec();
+        part.sort_unstable();
+        part[part.len() / 2]
+    };
+    let (early, late) = (middle(&anonymous[quarter..2 * quarter]), middle(&anonymous[3 * quarter..]));
+    let said = format!("{} KiB in the second quarter and {} KiB in the last", early >> 10, late >> 10);
+    if late > early + GROWTH { Err(format!("memory grows: {said}")) } else { Ok(format!("; {said}")) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -238,6 +261,19 @@ mod tests {
     use scratchspace::{BlockHash, DiskFileSource, MemoryFileSource, Realm};
 
     use super::*;
+
+    #[test]
+    fn memory_that_grows_with_the_laps_is_told_and_an_outlier_is_not() {
+        let mib = |number: u64| number << 20;
+        assert_eq!(judge_growth(&[mib(1), mib(90)]).as_deref(), Ok(""), "too few to tell");
+        let mut flat = vec![mib(30); 40];
+        flat[0] = mib(10);
+        flat[39] = mib(45);
+        assert!(judge_growth(&flat).is_ok());
+        // 16 KiB a lap, 100 openings of ten laps.
+        let leaking: Vec<_> = (0..100).map(|opening| mib(20) + opening * 160 * 1024).collect();
+        assert!(judge_growth(&leaking).is_err());
+    }
     use crate::worker::Planned;
 
     fn in_memory() -> Scratch {
