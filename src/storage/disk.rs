@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod create;
+#[cfg(all(test, target_os = "linux", not(loom)))]
+mod cuts;
 mod scan;
 
 use std::collections::BTreeSet;

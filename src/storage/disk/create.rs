@@ -117,7 +117,7 @@ impl DiskFileSource {
     }
 
     /// Where a file grows until it gets its name; what is left there the next scan deletes.
-    fn temporary_path_of(&self, file: FileId) -> PathBuf {
+    pub(super) fn temporary_path_of(&self, file: FileId) -> PathBuf {
         self.folder_of(file).join(Name::new(self.store, file).temporary().to_string())
     }
 }
