@@ -8,26 +8,27 @@ use std::time::{Duration, Instant};
 pub(crate) struct Pace {
     begun: Instant,
     all: Duration,
+    /// What the first round may take of it.
+    first: Duration,
     /// The longest that a part may take.
     limit: Duration,
 }
 
 impl Pace {
-    pub(crate) fn start(all: Duration, limit: Duration) -> Self {
-        Self { begun: Instant::now(), all, limit }
+    /// The first of several rounds has two thirds of the time.
+    pub(crate) fn start(all: Duration, rounds: usize, limit: Duration) -> Self {
+        let first = if rounds > 1 { all * 2 / 3 } else { all };
+        Self { begun: Instant::now(), all, first, limit }
     }
 
-    fn left(&self) -> Duration {
-        self.all.saturating_sub(self.begun.elapsed())
-    }
-
-    /// The longest that each part of the next store may take, with so many stores to come, the next one among them.
-    ///
-    /// Most stores take a fraction of their share, so a slow one may take several; the shorter time gets, the fewer.
+    /// The longest that each part of the next store may take in the first round, with so many stores to come, the next one
+    /// among them.
     pub(crate) fn limit(&self, to_come: usize) -> Duration {
-        let share = self.left() / u32::try_from(to_come.max(1)).unwrap_or(u32::MAX);
-        // A store has up to eight parts, few of them slow, and most stores have none.
-        (2 * share).min(self.limit).max(self.limit / 20)
+        let left = self.first.saturating_sub(self.begun.elapsed());
+        let share = left / u32::try_from(to_come.max(1)).unwrap_or(u32::MAX);
+        // A store has up to ten parts. Most take a fraction of this, so a slow store may take several shares as a whole; the
+        // shorter time gets, the fewer.
+        (share / 3).clamp(self.limit / 20, self.limit)
     }
 
     /// Whether all of it is gone.
@@ -39,6 +40,10 @@ impl Pace {
     pub(crate) fn has_time_for(&self, took: Duration) -> bool {
         self.left() > took * 5 / 4
     }
+
+    fn left(&self) -> Duration {
+        self.all.saturating_sub(self.begun.elapsed())
+    }
 }
 
 #[cfg(test)]
@@ -48,11 +53,14 @@ mod tests {
     #[test]
     fn a_part_never_takes_longer_than_its_limit_nor_nothing_at_all() {
         let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
-        assert_eq!(Pace::start(hour, minute).limit(1), minute);
-        let short = Pace::start(hour, minute).limit(200);
-        assert!(short > minute / 2 && short < minute, "{short:?}");
-        let over = Pace::start(Duration::ZERO, minute);
+        assert_eq!(Pace::start(hour, 1, minute).limit(1), minute);
+        let short = [1, 3].map(|rounds| Pace::start(hour, rounds, minute).limit(60));
+        assert!(short[0] > minute * 3 / 10 && short[0] <= minute / 3, "{short:?}");
+        assert!(short[1] > minute / 5 && short[1] <= minute * 2 / 9, "{short:?}");
+        let over = Pace::start(Duration::ZERO, 3, minute);
         assert_eq!(over.limit(3), minute / 20);
-        assert!(over.is_over() && !over.has_time_for(Duration::ZERO) && Pace::start(hour, minute).has_time_for(minute));
+        assert!(
+            over.is_over() && !over.has_time_for(Duration::ZERO) && Pace::start(hour, 3, minute).has_time_for(minute)
+        );
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Slot {
     pub(crate) failures: Vec<String>,
     /// Of one round.
     took: Duration,
+    /// The longest that each part may take, the same in every round.
+    limit: Duration,
 }
 
 /// Everything that was found out.
@@ -56,7 +58,8 @@ pub(crate) fn run(arguments: &GridArguments) -> Result<Outcome, Failure> {
     site.has_room()?;
     let mut slots = site.slots();
     let (begun, rounds) = (Instant::now(), arguments.rounds());
-    let pace = Pace::start(Duration::from_secs(arguments.seconds()), Duration::from_millis(arguments.limit()));
+    let (all, limit) = (Duration::from_secs(arguments.seconds()), Duration::from_millis(arguments.limit()));
+    let pace = Pace::start(all, rounds, limit);
     let bar = bar((slots.len() * rounds) as u64);
     for round in 0..rounds {
         let count = slots.len();
@@ -66,7 +69,10 @@ pub(crate) fn run(arguments: &GridArguments) -> Result<Outcome, Failure> {
                 // The limits and this library take little, and a column is nothing without them.
                 slot.failures.push("not measured, for the time was over".to_owned());
             } else if round == 0 || slot.failures.is_empty() && pace.has_time_for(slot.took) {
-                site.measure(slot, pace.limit(if round == 0 { count - at } else { 1 }));
+                if round == 0 {
+                    slot.limit = pace.limit(count - at);
+                }
+                site.measure(slot);
                 if bar.is_hidden() {
                     eprintln!("{}, {}: {:.1} s", slot.column, slot.peer.name, slot.took.as_secs_f64());
                 }
@@ -113,7 +119,15 @@ impl Site<'_> {
         });
         let slot = |column, peer| {
             let blocks = self.arguments.blocks(column);
-            Slot { peer, column, blocks, runs: Vec::new(), failures: Vec::new(), took: Duration::ZERO }
+            Slot {
+                peer,
+                column,
+                blocks,
+                runs: Vec::new(),
+                failures: Vec::new(),
+                took: Duration::ZERO,
+                limit: Duration::ZERO,
+            }
         };
         let columns = self.arguments.columns().into_iter();
         columns.flat_map(|column| stores.iter().map(move |peer| slot(column, *peer))).collect()
@@ -126,24 +140,24 @@ impl Site<'_> {
     }
 
     /// One round of a slot.
-    fn measure(&mut self, slot: &mut Slot, limit: Duration) {
+    fn measure(&mut self, slot: &mut Slot) {
         let begun = Instant::now();
         let mut wanted = workloads_of(&slot.peer, slot.column);
         wanted.retain(|workload| self.arguments.wants(*workload));
         let (turning, staying): (Vec<_>, Vec<_>) =
-            wanted.iter().partition(|workload| matches!(workload, Workload::Recycled | Workload::Bounded));
+            wanted.iter().partition(|one| matches!(one, Workload::Recycled | Workload::Bounded | Workload::Long));
         let mut measures = Vec::new();
         if !staying.is_empty() {
-            let told = self.task(slot, Task::Keep, &staying, limit, None);
+            let told = self.task(slot, Task::Keep, &staying, None);
             let there = told.there;
             let is_whole = self.take(slot, &mut measures, told);
             if is_whole && staying.contains(&Workload::Scarce) {
-                self.scarce(slot, &mut measures, there, limit);
+                self.scarce(slot, &mut measures, there);
             }
             self.clear();
         }
         if !turning.is_empty() {
-            let told = self.task(slot, Task::Turn, &turning, limit, None);
+            let told = self.task(slot, Task::Turn, &turning, None);
             self.take(slot, &mut measures, told);
             self.clear();
         }
@@ -151,7 +165,7 @@ impl Site<'_> {
         slot.took = begun.elapsed();
     }
 
-    fn scarce(&mut self, slot: &mut Slot, measures: &mut Vec<Measure>, there: Option<u64>, limit: Duration) {
+    fn scarce(&mut self, slot: &mut Slot, measures: &mut Vec<Measure>, there: Option<u64>) {
         let set = slot.blocks * slot.column.len as u64;
         let memory = scarce_memory(set);
         if set <= memory {
@@ -166,7 +180,7 @@ impl Site<'_> {
         }
         // Here, not there: the group has less.
         cold::warm_memory(memory);
-        let mut told = self.task(slot, Task::Scarce, &[Workload::Scarce], limit, Some((&group, memory, there)));
+        let mut told = self.task(slot, Task::Scarce, &[Workload::Scarce], Some((&group, memory, there)));
         if group.killed().is_ok_and(|killed| killed > 0) {
             told.failure = Some(format!("killed for want of memory: it had {}", size(memory)));
         }
@@ -199,7 +213,6 @@ impl Site<'_> {
         slot: &Slot,
         task: Task,
         workloads: &[Workload],
-        limit: Duration,
         scarce: Option<(&Cgroup, u64, Option<u64>)>,
     ) -> Told {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -211,13 +224,13 @@ impl Site<'_> {
             blocks: slot.blocks,
             there: scarce.and_then(|(_, _, there)| there),
             threads: slot.column.threads,
-            limit: millis(limit),
+            limit: millis(slot.limit),
             least: self.arguments.least(),
             workloads: workloads.to_vec(),
             memory: scarce.map(|(_, memory, _)| memory),
             group: scarce.map(|(group, _, _)| group.folder().to_owned()),
         };
-        Told::by(&arguments, 10 * limit + PATIENCE)
+        Told::by(&arguments, 10 * slot.limit + PATIENCE)
     }
 }
 
