@@ -51,17 +51,20 @@ fn filled(scratch: &Scratch, count: u64) {
 fn lookups(c: &mut Criterion) {
     let cycle = cycle();
     let mut at = 0;
-    c.bench_function("index/limit: one read of memory that no cache has", |b| {
+    let mut group = c.benchmark_group("index");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("limit: one read of memory that no cache has", |b| {
         b.iter(|| {
             at = cycle[usize::try_from(at).expect("a place")];
             at
         });
     });
+    group.finish();
     drop(cycle);
-    for bits in [18, 22] {
+    for bits in [18, 22, 24] {
         let place = folder();
         warm_memory(1 << 30);
-        let builder = store(place.path(), 12, 64 * MIB).expected_blocks(5 << (bits - 2));
+        let builder = store(place.path(), 12, 128 * MIB).expected_blocks(5 << (bits - 2));
         let scratch = builder.open().expect("a store on an empty folder");
         filled(&scratch, 1 << bits);
         let mut group = c.benchmark_group(format!("index/2^{bits} blocks"));

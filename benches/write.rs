@@ -5,12 +5,15 @@
 //! or for a mebibyte of blocks, the store hashes it, stores it and its entry, and publishes it. Blocks are content that was
 //! never written before.
 
+use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use benchkit::{KIB, MIB, bare_file, folder, noise, stamp, warm_memory, write_all_at};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use scratchspace::{BlockHash, DiskFileSource, Realm, Scratch, ScratchBuilder};
 
 const REALM: Realm = Realm::DEFAULT;
@@ -60,6 +63,12 @@ fn blocks(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(len as u64));
 
         let slots = (usize::from(FILES) * FILE / len) as u64;
+        group.bench_function("limit: pwrite in place, not hashed", |b| {
+            b.iter(|| {
+                let at = next(&mut block) % slots;
+                write_all_at(&file, &block, at * len as u64);
+            });
+        });
         group.bench_function("limit: hash and pwrite in place", |b| {
             b.iter(|| {
                 let at = next(&mut block) % slots;
@@ -96,19 +105,7 @@ fn blocks(c: &mut Criterion) {
                 scratch.put_named(REALM, key, &block).expect("room");
             });
         });
-        // The caller has the hash, and gives the closure the bytes; who runs it is paid here too.
-        group.bench_function("write_named, closures run", |b| {
-            let bytes: std::sync::Arc<[u8]> = noise(len).into();
-            let mut keys = 0_u64;
-            b.iter(|| {
-                keys += 1;
-                let bytes = std::sync::Arc::clone(&bytes);
-                let key = BlockHash::from_u128(u128::from(keys));
-                scratch.write_named(REALM, key, len, move |block| block.copy_from_slice(&bytes)).expect("room");
-            });
-            scratch.flush().expect("closures that keep their word");
-            assert_eq!(scratch.stats().failed, 0);
-        });
+        deferred(&mut group, &scratch, len);
         if len <= 64 * KIB {
             let mut many: Vec<Vec<u8>> = vec![noise(len); MANY];
             group.throughput(Throughput::Bytes((MANY * len) as u64));
@@ -133,6 +130,9 @@ fn blocks(c: &mut Criterion) {
                 });
             });
         }
+        if len <= 4 * KIB {
+            not_gathered(&mut group, &file);
+        }
         group.finish();
         // What was written is there: nothing above was refused, dropped or told to be stored already. The rows before this
         // may have turned the wheel past the key.
@@ -142,6 +142,84 @@ fn blocks(c: &mut Criterion) {
         let stats = scratch.stats();
         assert_eq!((stats.duplicates, stats.failed, stats.corrupted), (0, 0, 0), "{stats:?}");
     }
+}
+
+/// Closures that are run later, by another thread as a rule.
+fn deferred(group: &mut BenchmarkGroup<'_, WallTime>, scratch: &Scratch, len: usize) {
+    // The caller has the hash, and gives the closure the bytes; who runs it is paid here too.
+    group.bench_function("write_named, closures run", |b| {
+        let bytes: Arc<[u8]> = noise(len).into();
+        let mut keys = 0_u64;
+        b.iter(|| {
+            keys += 1;
+            let bytes = Arc::clone(&bytes);
+            let key = BlockHash::from_u128(u128::from(keys));
+            scratch.write_named(REALM, key, len, move |block| block.copy_from_slice(&bytes)).expect("room");
+        });
+        scratch.flush().expect("closures that keep their word");
+        assert_eq!(scratch.stats().failed, 0);
+    });
+    // What the caller of a deferred write waits for: as many calls as there is room for, and what they have left to be
+    // done is not timed.
+    group.bench_function("write_named, the call alone", |b| {
+        let bytes: Arc<[u8]> = noise(len).into();
+        let mut keys = 1_u64 << 40;
+        b.iter_custom(|calls| {
+            let mut time = Duration::ZERO;
+            for call in 0..calls {
+                keys += 1;
+                let bytes = Arc::clone(&bytes);
+                let key = BlockHash::from_u128(u128::from(keys));
+                let begun = Instant::now();
+                let given = scratch.write_named(REALM, key, len, move |block| block.copy_from_slice(&bytes));
+                time += begun.elapsed();
+                given.expect("room");
+                if call % 8 == 7 {
+                    while scratch.stats().pending_bytes > 0 {
+                        std::thread::yield_now();
+                    }
+                }
+            }
+            time
+        });
+        scratch.flush().expect("closures that keep their word");
+        assert_eq!(scratch.stats().failed, 0);
+    });
+}
+
+/// Small blocks that are in their files before their calls return, beside the two calls of the system that this takes.
+fn not_gathered(group: &mut BenchmarkGroup<'_, WallTime>, file: &File) {
+    const LEN: usize = 4 * KIB;
+    let place = folder();
+    let slots = (usize::from(FILES) * FILE / LEN) as u64;
+    let scratch = store(&place.path().join("store"), FILES, FILE).expected_blocks(slots).gather(0, Duration::ZERO);
+    let scratch = recycled(scratch);
+    let (mut block, entry) = (noise(LEN), noise(64));
+    let mut number = 0;
+    let mut next = |block: &mut [u8]| {
+        number += 1;
+        stamp(block, number);
+        number
+    };
+    group.throughput(Throughput::Bytes(LEN as u64));
+    group.bench_function("limit: a pwrite of the block and one of its entry", |b| {
+        // Entries lie close together, at the end of the file.
+        let blocks = slots * 63 / 64 - 1;
+        b.iter(|| {
+            let at = next(&mut block) % blocks;
+            write_all_at(file, &block, at * LEN as u64);
+            write_all_at(file, &entry, slots * LEN as u64 - (at + 1) * 64);
+        });
+    });
+    group.bench_function("put, not gathered", |b| {
+        b.iter(|| {
+            next(&mut block);
+            scratch.put(REALM, &block).expect("room")
+        });
+    });
+    scratch.flush().expect("a disk that works");
+    let stats = scratch.stats();
+    assert_eq!((stats.duplicates, stats.failed, stats.corrupted), (0, 0, 0), "{stats:?}");
 }
 
 criterion_group! {

@@ -98,6 +98,23 @@ pub fn bare_file(folder: &Path, len: usize) -> File {
     file
 }
 
+/// A new file of `len` bytes in a folder, with room for them on the disk where the system can promise it, and none of them
+/// written.
+///
+/// # Panics
+///
+/// If the disk refuses.
+#[must_use]
+pub fn fresh_file(folder: &Path, len: usize) -> File {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(folder.join("fresh"));
+    let file = file.expect("a new file");
+    #[cfg(target_os = "linux")]
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len as u64).expect("room on the disk");
+    #[cfg(not(target_os = "linux"))]
+    file.set_len(len as u64).expect("room on the disk");
+    file
+}
+
 /// Stores bytes at an offset of a file, by one call of the system as a rule.
 ///
 /// # Panics
@@ -200,10 +217,12 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_file_has_all_of_its_bytes() {
+    fn a_bare_file_has_all_of_its_bytes_and_a_fresh_one_none() {
         let folder = folder();
+        assert_eq!(fresh_file(folder.path(), MIB).metadata().unwrap().len(), MIB as u64);
         let file = bare_file(folder.path(), MIB + 1);
         write_all_at(&file, b"end", MIB as u64 - 2);
+        assert!(std::fs::read(folder.path().join("fresh")).unwrap() == vec![0; MIB]);
         let bytes = std::fs::read(folder.path().join("bare")).unwrap();
         assert!(bytes.len() == MIB + 1 && bytes[..1000] == noise(1000) && bytes.ends_with(b"end"));
     }

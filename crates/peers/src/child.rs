@@ -19,6 +19,8 @@ use crate::store::{Failure, Kind, Peer, Plan, Store};
 use crate::work::{self, Fill, Order, Reads};
 
 const MIB: u64 = 1 << 20;
+/// Sets of the long burst: 12 GiB of a full run.
+const LONG: u64 = 6;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -214,7 +216,7 @@ impl Run<'_> {
     /// The process is in a group that takes less than the set, page cache included. The rate is steady, so a part will do.
     fn scarce(&self, count: u64) -> Result<(), Failure> {
         let there = Order { first: 1, count };
-        self.cold(Workload::Scarce, there, (10 * self.least).min(self.limit))
+        self.cold(Workload::Scarce, there, (4 * self.least).min(self.limit))
     }
 
     fn turn(&self) -> Result<(), Failure> {
@@ -235,19 +237,32 @@ impl Run<'_> {
         let second = work::fill(&*store, self.content, &lap(1))?;
         most = most.max(cold::bytes_on_disk(folder)?);
         self.tell_fill(Workload::Recycled, &second, 1.0);
-        if !self.wants(Workload::Bounded) {
-            return Ok(());
-        }
         let (mut last, mut cut) = (set + second.blocks, second.cut);
-        if !cut {
-            let third = work::fill(&*store, self.content, &lap(2))?;
-            most = most.max(cold::bytes_on_disk(folder)?);
-            (last, cut) = (last + third.blocks, third.cut);
+        if self.wants(Workload::Bounded) {
+            if !cut {
+                let third = work::fill(&*store, self.content, &lap(2))?;
+                most = most.max(cold::bytes_on_disk(folder)?);
+                (last, cut) = (last + third.blocks, third.cut);
+            }
+            let newest = Order { first: last - set + 1, count: set };
+            let reads = work::pass(&*store, self.content, newest, threads, limit)?;
+            let disk = part(most, set * self.plan.block_len as u64);
+            self.tell(Workload::Bounded, Metric::Disk, disk, cut, reads.readable());
         }
-        let newest = Order { first: last - set + 1, count: set };
-        let reads = work::pass(&*store, self.content, newest, threads, limit)?;
-        let disk = part(most, set * self.plan.block_len as u64);
-        self.tell(Workload::Bounded, Metric::Disk, disk, cut, reads.readable());
+        if self.wants(Workload::Long) { self.long(&*store, last) } else { Ok(()) }
+    }
+
+    /// Sets through a full store, for as long as the disk has to write back while blocks come.
+    fn long(&self, store: &dyn Store, after: u64) -> Result<(), Failure> {
+        let numbers = after + 1..after + LONG * self.plan.blocks + 1;
+        let begun = Instant::now();
+        let (puts, cut) = work::write(store, self.content, numbers, &work::Clock::start(self.limit))?;
+        let rate = work::rate(puts.len() * self.plan.block_len as u64, begun.elapsed());
+        self.tell(Workload::Long, Metric::Rate, rate, cut, 1.0);
+        let metrics = [Metric::WriteP50, Metric::WriteP99, Metric::WriteP999, Metric::WriteMax];
+        for (metric, quantile) in metrics.into_iter().zip([0.5, 0.99, 0.999, 1.0]) {
+            self.tell(Workload::Long, metric, micros(&puts, quantile), cut, 1.0);
+        }
         Ok(())
     }
 

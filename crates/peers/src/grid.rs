@@ -35,6 +35,9 @@ const COLUMNS: [Column; 6] = [
     Column { threads: 2, len: MIB },
 ];
 
+/// The column of the long burst.
+const LONG: Column = Column { threads: 1, len: MIB };
+
 /// A size in the largest unit that divides it.
 pub(crate) fn size(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -162,7 +165,9 @@ impl GridArguments {
 
 /// What is measured of a store in a column.
 pub(crate) fn workloads_of(peer: &Peer, column: Column) -> Vec<Workload> {
-    let writes = |workload: &Workload| matches!(workload, Workload::Fill | Workload::Recycled | Workload::Mixed);
+    let writes = |workload: &Workload| {
+        matches!(workload, Workload::Fill | Workload::Recycled | Workload::Mixed | Workload::Long)
+    };
     let mut all = workloads(peer.kind, column);
     all.retain(|workload| !(peer.reads_only && writes(workload)));
     all
@@ -170,13 +175,15 @@ pub(crate) fn workloads_of(peer: &Peer, column: Column) -> Vec<Workload> {
 
 /// What is measured of a kind of store in a column.
 pub(crate) fn workloads(kind: Kind, column: Column) -> Vec<Workload> {
-    use Workload::{Bounded, Cold, Fill, Hot, Mixed, Recycled, Reopen, Scarce};
-    let all = [Fill, Recycled, Hot, Cold, Scarce, Mixed, Reopen, Bounded];
+    use Workload::{Bounded, Cold, Fill, Hot, Long, Mixed, Recycled, Reopen, Scarce};
+    let all = [Fill, Recycled, Hot, Cold, Scarce, Mixed, Reopen, Bounded, Long];
     let is_store = matches!(kind, Kind::Own | Kind::Peer);
     let wanted = |workload: &Workload| match workload {
         Fill | Recycled | Hot | Cold => true,
         Scarce | Mixed => column.threads == 1,
         Reopen | Bounded => is_store && column.threads == 1,
+        // It takes as long as all others together.
+        Long => matches!(kind, Kind::Own | Kind::Limit) && column == LONG,
     };
     all.into_iter().filter(wanted).collect()
 }

@@ -10,6 +10,7 @@ mod cold;
 mod content;
 #[cfg(test)]
 mod contract;
+mod figures;
 mod grid;
 mod machine;
 mod measure;
@@ -45,16 +46,31 @@ enum Task {
     /// The process of one store
     #[command(hide = true)]
     Child(child::ChildArguments),
+    /// Holds what `cargo bench` has measured against the figures to reach: writes a part of BENCHMARKS.md
+    Figures {
+        /// Criterion's folder: `criterion` in cargo's target folder by default
+        #[arg(long)]
+        criterion: Option<PathBuf>,
+        /// Where to write: the root of the repository by default
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
 }
 
 fn go(arguments: &Arguments) -> Result<(), Failure> {
-    if let Some(Task::Child(arguments)) = &arguments.command {
-        return child::run(arguments);
+    let root = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    match &arguments.command {
+        Some(Task::Child(arguments)) => return child::run(arguments),
+        Some(Task::Figures { criterion, out }) => {
+            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+            let criterion = criterion.clone().unwrap_or_else(|| target.join("criterion"));
+            return figures::run(&criterion, &out.clone().unwrap_or_else(root));
+        }
+        None => {}
     }
     let outcome = run::run(&arguments.grid)?;
     let report = report::Report::new(&arguments.grid, &outcome);
     println!("{}", report.markdown());
-    let root = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     if let Some(out) = arguments.out.clone().or_else(|| (!arguments.grid.is_partial()).then(root)) {
         report.write(&out)?;
     }

@@ -16,6 +16,8 @@ pub(crate) enum Workload {
     Mixed,
     Reopen,
     Bounded,
+    /// Several sets through a full store.
+    Long,
 }
 
 /// What is measured of it.
@@ -32,6 +34,7 @@ pub(crate) enum Metric {
     WriteP50,
     WriteP99,
     WriteP999,
+    WriteMax,
     First,
     All,
     Disk,
@@ -59,7 +62,13 @@ impl Metric {
             Self::Burst | Self::Sustained | Self::Rate | Self::WriteRate | Self::ReadRate => "GiB/s",
             Self::First | Self::All => "ms",
             Self::Disk => "of the bound",
-            Self::ReadP50 | Self::ReadP99 | Self::ReadP999 | Self::WriteP50 | Self::WriteP99 | Self::WriteP999 => "us",
+            Self::ReadP50
+            | Self::ReadP99
+            | Self::ReadP999
+            | Self::WriteP50
+            | Self::WriteP99
+            | Self::WriteP999
+            | Self::WriteMax => "us",
         }
     }
 

@@ -113,7 +113,7 @@ fn a_set_twice_as_large_as_the_memory_of_a_group_is_read_in_it() {
 }
 
 #[test]
-fn text_outside_the_comments_stays_and_a_file_without_them_is_refused() {
+fn text_outside_the_comments_stays_and_a_file_with_half_of_them_is_refused() {
     let out = benchkit::folder();
     let path = out.path().to_str().unwrap();
     let arguments = ["--only", "limit-pwrite", "--workload", "hot", "--size", "4k", "--blocks", "16", "--out", path];
@@ -127,10 +127,44 @@ fn text_outside_the_comments_stays_and_a_file_without_them_is_refused() {
     );
     assert!(!text.contains("\nold\n") && text.contains("limit-pwrite"), "{text}");
 
-    std::fs::write(&file, "nothing\n").unwrap();
+    let half = "nothing\n<!-- peers: begin -->\n";
+    std::fs::write(&file, half).unwrap();
     let refused = peers(&arguments);
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("peers: begin"));
-    assert_eq!(read(out.path(), "BENCHMARKS.md"), "nothing\n");
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("peers: end"));
+    assert_eq!(read(out.path(), "BENCHMARKS.md"), half);
+}
+
+#[test]
+fn a_long_burst_is_told_with_the_time_of_its_longest_put() {
+    let out = benchkit::folder();
+    let path = out.path().to_str().unwrap();
+    let only = ["--only", "scratchspace,limit-pwrite,files", "--workload", "long"];
+    let said = succeeded(&peers(&[&only[..], &["--size", "1M", "--blocks", "16", "--out", path]].concat()));
+    let csv = read(out.path(), "docs/peers.csv");
+    for store in ["scratchspace", "limit-pwrite"] {
+        for metric in ["rate,GiB/s", "write-p50,us", "write-max,us"] {
+            assert!(csv.contains(&format!("\nlong,{metric},{store},1048576,1,")), "{csv}\n{said}");
+        }
+    }
+    assert!(!csv.contains("files"), "{csv}");
+}
+
+#[test]
+fn figures_are_those_that_were_measured_and_stand_beside_the_other_part() {
+    let (criterion, out) = (benchkit::folder(), benchkit::folder());
+    for (name, nanos) in [("put", "900.0"), ("limit: hash and copy, a pwrite for each MiB", "450.0")] {
+        let run = criterion.path().join(name).join("new");
+        std::fs::create_dir_all(&run).unwrap();
+        let benchmark = format!(r#"{{"full_id":"write/4 KiB/{name}","throughput":{{"Bytes":4096}}}}"#);
+        std::fs::write(run.join("benchmark.json"), benchmark).unwrap();
+        std::fs::write(run.join("estimates.json"), format!(r#"{{"median":{{"point_estimate":{nanos}}}}}"#)).unwrap();
+    }
+    let [from, to] = [&criterion, &out].map(|folder| folder.path().to_str().unwrap());
+    std::fs::write(out.path().join("BENCHMARKS.md"), "before\n").unwrap();
+    let said = succeeded(&peers(&["figures", "--criterion", from, "--out", to]));
+    assert!(said.contains("| 0.50 (4.24 GiB/s and 8.48 GiB/s) | **short** |"), "{said}");
+    let text = read(out.path(), "BENCHMARKS.md");
+    assert!(text.starts_with("before\n\n<!-- figures: begin -->\n") && text.contains(said.trim()), "{text}");
 }
 
 #[test]

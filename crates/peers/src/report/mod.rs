@@ -7,11 +7,10 @@
 
 mod cells;
 mod chart;
-mod markers;
+pub(crate) mod markers;
 mod table;
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::grid::{Column, GridArguments, size};
@@ -22,8 +21,9 @@ use crate::run::Outcome;
 use crate::store::{Failure, Kind, Peer};
 use cells::{Cell, Cells, Row};
 use table::Table;
+pub(crate) use table::number;
 
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     Table {
         title: "Fill",
         intro: "A set is written into an empty store. GiB/s, burst / sustained: until every block is readable / until all of \
@@ -90,6 +90,13 @@ const TABLES: [Table; 10] = [
                 size, looked at after each set; and how much of the last set is readable.",
         workload: Workload::Bounded,
         metrics: &[Metric::Disk],
+    },
+    Table {
+        title: "A long burst",
+        intro: "Six times the set through a full store of the size of one, as fast as it goes. GiB/s / microseconds of a put: \
+                median / 99 % / 99.9 % / the longest.",
+        workload: Workload::Long,
+        metrics: &[Metric::Rate, Metric::WriteP50, Metric::WriteP99, Metric::WriteP999, Metric::WriteMax],
     },
 ];
 
@@ -180,11 +187,6 @@ impl Report {
     pub(crate) fn write(&self, root: &Path) -> Result<(), Failure> {
         let docs = root.join("docs");
         fs::create_dir_all(&docs)?;
-        let path = root.join("BENCHMARKS.md");
-        let file = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            file => Some(file?),
-        };
         let mut charts = Vec::new();
         for (name, title, what) in chart::CHARTS {
             if let Some(svg) = chart::svg(&self.cells, title, what)? {
@@ -193,10 +195,7 @@ impl Report {
             }
         }
         let part = format!("{}\n### Charts\n\n{}", self.markdown(), charts.join("\n"));
-        fs::write(
-            &path,
-            markers::replaced(file.as_deref(), &part).map_err(|why| format!("{}: {why}", path.display()))?,
-        )?;
+        markers::write(&root.join("BENCHMARKS.md"), markers::PEERS, &part)?;
         Ok(fs::write(docs.join("peers.csv"), self.csv())?)
     }
 }

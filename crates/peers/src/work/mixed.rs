@@ -1,4 +1,4 @@
-//! One writer and one reader at once, with the time that each call takes.
+//! One writer, and one reader at once, with the time that each call takes.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -70,7 +70,8 @@ impl Drop for End<'_> {
     }
 }
 
-fn write(
+/// Writes `numbers`: the time of each call, and whether the time was over before.
+pub(crate) fn write(
     store: &dyn Store,
     content: Content,
     numbers: Range<u64>,

@@ -13,7 +13,7 @@ mod read;
 use std::time::{Duration, Instant};
 
 pub(crate) use fill::{Fill, Written, fill};
-pub(crate) use mixed::mixed;
+pub(crate) use mixed::{mixed, write};
 pub(crate) use read::{Order, Reads, first_found, hot, pass};
 
 /// The time that a part may take.

@@ -1,0 +1,148 @@
+//! The figures themselves.
+#![forbid(unsafe_code)]
+
+/// What a row is held against.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Bound {
+    /// At least this part of the rate of another row.
+    Rate(f64, &'static str),
+    /// At most so many times what another row takes, for an element each.
+    Times(f64, &'static str),
+    /// At most so many nanoseconds more than another row.
+    More(f64, &'static str),
+    /// At most so many nanoseconds for an element.
+    Nanos(f64),
+    /// At most so many nanoseconds for everything.
+    Whole(f64),
+}
+
+/// Something to reach.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Figure {
+    pub(super) what: &'static str,
+    /// Criterion's name of it.
+    pub(super) row: &'static str,
+    pub(super) bound: Bound,
+}
+
+use Bound::{More, Nanos, Rate, Times, Whole};
+
+const fn figure(what: &'static str, row: &'static str, bound: Bound) -> Figure {
+    Figure { what, row, bound }
+}
+
+const DRAM: &str = "index/limit: one read of memory that no cache has";
+
+/// In the order of the README's promises: writing, reading, the index, restart.
+pub(super) const FIGURES: [Figure; 34] = [
+    figure(
+        "`put` 1 MiB, new files, burst",
+        "passes/1 MiB, new files/put, burst",
+        Rate(0.95, "passes/1 MiB, new files/limit, burst"),
+    ),
+    figure(
+        "`put` 1 MiB, new files, synced",
+        "passes/1 MiB, new files/put, synced",
+        Rate(0.95, "passes/1 MiB, new files/limit, synced"),
+    ),
+    figure(
+        "`put` 1 MiB, files used again, burst",
+        "passes/1 MiB, files used again/put, burst",
+        Rate(0.95, "passes/1 MiB, files used again/limit, burst"),
+    ),
+    figure(
+        "`put` 1 MiB, files used again, synced",
+        "passes/1 MiB, files used again/put, synced",
+        Rate(0.95, "passes/1 MiB, files used again/limit, synced"),
+    ),
+    figure("`put` 1 MiB, without end", "write/1 MiB/put", Rate(0.95, "write/1 MiB/limit: hash and pwrite in place")),
+    figure(
+        "`put` 16 MiB, files used again, burst",
+        "passes/16 MiB, files used again/put, burst",
+        Rate(0.95, "passes/16 MiB, files used again/limit, burst"),
+    ),
+    figure(
+        "`put` 16 MiB, new files, burst",
+        "passes/16 MiB, new files/put, burst",
+        Rate(0.95, "passes/16 MiB, new files/limit, burst"),
+    ),
+    figure("`put` 64 KiB", "write/64 KiB/put", Rate(0.95, "write/64 KiB/limit: pwrite in place, not hashed")),
+    figure(
+        "`put` 4 KiB, gathered",
+        "write/4 KiB/put",
+        Rate(0.6, "write/4 KiB/limit: hash and copy, a pwrite for each MiB"),
+    ),
+    figure(
+        "`put` 4 KiB, synced",
+        "passes/4 KiB, files used again/put, synced",
+        Rate(0.9, "passes/1 MiB, files used again/put, synced"),
+    ),
+    figure(
+        "`put` 4 KiB, `gather(0, 0)`",
+        "write/4 KiB/put, not gathered",
+        Rate(0.9, "write/4 KiB/limit: a pwrite of the block and one of its entry"),
+    ),
+    figure("`put_many` 4 KiB", "write/4 KiB/put_many/64", Rate(1.2, "write/4 KiB/put, one by one/64")),
+    figure(
+        "`write` 1 MiB with its closure, new files, burst",
+        "passes/1 MiB, new files/write_named, closures run, burst",
+        Rate(0.85, "passes/1 MiB, new files/put, burst"),
+    ),
+    figure(
+        "`write` 1 MiB with its closure, new files, synced",
+        "passes/1 MiB, new files/write_named, closures run, synced",
+        Rate(0.85, "passes/1 MiB, new files/put, synced"),
+    ),
+    figure(
+        "`write` 1 MiB with its closure, files used again, burst",
+        "passes/1 MiB, files used again/write_named, closures run, burst",
+        Rate(0.6, "passes/1 MiB, files used again/put, burst"),
+    ),
+    figure(
+        "`write` 1 MiB with its closure, files used again, synced",
+        "passes/1 MiB, files used again/write_named, closures run, synced",
+        Rate(0.85, "passes/1 MiB, files used again/put, synced"),
+    ),
+    figure("`write` 1 MiB, the call", "write/1 MiB/write_named, the call alone", Whole(2e3)),
+    figure("hot read 4 KiB, of 2^18 blocks", "read/4 KiB/read", More(150.0, "read/4 KiB/limit: a bare mapping")),
+    figure("hot read 64 KiB", "read/64 KiB/read", Rate(0.98, "read/64 KiB/limit: a bare mapping")),
+    figure("hot read 1 MiB", "read/1 MiB/read", Rate(0.98, "read/1 MiB/limit: a bare mapping")),
+    figure("cold read 64 KiB", "cold/64 KiB/read", Rate(0.95, "cold/64 KiB/limit: exact requests on a bare mapping")),
+    figure(
+        "cold read 64 KiB, compared with its hash",
+        "cold/64 KiB/read, of another run and not compared yet",
+        Rate(0.95, "cold/64 KiB/limit: exact requests on a bare mapping"),
+    ),
+    figure("cold read 1 MiB", "cold/1 MiB/read", Rate(0.95, "cold/1 MiB/limit: exact requests on a bare mapping")),
+    figure(
+        "cold read 1 MiB, compared with its hash",
+        "cold/1 MiB/read, of another run and not compared yet",
+        Rate(0.95, "cold/1 MiB/limit: exact requests on a bare mapping"),
+    ),
+    figure(
+        "all of a cold set that fits, 4 KiB, beside read-around",
+        "cold/all of a set that fits, 4 KiB/read/Auto",
+        Rate(1.0, "cold/all of a set that fits, 4 KiB/limit: a bare mapping"),
+    ),
+    figure(
+        "all of a cold set that fits, 64 KiB, beside exact requests",
+        "cold/all of a set that fits, 64 KiB/read/Auto",
+        Rate(1.0, "cold/all of a set that fits, 64 KiB/limit: exact requests on a bare mapping"),
+    ),
+    figure("asking for one of 2^18 blocks", "index/2^18 blocks/hit", Times(1.2, DRAM)),
+    figure("asking for one of 2^24 blocks", "index/2^24 blocks/hit", Times(1.2, DRAM)),
+    figure("asking for none of 2^24 blocks", "index/2^24 blocks/miss", Times(1.2, DRAM)),
+    figure("`get_many`, 2^22 empty blocks, each", "index/2^22 blocks/get_many of 256", Nanos(50.0)),
+    figure(
+        "`get_many` beside asking one by one, 2^24 blocks",
+        "index/2^24 blocks/get_many of 256",
+        Rate(2.0, "index/2^24 blocks/hit"),
+    ),
+    figure("open 16 files, warm, until it serves", "recover/open until it serves/empty", Whole(5e6)),
+    figure("open, a million blocks, until all are found", "recover/open until all is found/empty", Whole(1e9)),
+    figure(
+        "`write_slice` of a column",
+        "blittable/1 MiB column/write_slice",
+        Rate(0.95, "blittable/1 MiB column/limit: copy and hash"),
+    ),
+];
