@@ -99,9 +99,101 @@ fn lookups(c: &mut Criterion) {
     }
 }
 
+/// The index without a store, at its capacity: what is left of a look-up without entries, files and pins.
+#[cfg(benching)]
+fn alone(c: &mut Criterion) {
+    use std::cell::RefCell;
+    use std::time::Instant;
+
+    use scratchspace::benching::Index;
+
+    const BITS: u32 = 24;
+    const BLOCKS: u64 = 1 << BITS;
+    const DECILES: u64 = 10;
+    /// So many keys are asked for ahead.
+    const AHEAD: u64 = 32;
+    const FILLS: usize = 10;
+
+    warm_memory(1 << 30);
+    let end = |decile: u64| BLOCKS * decile / DECILES;
+    let fill = |ahead: bool| -> (Index, Vec<Duration>) {
+        let index = Index::new(BLOCKS).expect("address space");
+        let decile = |decile| {
+            let begun = Instant::now();
+            let (mut number, end) = (end(decile), end(decile + 1));
+            while number < end {
+                let next = if ahead { end.min(number + AHEAD) } else { number + 1 };
+                if ahead {
+                    (number..next).for_each(|number| index.prefetch(number));
+                }
+                (number..next).for_each(|number| assert!(index.insert(number), "block {number}"));
+                number = next;
+            }
+            begun.elapsed()
+        };
+        let times = (0..DECILES).map(decile).collect();
+        (index, times)
+    };
+    for (name, ahead) in [("insert", false), ("insert, in batches", true)] {
+        let fills: Vec<Vec<Duration>> = (0..FILLS).map(|_| fill(ahead).1).collect();
+        let mut group = c.benchmark_group(format!("index/alone, 2^{BITS} blocks/{name}"));
+        for decile in 0..DECILES {
+            let count = end(decile + 1) - end(decile);
+            group.throughput(Throughput::Elements(count)).sample_size(FILLS);
+            // A fill gives a sample of each decile; they are told one after the other.
+            let turn = RefCell::new(fills.iter().cycle());
+            group.bench_function(format!("decile {}", decile + 1), |b| {
+                let next = || turn.borrow_mut().next().expect("without end")[usize::try_from(decile).expect("few")];
+                b.iter_custom(|fills| (0..fills).map(|_| next()).sum());
+            });
+        }
+        group.finish();
+    }
+
+    let (index, _) = fill(true);
+    assert!(index.memory_bytes() <= BLOCKS * 11, "{} bytes for 2^{BITS} blocks", index.memory_bytes());
+    let mut group = c.benchmark_group(format!("index/alone, 2^{BITS} blocks"));
+    group.throughput(Throughput::Elements(1));
+    let mut number = 0;
+    let mut next = move || {
+        number += 1;
+        shuffled(number, BITS) as u64
+    };
+    group.bench_function("hit", |b| b.iter(|| assert!(index.find(next()).is_some())));
+    // Each key depends on what was found for the one before.
+    group.bench_function("hit, one after the other", |b| {
+        let mut found = 0;
+        b.iter(|| {
+            found = index.find((next() + found) % BLOCKS).expect("a block that is there");
+            found
+        });
+    });
+    group.bench_function("miss", |b| b.iter(|| index.find(next() + BLOCKS)));
+    const { assert!(AHEAD == 32) };
+    group.throughput(Throughput::Elements(AHEAD));
+    group.bench_function("hits, in batches", |b| {
+        b.iter(|| {
+            let asked: [u64; 32] = std::array::from_fn(|_| next());
+            for number in asked {
+                index.prefetch(number);
+            }
+            for number in asked {
+                assert!(index.find(number).is_some());
+            }
+        });
+    });
+    group.finish();
+}
+
+/// The library has it for `--cfg benching` only.
+#[cfg(not(benching))]
+fn alone(_: &mut Criterion) {
+    eprintln!("skipped: the index alone is measured with RUSTFLAGS=\"--cfg benching\"");
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1));
-    targets = lookups
+    targets = lookups, alone
 }
 criterion_main!(benches);

@@ -56,6 +56,9 @@ compile_error!(
     "scratchspace supports little-endian 64-bit targets only: typed values are stored as they lie in memory"
 );
 
+#[cfg(benching)]
+#[doc(hidden)]
+pub mod benching;
 mod blittable;
 mod block;
 mod error;

@@ -19,8 +19,8 @@ const LAYERS: [&[&str]; 7] = [
     &["wheel"],
     &["scratch"],
     &["kv", "folio", "pile", "vec", "spill"],
-    // Built for fuzzing only: what the targets call below the public interface.
-    &["fuzzing"],
+    // Built for fuzz targets and for benches only: what they call below the public interface.
+    &["fuzzing", "benching"],
 ];
 
 /// What may be named inside its own layer: locks by all, plain values by the errors that carry them.

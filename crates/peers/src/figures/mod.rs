@@ -1,5 +1,5 @@
-//! The figures that this library means to reach, held against what criterion has measured: `cargo bench`, and then
-//! `cargo run --release -p peers -- figures`.
+//! The figures that this library means to reach, held against what criterion has measured: `RUSTFLAGS="--cfg benching" cargo bench`, and
+//! then `cargo run --release -p peers -- figures`.
 //!
 //! # Invariants
 //!
@@ -93,7 +93,7 @@ fn time(nanos: f64) -> String {
 /// The part of a document: the figures, and every row.
 fn markdown(rows: &Rows, machine: &str) -> String {
     let mut text = format!(
-        "## Figures to reach\n\n`cargo bench`, then `cargo run --release -p peers -- figures`, on {machine}.\n\nEach figure is \
+        "## Figures to reach\n\n`RUSTFLAGS=\"--cfg benching\" cargo bench`, then `cargo run --release -p peers -- figures`, on {machine}.\n\nEach figure is \
          a ratio to a row of the same run. Medians.\n\n| | wanted | measured | |\n|---|---|---|---|\n"
     );
     text.extend(FIGURES.iter().map(|figure| {

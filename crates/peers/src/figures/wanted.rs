@@ -34,7 +34,7 @@ const fn figure(what: &'static str, row: &'static str, bound: Bound) -> Figure {
 const DRAM: &str = "index/limit: one read of memory that no cache has";
 
 /// In the order of the README's promises: writing, reading, the index, restart.
-pub(super) const FIGURES: [Figure; 34] = [
+pub(super) const FIGURES: [Figure; 40] = [
     figure(
         "`put` 1 MiB, new files, burst",
         "passes/1 MiB, new files/put, burst",
@@ -132,6 +132,20 @@ pub(super) const FIGURES: [Figure; 34] = [
     figure("asking for one of 2^18 blocks", "index/2^18 blocks/hit", Times(1.2, DRAM)),
     figure("asking for one of 2^24 blocks", "index/2^24 blocks/hit", Times(1.2, DRAM)),
     figure("asking for none of 2^24 blocks", "index/2^24 blocks/miss", Times(1.2, DRAM)),
+    figure(
+        "the index alone, 2^24 blocks, a hit",
+        "index/alone, 2^24 blocks/hit, one after the other",
+        Times(1.2, DRAM),
+    ),
+    figure("the index alone, 2^24 blocks, in batches", "index/alone, 2^24 blocks/hits, in batches", Nanos(50.0)),
+    figure("the index alone, insert, first decile", "index/alone, 2^24 blocks/insert/decile 1", Nanos(180.0)),
+    figure("the index alone, insert, fifth decile", "index/alone, 2^24 blocks/insert/decile 5", Nanos(180.0)),
+    figure("the index alone, insert, last decile", "index/alone, 2^24 blocks/insert/decile 10", Nanos(180.0)),
+    figure(
+        "the index alone, insert in batches, last decile",
+        "index/alone, 2^24 blocks/insert, in batches/decile 10",
+        Nanos(90.0),
+    ),
     figure("`get_many`, 2^22 empty blocks, each", "index/2^22 blocks/get_many of 256", Nanos(50.0)),
     figure(
         "`get_many` beside asking one by one, 2^24 blocks",
