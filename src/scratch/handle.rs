@@ -222,7 +222,8 @@ impl Scratch {
     ///
     /// [`FlushError`] says how many closures and gathered blocks failed since the last flush that said so, why the
     /// first one did, and whether a disk lost writes. Each failure is told by those flushes that began before it was
-    /// first told, and by no later one: whoever flushes from several threads collects the errors of all of them. A
+    /// first told, and by no later one: whoever flushes from several threads collects the errors of all of them. A sync
+    /// that fails while other threads are storing blocks is told once more when they have ended, as these may be lost. A
     /// closure that has not ended by the wait timeout is
     /// [`FailedClosure::Busy`](crate::FailedClosure::Busy): its block is not durable, all others are. On a closed
     /// store, and inside a closure of the store, `io` says so.

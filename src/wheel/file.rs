@@ -8,7 +8,8 @@
 //!    TOMBSTONE, until the file has drained. A slot becomes BAD from these states only.
 //! 3. `finished` counts reservations that are over; it is the last thing a reservation does.
 //! 4. `unstored` counts slots whose bytes wait in a gather buffer. A slot is counted there before it is finished.
-//! 5. The bytes of a suspect file (`suspicion`) are read by `load`, and believed only with their hash: what the mapping shows
+//! 5. Of a block that is being stored when a sync fails, the next sync that finds it stored tells the failure again.
+//! 6. The bytes of a suspect file (`suspicion`) are read by `load`, and believed only with their hash: what the mapping shows
 //!    may change below it, or be no more than zeros.
 #![forbid(unsafe_code)]
 
@@ -101,7 +102,17 @@ pub(crate) struct BlockFile {
     pub(crate) pieces: Pieces,
     pub(crate) regions: Regions,
     stores: AtomicU64,
-    synced: Mutex<u64>,
+    synced: Mutex<Synced>,
+}
+
+/// How far a file is synced.
+#[derive(Debug, Default)]
+struct Synced {
+    /// The store up to which all are.
+    stores: u64,
+    /// The failure of a sync that came while blocks were being stored: their first bytes may be lost, and whoever stores their
+    /// last ones is not told yet.
+    owed: Option<io::Error>,
 }
 
 impl fmt::Debug for BlockFile {
@@ -136,7 +147,7 @@ impl BlockFile {
             pieces: Pieces::new(size),
             regions: Regions::new(size),
             stores: AtomicU64::new(0),
-            synced: Mutex::new(0),
+            synced: Mutex::new(Synced::default()),
         }
     }
 
@@ -167,6 +178,8 @@ impl BlockFile {
     /// Puts the memory of a file in place that was created or found. Only before it is handed out (invariant 1).
     pub(crate) fn install(&self, memory: Arc<dyn FileMemory>) {
         assert!(memory.size() == self.size, "{} has {:?}, not {:?}", self.id, memory.size(), self.size);
+        // Before `memory` is locked: a sync takes them in this order.
+        self.synced.lock().owed = None;
         let mut held = self.memory.lock();
         // Release pairs with the Acquire in `base`; the pin words and the index carry it as well.
         self.base.store(memory.base().as_ptr(), Ordering::Release);
@@ -264,10 +277,13 @@ impl BlockFile {
 
     /// Whether a sealed file has no reservation and no gathered block left.
     pub(crate) fn is_quiet(&self) -> bool {
+        self.cursor.is_sealed() && self.is_settled()
+    }
+
+    /// Whether no reservation and no gathered block is left.
+    fn is_settled(&self) -> bool {
         // Acquire pairs with the Release in `finish`; `unstored` is read second (invariant 4).
-        self.cursor.is_sealed()
-            && self.finished.load(Ordering::Acquire) == self.cursor.next_slot()
-            && self.unstored.load(Ordering::Acquire) == 0
+        self.finished.load(Ordering::Acquire) == self.cursor.next_slot() && self.unstored.load(Ordering::Acquire) == 0
     }
 
     pub(crate) fn gathered(&self, count: u32) {
@@ -318,7 +334,7 @@ impl BlockFile {
 
     /// Whether a store has not been covered by a sync yet.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.stores.load(Ordering::Acquire) > *self.synced.lock()
+        self.stores.load(Ordering::Acquire) > self.synced.lock().stores
     }
 
     /// Makes every earlier store durable. The only place where a file is synced (failure rule R3).
@@ -328,23 +344,31 @@ impl BlockFile {
     /// answer is whether there was none.
     pub(crate) fn sync_or(&self, tell: impl FnOnce(io::Error, bool)) -> bool {
         let mut synced = self.synced.lock();
+        // First: what has ended by now is covered by this one.
+        let was_settled = self.is_settled();
         // Acquire pairs with the Release in `store`.
         let covered = self.stores.load(Ordering::Acquire);
         // Relaxed: see `delete_by`.
-        if *synced >= covered || self.deleted.load(Ordering::Relaxed) {
+        if synced.stores >= covered || self.deleted.load(Ordering::Relaxed) {
             return true;
         }
         // A file without memory is being created afresh: there is nothing in it that could be lost.
         let memory = self.memory.lock().clone();
         let result = memory.map_or(Ok(()), |memory| memory.sync());
-        let synced_all = result.is_ok();
-        if let Err(error) = result {
-            // Before the mutex is left. Hazard 54: who syncs next finds nothing wrong.
-            let is_news = planted::is(54) || self.suspicion.sync_failed();
-            tell(error, is_news);
-        }
-        *synced = covered;
-        synced_all
+        let owed = synced.owed.take();
+        synced.stores = covered;
+        let (error, is_settled) = match (result, owed) {
+            (Ok(()), None) => return true,
+            (Ok(()), Some(owed)) => (owed, was_settled),
+            // What was stored meanwhile had its first bytes in the file before, perhaps. Asked after the failure, so that no
+            // block of which part may be lost has ended unseen.
+            (Err(error), _) => (error, self.is_settled() && self.stores.load(Ordering::Acquire) == covered),
+        };
+        synced.owed = (!is_settled).then(|| again(&error));
+        // Before the mutex is left. Hazard 54: who syncs next finds nothing wrong.
+        let is_news = planted::is(54) || self.suspicion.sync_failed();
+        tell(error, is_news);
+        false
     }
 
     /// As `sync_or`, where the caller deals with the failure itself.
@@ -354,6 +378,11 @@ impl BlockFile {
         self.sync_or(|error, _| failure = Some(error));
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// An error that says the same.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
 }
 
 /// The pages that a store of `parts` fills: payloads begin with a page and fill their last one; entries fill none.

@@ -166,11 +166,12 @@ impl FileWheel {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::io::ErrorKind;
     use std::time::Duration;
 
     use super::*;
     use crate::block::FileId;
-    use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
+    use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
     use crate::storage::{FileSource, MemoryFileSource};
     use crate::sync::Arc;
     use crate::wheel::WheelOptions;
@@ -220,6 +221,33 @@ mod tests {
             drop(wheel);
             assert_eq!(marked(&files), [ONE.unwrap()], "for a header: {for_a_header}");
         }
+    }
+
+    /// A writer had stored its payload when the sync of another thread's flush failed, and the system forgot that it was not
+    /// on the device; the writer stored the entry, and its own flush found nothing wrong.
+    #[test]
+    fn a_flush_is_told_of_a_failed_sync_that_its_block_was_being_stored_in() {
+        let (_, wheel, faults) = wheel();
+        let file = wheel.table.file(ONE.unwrap());
+        let settled = wheel.reserve(&wheel.lanes[0], 1, Purpose::Data, &wheel.deadline()).unwrap();
+        let slow = wheel.reserve(&wheel.lanes[0], 1, Purpose::Data, &wheel.deadline()).unwrap();
+        for (reservation, bytes) in [(&settled, b"done"), (&slow, b"slow")] {
+            file.store(reservation.offset(), &[bytes]).unwrap();
+        }
+        settled.finish();
+        faults.set(Fault::at(1).only(&[Call::Sync]).errno(Errno::NoSpace));
+        assert!(wheel.flush().unwrap_err().io.is_some());
+        // Also by a flush that comes before the block is whole, and is not the one that its writer asks for.
+        file.store(0, &[]).unwrap();
+        assert!(wheel.flush().unwrap_err().io.is_some());
+        file.store(slow.offset() + 4, &[b"ly"]).unwrap();
+        slow.finish();
+        let io = wheel.flush().unwrap_err().io.unwrap();
+        assert_eq!(io.kind(), ErrorKind::StorageFull);
+        // What is stored from now on is as durable as anywhere.
+        file.store(0, &[]).unwrap();
+        assert!(wheel.flush().is_ok() && file.has_lost_writes());
+        wheel.close(Duration::from_secs(20));
     }
 
     /// The store tried once to mark a file and forgot about it: the next run believed what it found.
