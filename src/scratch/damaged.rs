@@ -5,8 +5,9 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::block::{BlockHash, FileId};
+use crate::block::{BlockAddress, BlockHash, FileId};
 use crate::error::{OpenError, ReadError};
+use crate::index::{Published, View};
 use crate::scratch::Scratch;
 use crate::scratch::small::{REALM, block, eventually, three_files_of, ungathered};
 use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
@@ -58,6 +59,52 @@ fn a_block_that_is_replaced_unseen_is_not_counted_any_more() {
     assert_eq!((faults.failed(), scratch.len()), (1, 1));
     scratch.remove(REALM, key()).unwrap();
     assert_eq!(scratch.len(), 0);
+}
+
+/// Of two keys that the index cannot tell apart the entry of one was damaged, or could not be read: whoever asked for the
+/// other one got that error.
+#[test]
+fn an_entry_that_cannot_be_read_is_no_error_of_another_key() {
+    struct New;
+    impl View for New {
+        fn is_same_key(&self, _: BlockAddress) -> bool {
+            false
+        }
+
+        fn version(&self, address: BlockAddress) -> (u64, u32) {
+            (1, address.slot().get())
+        }
+
+        fn may_evict(&self) -> bool {
+            true
+        }
+    }
+
+    let mut met = 0;
+    for number in 0..32 {
+        let source = FaultySource::new(three_files_of(SIZE));
+        let faults = source.faults();
+        let scratch = ungathered(source);
+        let (other, key) = (BlockHash::from_u128(1), BlockHash::from_u128(2 + number));
+        scratch.put_named(REALM, other, b"other").unwrap();
+        let wheel = scratch.wheel();
+        let [of_other, of_key] = [other, key].map(|key| wheel.key_hash(REALM, key));
+        let address = wheel.index.candidates(of_other).next().unwrap();
+        // As if both had the same tag.
+        assert_eq!(wheel.index.publish_if_newer(of_key, address, &New), Published::Inserted);
+        scratch.put_named(REALM, key, b"named").unwrap();
+        if wheel.index.candidates(of_key).next() != Some(address) {
+            continue;
+        }
+        met += 1;
+        faults.set(Fault::at(1).only(&[Call::Load]).errno(Errno::Io));
+        assert_eq!(scratch.read_verified(REALM, key, <[u8]>::to_vec).unwrap(), b"named");
+        assert_eq!(faults.failed(), 1);
+        damage_entry(&scratch, 0);
+        assert_eq!(*scratch.get(REALM, key).unwrap(), *b"named");
+        assert_eq!(scratch.stats().corrupted, 1);
+    }
+    assert!(met > 3, "the other entry was the first that was looked at {met} times of 32");
 }
 
 /// Whoever asked whether a block is there, or what it is, was told that it is missing when its entry was damaged; and

@@ -126,17 +126,23 @@ impl FileWheel {
         let mut looked_again = false;
         loop {
             let asked = self.index.candidates(hash);
+            let mut unreadable = None;
             for address in asked {
                 let candidate = self.candidate(hash, address, realm, key, verify, &mut deadline);
                 // Hazard 14: a read that fails costs the block.
                 if planted::is(14) && matches!(candidate, Err(ReadError::Io(_))) {
                     self.unpublish(hash, address, None);
                 }
-                match candidate? {
-                    Candidate::Found(lent) => return Ok(lent),
-                    Candidate::Removed => return Err(ReadError::Missing { realm, hash: key }),
-                    Candidate::Other | Candidate::Gone => {}
+                match candidate {
+                    Ok(Candidate::Found(lent)) => return Ok(lent),
+                    Ok(Candidate::Removed) => return Err(ReadError::Missing { realm, hash: key }),
+                    Ok(Candidate::Other | Candidate::Gone) => {}
+                    // An entry that does not say whose it is may be another key's of this tag.
+                    Err(error) => unreadable = Some(error),
                 }
+            }
+            if let Some(error) = unreadable {
+                return Err(error);
             }
             if !self.has_moved(hash, asked) {
                 match self.known(hash)? {
