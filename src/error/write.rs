@@ -87,6 +87,7 @@ impl WriteError {
 
 /// What a flush could not make durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FlushError {
     /// How many closures and gathered stores failed since the last flush.
     pub failed: u64,

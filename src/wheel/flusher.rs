@@ -1,4 +1,4 @@
-//! The background thread of a lane that runs closures and stores gather buffers in time. It never turns the wheel.
+//! The background thread of a lane that runs closures and stores gather buffers: full ones while it is idle, others in time. It never turns the wheel.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
@@ -17,6 +17,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
     let lane = &wheel.lanes[usize::from(lane)];
     loop {
         match lane.next_work() {
+            Work::Store(outstanding) => wheel.store_outstanding(lane, outstanding),
             Work::GatherIsDue => wheel.store_due_gather(lane),
             // Somebody has taken it: it may hang in it, but not this thread with it.
             Work::Closure(deferred) if !deferred.is_queued() => {}

@@ -6,7 +6,8 @@
 //!    reservation is valid in whatever file of the lane it succeeds.
 //! 2. A gather buffer that was taken out to be stored is *outstanding* until it is stored; at most
 //!    [`MAX_OUTSTANDING`] are, so a lane's buffers take bounded memory.
-//! 3. Lock order: `gather`, then a file's `pending` table or `queue`. The turn mutex is never taken under them.
+//! 3. A buffer that was handed over is stored by the flusher, whatever it is told besides: it takes it before it stops.
+//! 4. Lock order: `gather`, then a file's `pending` table or `queue`. The turn mutex is never taken under them.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeSet, VecDeque};
@@ -64,7 +65,7 @@ pub(crate) struct Lane {
 #[derive(Debug, Default)]
 pub(crate) struct GatherSlot {
     pub(crate) open: Option<Gather>,
-    spare: Option<Arc<GatherBuffer>>,
+    spares: Vec<Arc<GatherBuffer>>,
     next_ticket: u64,
     outstanding: BTreeSet<u64>,
 }
@@ -83,6 +84,10 @@ struct Queue {
     /// Closures that will not run: what they captured is dropped by the flusher, as it is user code.
     discarded: Vec<Discarded>,
     gather_due: Option<Instant>,
+    /// A full buffer that the flusher stores.
+    handed: Option<Outstanding>,
+    /// The flusher waits for work, and nobody has given it any since.
+    is_idle: bool,
     stop: bool,
 }
 
@@ -98,6 +103,7 @@ impl fmt::Debug for Discarded {
 /// What the flusher of a lane is woken for.
 #[derive(Debug)]
 pub(crate) enum Work {
+    Store(Outstanding),
     Closure(Arc<Deferred>),
     Discard(Discarded),
     GatherIsDue,
@@ -116,7 +122,7 @@ impl GatherSlot {
 
     /// A buffer to fill again, if one came back.
     pub(crate) fn take_spare(&mut self) -> Option<Arc<GatherBuffer>> {
-        self.spare.take()
+        self.spares.pop()
     }
 }
 
@@ -255,7 +261,10 @@ impl Lane {
     pub(crate) fn gather_is_stored(&self, outstanding: Outstanding) {
         let mut slot = self.gather.lock();
         slot.outstanding.remove(&outstanding.ticket);
-        slot.spare = Some(outstanding.gather.into_buffer());
+        // Of a lane's buffers one is filled, and the others are stored or spare.
+        if slot.spares.len() + slot.outstanding.len() < MAX_OUTSTANDING {
+            slot.spares.push(outstanding.gather.into_buffer());
+        }
         drop(slot);
         self.stored.notify_all();
     }
@@ -281,6 +290,19 @@ impl Lane {
         queue.gather_due = Some(due);
         drop(queue);
         self.work.notify_one();
+    }
+
+    /// Has the flusher store a buffer, if it has nothing else to do; else gives it back, to be stored by the caller.
+    pub(crate) fn hand_over(&self, outstanding: Outstanding) -> Option<Outstanding> {
+        let mut queue = self.queue.lock();
+        if !queue.is_idle {
+            return Some(outstanding);
+        }
+        queue.is_idle = false;
+        queue.handed = Some(outstanding);
+        drop(queue);
+        self.work.notify_one();
+        None
     }
 
     /// Queues a closure for the flusher.
@@ -317,6 +339,9 @@ impl Lane {
     pub(crate) fn next_work(&self) -> Work {
         let mut queue = self.queue.lock();
         loop {
+            if let Some(outstanding) = queue.handed.take() {
+                return Work::Store(outstanding);
+            }
             if queue.gather_due.is_some_and(|due| Instant::now() >= due) {
                 queue.gather_due = None;
                 return Work::GatherIsDue;
@@ -330,10 +355,12 @@ impl Lane {
             if queue.stop {
                 return Work::Stop;
             }
+            queue.is_idle = true;
             match queue.gather_due {
                 Some(due) => drop(self.work.wait_until(&mut queue, due)),
                 None => self.work.wait(&mut queue),
             }
+            queue.is_idle = false;
         }
     }
 }

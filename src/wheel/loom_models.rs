@@ -12,7 +12,7 @@ use crate::sync::atomic::{AtomicU32, Ordering, fence};
 use crate::sync::{Arc, Mutex, thread};
 use crate::wheel::file::{BlockFile, FileTable};
 use crate::wheel::gather::Gather;
-use crate::wheel::lane::{Lane, Work};
+use crate::wheel::lane::{Lane, Outstanding, Work};
 use crate::wheel::pending::{Deferred, Gathered, Previous, Record};
 use crate::wheel::pin::Pinner;
 use crate::wheel::reserve::Reservation;
@@ -89,7 +89,31 @@ impl Shared<Gathering> {
 
     /// Stores what is gathered.
     fn store(&self) {
-        let Some(outstanding) = self.rest.lane.gather_now().take() else { return };
+        let taken = self.rest.lane.gather_now().take();
+        if let Some(outstanding) = taken {
+            self.store_taken(outstanding);
+        }
+    }
+
+    /// As a writer does whose block needs the next buffer.
+    fn hand_over(&self) {
+        let taken = self.rest.lane.gather_now().take();
+        if let Some(outstanding) = taken.and_then(|outstanding| self.rest.lane.hand_over(outstanding)) {
+            self.store_taken(outstanding);
+        }
+    }
+
+    fn store_until_stopped(&self) {
+        loop {
+            match self.rest.lane.next_work() {
+                Work::Store(outstanding) => self.store_taken(outstanding),
+                Work::Stop => return,
+                work => panic!("{work:?}"),
+            }
+        }
+    }
+
+    fn store_taken(&self, outstanding: Outstanding) {
         let (file, gather) = (self.file(), &outstanding.gather);
         let store = |offset, bytes: &[u8]| {
             let pages = bytes.chunks(PAGE_LEN).map(<[u8]>::to_vec);
@@ -394,6 +418,23 @@ fn whoever_waits_for_a_buffer_to_be_stored_is_woken() {
         assert!(shared.rest.lane.wait_for_outstanding(&deadline));
         assert!(shared.is_on_disk(1));
         storer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_buffer_that_is_handed_over_is_stored_once_also_when_the_flusher_is_told_to_stop() {
+    loom::model(|| {
+        let shared = Shared::new(Gathering { lane: Lane::new(0), disk: Mutex::default() });
+        let flusher = shared.spawn(Shared::store_until_stopped);
+        for number in [1, 2] {
+            shared.gather(number);
+            shared.hand_over();
+        }
+        shared.rest.lane.stop();
+        flusher.join().unwrap();
+        let deadline = crate::wheel::pending::Deadline { began: Instant::now(), at: Instant::now() };
+        assert!(shared.rest.lane.wait_for_outstanding(&deadline));
+        assert!(shared.is_on_disk(1) && shared.is_on_disk(2));
     });
 }
 

@@ -193,7 +193,7 @@ impl FileWheel {
             let full = self.gather_reserved(lane, &mut slot, reservation, &block, hides).map_err(io)?;
             drop(slot);
             if let Some(full) = full {
-                self.store_outstanding(lane, full);
+                self.store_full(lane, full);
             }
             return Ok(());
         }

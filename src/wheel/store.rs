@@ -136,7 +136,7 @@ impl FileWheel {
             drop(slot);
             let published = self.publish_reserved(hash, block, reservation);
             if let Some(full) = full {
-                self.store_outstanding(lane, full);
+                self.store_full(lane, full);
             }
             if self.is_closed() {
                 // A close that did not wait for this call has looked for buffers already.
@@ -261,6 +261,14 @@ impl FileWheel {
         if let Some(gather) = &lane.gather_now().open {
             // Opened meanwhile: its own wake-up may have been the one that was just used up.
             lane.gather_opened(gather.opened() + self.options.gather_delay);
+        }
+    }
+
+    /// Has the flusher store a full buffer while the caller fills the next one, unless it is busy: then the caller stores
+    /// it, which keeps writers from running away from the disk.
+    pub(crate) fn store_full(&self, lane: &Lane, outstanding: Outstanding) {
+        if let Some(outstanding) = lane.hand_over(outstanding) {
+            self.store_outstanding(lane, outstanding);
         }
     }
 
