@@ -59,6 +59,7 @@ fn cut(path: &Path, len: u64) {
 /// A file that had lost its header was deleted for good while what a killed run had stored to the others was in the page
 /// cache only: a power cut brought back an older lap of one of them, without the tombstones of the file that was gone.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn no_lost_file_is_deleted_before_all_others_are_durable() {
     for sync in 1..=2 {
         let folder = test_folder();
@@ -77,6 +78,7 @@ fn no_lost_file_is_deleted_before_all_others_are_durable() {
 /// The first file that could not be synced ended the opening. The mark that could not be made of it either was not
 /// mentioned, the other files were not looked at, and the next opening believed the page cache of all of them.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn each_file_that_cannot_be_synced_is_marked_or_the_opening_says_that_it_could_not_be() {
     // The files that are whole: the second has the newest blocks, the third none.
     for can_mark in [true, false] {
@@ -131,6 +133,7 @@ fn lay_out_two(folder: &Path) -> [Vec<BlockHash>; 2] {
 /// One file was damaged in a folder whose disk took no change: the other folders were not opened either, though without
 /// that file they had been. And each time that such a folder was tried again the file was told and counted once more.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn a_folder_that_cannot_be_mended_synced_or_cleared_is_left_out_and_taken_back() {
     let all = [Call::Create, Call::Delete, Call::Mark, Call::Sync, Call::Store];
     for (len, calls) in [
@@ -205,6 +208,7 @@ fn a_folder_that_cannot_be_mended_synced_or_cleared_is_left_out_and_taken_back()
 /// What had been done in a folder before one of its files was refused was forgotten: a file that was mended by then was found
 /// marked when the folder was taken back, and told as one of an earlier run, and not counted; nor was one that was dropped.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn what_was_mended_or_dropped_before_a_folder_was_left_out_is_told_and_counted() {
     for (mended, call) in [(true, Call::Create), (false, Call::Delete)] {
         let folder = test_folder();
@@ -247,6 +251,7 @@ fn what_was_mended_or_dropped_before_a_folder_was_left_out_is_told_and_counted()
 
 /// With one folder nothing is left to be opened; the error did not say how to go on.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn without_another_folder_the_error_says_that_removing_the_file_costs_its_own_blocks_only() {
     for (len, call) in [(60 << 10, Call::Create), (100, Call::Delete)] {
         let folder = test_folder();
@@ -264,6 +269,7 @@ fn without_another_folder_the_error_says_that_removing_the_file_costs_its_own_bl
 
 /// A file that an earlier run had marked, and whose header was damaged besides, was deleted and nobody was told.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn a_suspect_file_without_a_header_is_told_and_counted_before_it_is_deleted() {
     let folder = test_folder();
     lay_out(folder.path());
@@ -297,6 +303,7 @@ fn a_suspect_file_without_a_header_is_told_and_counted_before_it_is_deleted() {
 /// was cut when it had not died before the others (`power::found`). Nor does content of the file that is being filled count
 /// as about to die because of it.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn a_suspect_file_without_an_entry_dies_before_any_other() {
     let folder = test_folder();
     let scratch = ungathered(disk(folder.path()));
@@ -471,6 +478,7 @@ impl FileSource for Watched {
 /// A file was cut, and made anew, while its old mapping was there: the space of the one was in use until the other had
 /// its own, and on some systems a file that is mapped cannot be cut at all.
 #[test]
+#[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
 fn a_file_is_mended_and_made_anew_once_it_is_mapped_no_more() {
     let folder = test_folder();
     lay_out(folder.path());
