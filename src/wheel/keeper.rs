@@ -14,6 +14,7 @@ use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::pieces::PIECE;
 use crate::wheel::state::FileState;
+use crate::wheel::tempo::LARGE;
 use crate::wheel::turn::{LaneTurn, Searched, Turn};
 use crate::wheel::{FileWheel, OnFull};
 
@@ -24,15 +25,13 @@ const WATCH: Duration = Duration::from_millis(1);
 /// How long a draining file is given before the next oldest dies for a writer that waits.
 const GRACE: Duration = Duration::from_millis(10);
 
-/// Pages of a file from which on the next ones of its lane are created while it is filled: creation takes some milliseconds,
-/// on a busy disk some tens of them, and smaller ones are full by then however early it is begun.
-const LARGE: u32 = 4096;
 /// Pages of a lane that are created ahead at most, and that wait for the device before writers wait too: 1 GiB.
 const AHEAD: u32 = 1 << 18;
 /// When a creation ahead of need is tried again that has failed.
 const AHEAD_AGAIN: Duration = Duration::from_secs(10);
 
-/// How many files of this size a lane of so many has free ahead of need.
+/// How many files of this size a lane of so many has free ahead of need: creation takes some milliseconds, on a busy disk some
+/// tens of them.
 fn most_ahead(pages: u32, files: usize) -> usize {
     if pages < LARGE { 0 } else { (files / 4).min((AHEAD / pages) as usize) }
 }
@@ -208,7 +207,7 @@ impl FileWheel {
     }
 
     /// Wakes them when a reservation crosses three quarters of its file, or a piece: that, or the one before, may be stored
-    /// by now.
+    /// by now, and the next file of a fast writer may be due.
     pub(crate) fn wake_at_marks(&self, file: &BlockFile, page: u32, pages: u32) {
         let (mark, end) = (file.size().pages() / 4 * 3, page + pages);
         if (page < mark && end >= mark) || page / PIECE != end / PIECE {
@@ -282,7 +281,7 @@ impl FileWheel {
         let directory = u64::from(file.cursor.next_slot()) * 64 / PAGE_SIZE;
         of_lane.waiting > 0
             || file.cursor.is_sealed()
-            || u64::from(file.cursor.next_page()) + directory >= u64::from(file.size().pages()) / 4 * 3
+            || u64::from(file.cursor.next_page()) + directory >= u64::from(of_lane.tempo.mark(file.size().pages()))
     }
 
     /// Whether the oldest file of the lane may make room now.

@@ -80,6 +80,7 @@ mod suspect;
 mod suspicion;
 mod syncer;
 mod tell;
+mod tempo;
 mod threads;
 mod ticket;
 mod turn;

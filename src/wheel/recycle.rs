@@ -162,6 +162,9 @@ impl FileWheel {
                 file.pins.reopen();
                 turn.set(id, FileState::Free);
                 let of_lane = &mut turn.lanes[lane.index()];
+                if let Some((_, since)) = of_lane.draining.iter().find(|(other, _)| *other == id) {
+                    of_lane.tempo.has_made_one_ready(since.elapsed());
+                }
                 of_lane.draining.retain(|(other, _)| *other != id);
                 of_lane.unready.retain(|unready| unready.file != id);
                 of_lane.spares.push(id);

@@ -24,6 +24,7 @@ use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
 use crate::wheel::reserve::Purpose;
 use crate::wheel::state::FileState;
+use crate::wheel::tempo::Tempo;
 use crate::wheel::{FileWheel, OnFull};
 
 /// The states of all files, and what each lane has.
@@ -67,6 +68,8 @@ pub(crate) struct LaneTurn {
     pub(crate) newest: Option<FileId>,
     /// The largest generation that was sealed: the active file has it only if it is filled further (invariant 6).
     sealed: u64,
+    /// How fast files are filled and made ready.
+    pub(crate) tempo: Tempo,
     /// Writers that wait for a file.
     pub(crate) waiting: u32,
     /// How far the search for what an earlier run has left is.
@@ -233,6 +236,7 @@ impl FileWheel {
         let file = self.table.file(next);
         debug_assert!(file.generation() > of_lane.handed, "invariant 2");
         of_lane.handed = file.generation();
+        of_lane.tempo.is_handed_a_file(Instant::now());
         (of_lane.newest, of_lane.active) = (Some(next), Some(next));
         turn.set(next, FileState::Active);
         file.cursor.reset(1, 0);

@@ -131,7 +131,7 @@ impl GridArguments {
 
     /// Seconds for everything.
     pub(crate) fn seconds(&self) -> u64 {
-        if self.full { 57 * 60 } else { 450 }
+        if self.full { 45 * 60 } else { 450 }
     }
 
     /// How often each store is measured, if there is time.
