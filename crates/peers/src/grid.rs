@@ -74,6 +74,9 @@ pub(crate) struct GridArguments {
     /// A quarter of the data, once, in less than eight minutes; the default
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Minutes for everything: 57 for the whole grid by default, else 7; what is left after the first round goes to others
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) minutes: Option<u64>,
     /// Only these stores
     #[arg(long, value_delimiter = ',', value_parser = parse_name)]
     pub(crate) only: Vec<String>,
@@ -131,7 +134,7 @@ impl GridArguments {
 
     /// Seconds for everything.
     pub(crate) fn seconds(&self) -> u64 {
-        if self.full { 45 * 60 } else { 450 }
+        self.minutes.map_or(if self.full { 57 * 60 } else { 450 }, |minutes| minutes * 60)
     }
 
     /// How often each store is measured, if there is time.
@@ -209,8 +212,15 @@ mod tests {
     #[test]
     fn sets_are_a_power_of_two_of_blocks() {
         for full in [true, false] {
-            let arguments =
-                GridArguments { full, quick: !full, only: vec![], workload: vec![], size: vec![], blocks: None };
+            let arguments = GridArguments {
+                full,
+                quick: !full,
+                minutes: None,
+                only: vec![],
+                workload: vec![],
+                size: vec![],
+                blocks: None,
+            };
             for column in COLUMNS {
                 assert!(arguments.blocks(column).is_power_of_two(), "{column}");
             }
