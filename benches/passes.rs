@@ -131,38 +131,43 @@ fn group<'a>(c: &'a mut Criterion, name: &str, kind: &str) -> BenchmarkGroup<'a,
     group
 }
 
+/// The rows of a group: `limit` and `store` prepare a pass, and time it.
+fn rows(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    blocks: &mut Blocks,
+    limit: impl Fn(&mut Blocks, Until) -> Duration,
+    store: impl Fn(&mut Blocks, Pass, Until) -> Duration,
+) {
+    for (until, tag) in UNTIL {
+        group.bench_function(format!("limit, {tag}"), |b| {
+            b.iter_custom(|passes| (0..passes).map(|_| limit(blocks, until)).sum());
+        });
+        for (verb, pass) in VERBS {
+            group.bench_function(format!("{verb}, {tag}"), |b| {
+                b.iter_custom(|passes| (0..passes).map(|_| store(blocks, pass, until)).sum());
+            });
+        }
+    }
+}
+
 fn fresh(c: &mut Criterion) {
     for (name, len) in [("64 KiB", 64 * KIB), ("1 MiB", MIB), ("16 MiB", 16 * MIB)] {
-        let mut blocks = Blocks::new(len);
         let mut group = group(c, name, "new files");
-        for (until, tag) in UNTIL {
-            group.bench_function(format!("limit, {tag}"), |b| {
-                b.iter_custom(|passes| {
-                    let pass = |_| {
-                        let place = folder();
-                        let file = fresh_file(place.path(), PASS);
-                        warm_memory(2 * PASS);
-                        blocks.fill_file(&file, until)
-                    };
-                    (0..passes).map(pass).sum()
-                });
-            });
-            for (verb, pass) in VERBS {
-                group.bench_function(format!("{verb}, {tag}"), |b| {
-                    b.iter_custom(|passes| {
-                        let pass = |_| {
-                            let place = folder();
-                            let scratch = store(place.path(), len);
-                            warm_memory(2 * PASS);
-                            let time = pass(&mut blocks, &scratch, until);
-                            check(&scratch);
-                            time
-                        };
-                        (0..passes).map(pass).sum()
-                    });
-                });
-            }
-        }
+        let limit = |blocks: &mut Blocks, until| {
+            let place = folder();
+            let file = fresh_file(place.path(), PASS);
+            warm_memory(2 * PASS);
+            blocks.fill_file(&file, until)
+        };
+        let store = |blocks: &mut Blocks, pass: Pass, until| {
+            let place = folder();
+            let scratch = store(place.path(), len);
+            warm_memory(2 * PASS);
+            let time = pass(blocks, &scratch, until);
+            check(&scratch);
+            time
+        };
+        rows(&mut group, &mut Blocks::new(len), limit, store);
         group.finish();
     }
 }
@@ -178,28 +183,15 @@ fn recycled(c: &mut Criterion) {
         }
         warm_memory(2 * PASS);
         let mut group = group(c, name, "files used again");
-        for (until, tag) in UNTIL {
-            group.bench_function(format!("limit, {tag}"), |b| {
-                b.iter_custom(|passes| {
-                    let pass = |_| {
-                        file.sync_data().expect("a disk that works");
-                        blocks.fill_file(&file, until)
-                    };
-                    (0..passes).map(pass).sum()
-                });
-            });
-            for (verb, pass) in VERBS {
-                group.bench_function(format!("{verb}, {tag}"), |b| {
-                    b.iter_custom(|passes| {
-                        let pass = |_| {
-                            scratch.flush().expect("a disk that works");
-                            pass(&mut blocks, &scratch, until)
-                        };
-                        (0..passes).map(pass).sum()
-                    });
-                });
-            }
-        }
+        let limit = |blocks: &mut Blocks, until| {
+            file.sync_data().expect("a disk that works");
+            blocks.fill_file(&file, until)
+        };
+        let store = |blocks: &mut Blocks, pass: Pass, until| {
+            scratch.flush().expect("a disk that works");
+            pass(blocks, &scratch, until)
+        };
+        rows(&mut group, &mut blocks, limit, store);
         group.finish();
         check(&scratch);
     }

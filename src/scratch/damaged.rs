@@ -5,11 +5,11 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::block::{BlockAddress, BlockHash, FileId};
+use crate::block::{BlockHash, FileId};
 use crate::error::{OpenError, ReadError};
-use crate::index::{Published, View};
+use crate::index::Published;
 use crate::scratch::Scratch;
-use crate::scratch::small::{REALM, block, eventually, three_files_of, ungathered};
+use crate::scratch::small::{Collision, REALM, block, eventually, three_files_of, ungathered};
 use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
 use crate::wheel::{OnFull, Verify};
 
@@ -65,21 +65,6 @@ fn a_block_that_is_replaced_unseen_is_not_counted_any_more() {
 /// other one got that error.
 #[test]
 fn an_entry_that_cannot_be_read_is_no_error_of_another_key() {
-    struct New;
-    impl View for New {
-        fn is_same_key(&self, _: BlockAddress) -> bool {
-            false
-        }
-
-        fn version(&self, address: BlockAddress) -> (u64, u32) {
-            (1, address.slot().get())
-        }
-
-        fn may_evict(&self) -> bool {
-            true
-        }
-    }
-
     let mut met = 0;
     // The other entry has to be the first that is looked at, which hangs on the keys.
     for number in 0..64 {
@@ -95,7 +80,7 @@ fn an_entry_that_cannot_be_read_is_no_error_of_another_key() {
         let [of_other, of_key] = [other, key].map(|key| wheel.key_hash(REALM, key));
         let address = wheel.index.candidates(of_other).next().unwrap();
         // As if both had the same tag.
-        assert_eq!(wheel.index.publish_if_newer(of_key, address, &New), Published::Inserted);
+        assert_eq!(wheel.index.publish_if_newer(of_key, address, &Collision), Published::Inserted);
         scratch.put_named(REALM, key, b"named").unwrap();
         if wheel.index.candidates(of_key).next() != Some(address) {
             continue;

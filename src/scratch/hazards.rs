@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, Realm, Slot};
+use crate::block::{BlockHash, BlockKind, Entry, Realm, Slot};
 use crate::error::{ReadError, WriteError};
-use crate::index::{Published, View};
-use crate::scratch::small::{REALM, block, three_files_of, ungathered};
+use crate::index::Published;
+use crate::scratch::small::{Collision, REALM, block, three_files_of, ungathered};
 use crate::scratch::{BlockRef, Scratch};
 use crate::storage::faulty::{Call, Fault, FaultySource};
 use crate::sync::{Arc, Condvar, Mutex, thread};
@@ -278,23 +278,6 @@ fn a_removed_block_stays_removed_when_its_file_is_held_while_the_next_ones_turn(
     let scratch = ungathered(files);
     scratch.wait_recovered(PATIENCE).unwrap();
     assert!(scratch.get(REALM, key).unwrap_err().is_missing());
-}
-
-/// Any block, for an index that is told so: as if the tags of two keys were the same.
-struct Collision;
-
-impl View for Collision {
-    fn is_same_key(&self, _: BlockAddress) -> bool {
-        false
-    }
-
-    fn version(&self, address: BlockAddress) -> (u64, u32) {
-        (1, address.slot().get())
-    }
-
-    fn may_evict(&self) -> bool {
-        true
-    }
 }
 
 /// A slot whose closure waits has no entry that could be asked whose it is. A key with the same tag ran the closure, and

@@ -4,7 +4,8 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::block::{BlockHash, Realm};
+use crate::block::{BlockAddress, BlockHash, Realm};
+use crate::index::View;
 use crate::scratch::{Health, Scratch, ScratchBuilder};
 use crate::storage::faulty::{Faults, FaultySource};
 use crate::storage::{FileSource, MemoryFileSource};
@@ -82,4 +83,21 @@ pub(super) fn key_in(scratch: &Scratch, lane: u16, seed: u64) -> BlockHash {
     let keys = (seed * 1000..).map(|number| BlockHash::of(&number.to_le_bytes()));
     let mut of_lane = keys.filter(|key| scratch.wheel().lane_of_key(REALM, *key) == lane);
     of_lane.next().unwrap()
+}
+
+/// Any block, for an index that is told so: as if the tags of two keys were the same.
+pub(super) struct Collision;
+
+impl View for Collision {
+    fn is_same_key(&self, _: BlockAddress) -> bool {
+        false
+    }
+
+    fn version(&self, address: BlockAddress) -> (u64, u32) {
+        (1, address.slot().get())
+    }
+
+    fn may_evict(&self) -> bool {
+        true
+    }
 }
