@@ -13,9 +13,10 @@ use std::ops::Deref;
 use super::bucket::Bucket;
 use crate::os;
 
-/// Above this many bytes the table asks for huge pages: they save a miss of the page tables at each access.
+/// Above this many bytes the table asks for huge pages: they save a miss of the page tables at each access. Up to here its
+/// pages can be had at once.
 #[cfg(not(any(loom, miri)))]
-const HUGE_ABOVE: usize = 64 << 20;
+const HUGE_ABOVE: usize = 4 << 20;
 
 /// A fixed array of buckets, all empty at first.
 #[cfg(not(any(loom, miri)))]
@@ -49,6 +50,15 @@ impl Table {
         Ok(table)
     }
 
+    /// Has the memory of a small table at hand, where much of it is about to be touched; a large one has few pages.
+    pub(super) fn populate(&self) {
+        #[cfg(target_os = "linux")]
+        if self.memory.len() <= HUGE_ABOVE {
+            // A hint, which Linux knows since 5.14.
+            let _ = self.memory.advise(memmap2::Advice::PopulateWrite);
+        }
+    }
+
     /// Aligned, because a mapping begins with a page: asserted in `new`.
     fn first(&self) -> *const Bucket {
         self.memory.as_ptr().cast()
@@ -60,6 +70,10 @@ impl Table {
     pub(super) fn new(count: usize) -> io::Result<Self> {
         Ok(Self { memory: (0..count).map(|_| Bucket::new()).collect() })
     }
+
+    /// It is at hand.
+    #[expect(clippy::unused_self, reason = "as the other one")]
+    pub(super) fn populate(&self) {}
 }
 
 impl Table {

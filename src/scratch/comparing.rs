@@ -8,6 +8,7 @@ use crate::scratch::small::{HANGS, REALM, block, three_files_of, ungathered};
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource, Hint};
 use crate::storage::{FileSource, MemoryFileSource};
 use crate::sync::Arc;
+use crate::wheel::Access;
 
 /// Three pieces, the last of them short.
 const LEN: usize = (600 << 10) + 7;
@@ -62,6 +63,33 @@ fn short_blocks_are_compared_in_a_copy_as_that_is_one_call_too() {
         scratch.get(REALM, key()).unwrap();
         assert_eq!(faults.count(Call::Load) - before, loads, "{len} bytes");
     }
+}
+
+/// Two calls a block were most of what cold reads of small blocks cost.
+#[test]
+fn of_a_region_that_was_brought_nothing_is_read_through_the_file() {
+    let (files, bytes) = (three_files_of(1 << 20), |number| block(number, 100));
+    let hashes: Vec<_> = {
+        let scratch = ungathered(files.clone());
+        (0..4).map(|number| scratch.put(REALM, &bytes(number)).unwrap()).collect()
+    };
+    let source = FaultySource::new(files);
+    let faults = source.faults();
+    let scratch = Scratch::builder(source).access(Access::ReadAround).open().unwrap();
+    scratch.wait_recovered(HANGS).unwrap();
+    let before = faults.count(Call::Load);
+    for ((hash, number), loads) in hashes[..2].iter().zip(0..).zip([1, 1]) {
+        assert_eq!(scratch.get(REALM, *hash).as_deref(), Ok(&bytes(number)[..]));
+        assert_eq!(faults.count(Call::Load) - before, loads, "the entry of the first block, before all came");
+    }
+    let file = scratch.wheel().table.iter().next().unwrap();
+    file.memory().unwrap().store(3 * 4096, &[b"damaged"]).unwrap();
+    assert!(matches!(scratch.get(REALM, hashes[2]), Err(ReadError::Corrupted { .. })));
+    assert_eq!(faults.count(Call::Load) - before, 2, "what does not match is asked of the file");
+    let entry = file.size().entry_offset(crate::block::Slot::new(3).unwrap());
+    file.memory().unwrap().store(entry, &[&[0xff; 64]]).unwrap();
+    assert!(matches!(scratch.get(REALM, hashes[3]), Err(ReadError::Corrupted { .. })));
+    assert_eq!(faults.count(Call::Load) - before, 3, "so is an entry that does not check");
 }
 
 /// Where the handler of SIGBUS has put zeros in place of a page, nothing is known of the block: the file is asked.

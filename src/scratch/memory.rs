@@ -62,10 +62,10 @@ fn asked(range: Range<u64>) -> [Hint; 2] {
     [Hint::Needed(range.clone()), Hint::Populated(range)]
 }
 
-/// A region is waited for; the one behind it comes meanwhile, if the file has one.
-fn brought(number: u64) -> Vec<Hint> {
-    let next = (number < 7).then(|| Hint::Needed(region(number + 1)));
-    [Hint::Needed(region(number))].into_iter().chain(next).chain([Hint::Populated(region(number))]).collect()
+/// A region is waited for; those behind it come meanwhile, as far as nobody has asked for them.
+fn brought(number: u64, behind: Range<u64>) -> Vec<Hint> {
+    let behind = behind.map(|number| Hint::Needed(region(number)));
+    [Hint::Needed(region(number))].into_iter().chain(behind).chain([Hint::Populated(region(number))]).collect()
 }
 
 #[test]
@@ -83,11 +83,11 @@ fn with_exact_each_block_is_asked_for_alone_and_once() {
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn with_read_around_a_block_comes_with_its_region() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 1000);
-    assert_eq!(read(&scratch, &faults, 7), [brought(0), brought(7)].concat());
+    assert_eq!(read(&scratch, &faults, 7), [brought(0, 1..4), brought(7, 8..8)].concat());
     for number in [8, 99, 510] {
         assert_eq!(read(&scratch, &faults, number), [], "block {number}");
     }
-    assert_eq!(read(&scratch, &faults, 511), brought(1), "it begins with page 512");
+    assert_eq!(read(&scratch, &faults, 511), brought(1, 4..5), "it begins with page 512");
     assert_eq!(scratch.stats().resident_bytes, 3 * REGION);
 }
 
@@ -95,16 +95,50 @@ fn with_read_around_a_block_comes_with_its_region() {
 #[test]
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn a_set_that_fits_has_a_region_brought_once_some_of_its_blocks_were_asked_for() {
-    let (scratch, faults) = reopened(|builder| builder, 2000);
+    let (scratch, faults) = reopened(|builder| builder, 3000);
     let is_around = || scratch.wheel().residency.reads_around();
     until("the first look at memory", is_around);
     for number in 0..u64::from(ALONE) {
         assert_eq!(read(&scratch, &faults, number), [asked(block_at(number)), asked(entry_at(number))].concat());
     }
-    assert_eq!(read(&scratch, &faults, 400), [brought(0), brought(7)].concat());
+    assert_eq!(read(&scratch, &faults, 400), [brought(0, 1..4), brought(7, 8..8)].concat());
     assert_eq!(read(&scratch, &faults, 300), []);
-    assert_eq!(read(&scratch, &faults, 600), brought(1), "of the next region it is the first, but that was asked for");
-    assert_eq!(read(&scratch, &faults, 1600), asked(block_at(1600)), "nobody has asked for the fourth");
+    assert_eq!(read(&scratch, &faults, 2600), asked(block_at(2600)), "nobody has asked for the sixth");
+    assert_eq!(
+        read(&scratch, &faults, 600),
+        brought(1, 4..5),
+        "of the next one it is the first, but that was asked for"
+    );
+}
+
+/// A disk that had to find each long block first was idle while the one before was used.
+#[test]
+#[cfg_attr(miri, ignore = "too many bytes to interpret")]
+fn behind_a_long_block_regions_are_asked_for_once_some_of_its_file_was_read() {
+    const LONG: u64 = 300 << 10;
+    let (scratch, faults) = reopened(|builder| builder, 2);
+    until("the first look at memory", || scratch.wheel().residency.reads_around());
+    let long: Vec<_> = (0..7_u8).map(|number| scratch.put(Realm::DEFAULT, &vec![number; 300 << 10]).unwrap()).collect();
+    scratch.flush().unwrap();
+    faults.hints.lose_pages();
+    scratch.wheel().residency.look_soon();
+    until("the store has noticed", || scratch.stats().resident_bytes == 0);
+    let asked = |number: usize| {
+        faults.hints.take();
+        scratch.get(Realm::DEFAULT, long[number]).unwrap();
+        let needed = faults.hints.take().into_iter().filter_map(|(_, hint)| match hint {
+            Hint::Needed(range) if range.end - range.start > 64 => Some(range),
+            _ => None,
+        });
+        needed.collect::<Vec<_>>()
+    };
+    let payload = |number: u64| (3 + 75 * number) * PAGE..(3 + 75 * number) * PAGE + LONG;
+    assert_eq!(asked(0), [payload(0)], "of a file of 16 MiB no half a mebibyte was read yet");
+    assert_eq!(asked(1), [payload(1)]);
+    // It ends in the second one. That of its entry is waited for, as it was asked for.
+    assert_eq!(asked(6), [vec![payload(6)], (2..8).map(region).collect(), vec![region(7)]].concat());
+    assert_eq!(asked(3), [payload(3), region(1)], "the others were");
+    assert_eq!(asked(4), [payload(4)], "once");
 }
 
 #[test]
@@ -125,8 +159,8 @@ fn what_lies_around_a_block_costs_it_nothing_where_it_cannot_be_read() {
     let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 1000);
     faults.set(Fault::at(1).only(&[Call::Populate]));
     let needed = read(&scratch, &faults, 7);
-    let regions = [Hint::Needed(region(0)), Hint::Needed(region(1))];
-    assert_eq!(needed[..4], [&regions[..], &asked(block_at(7))].concat());
+    let regions: Vec<_> = (0..4).map(|number| Hint::Needed(region(number))).collect();
+    assert_eq!(needed[..6], [&regions[..], &asked(block_at(7))].concat());
     assert_eq!(scratch.health().suspect, []);
 }
 

@@ -282,6 +282,9 @@ impl FileWheel {
 
     fn start_threads(self: &Arc<Self>, to_discover: Vec<Vec<FileId>>) -> Result<(), OpenError> {
         let failed = |error| OpenError::Io(IoError::new("starting a thread of the store", None, error));
+        if to_discover.iter().any(|files| !files.is_empty()) {
+            self.index.populate();
+        }
         for (lane, files) in (0..self.lanes()).zip(to_discover) {
             // The keeper decides how blocks are asked for; then what somebody waits for.
             self.spawn(Role::Keeper, lane, move |wheel| keeper::run(wheel, lane)).map_err(failed)?;

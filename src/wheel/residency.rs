@@ -30,8 +30,14 @@ use crate::wheel::state::FileState;
 
 /// A block that is lent for the first time has as much of it mapped at once.
 const MAPPED_AT_ONCE: u64 = 256 << 10;
-/// Blocks up to this length are brought with what lies around them; longer ones gain nothing by it.
+/// Blocks up to this length are brought with what lies around them; longer ones alone, and what lies behind them is asked for.
 const AROUND_BELOW: u64 = 256 << 10;
+/// So many regions behind one that is brought are asked for with it, and behind a long block: the disk has something to do
+/// while that is used, and what it brings in between is there when its turn comes.
+const BEHIND: usize = 3;
+const BEHIND_LONG: usize = 7;
+/// This part of a file is brought in long blocks before what lies behind them is asked for.
+const LONG_ALONE: u64 = 32;
 /// So many blocks of a region are asked for alone before all of it is.
 pub(crate) const ALONE: u32 = 2;
 /// How often the memory that is left is looked at while blocks are brought.
@@ -55,9 +61,8 @@ pub enum Access {
     Auto,
     /// Each block alone: for blocks that are far apart, few of many.
     Exact,
-    /// Always with what lies around them, 2 MiB at once, and the next 2 MiB in the background: for sets of which most is
-    /// read soon. Blocks of more than 256 KiB
-    /// are asked for alone nevertheless.
+    /// Always with what lies around them, 2 MiB at once, and the next 6 MiB in the background: for sets of which most is
+    /// read soon. Blocks of more than 256 KiB are asked for alone, and what lies behind them, up to 14 MiB, in the background.
     ReadAround,
 }
 
@@ -187,17 +192,22 @@ impl FileWheel {
             }
         }
         memory.will_need(bytes.clone());
+        if bytes.end - bytes.start > AROUND_BELOW && self.residency.reads_around() {
+            let is_read = file.regions.bytes() >= file.size().get() / LONG_ALONE;
+            if is_read || self.residency.access == Access::ReadAround {
+                ask_behind(file, memory, bytes.end - 1, BEHIND_LONG);
+            }
+        }
         memory.populate(bytes.start..bytes.end.min(bytes.start + MAPPED_AT_ONCE))
     }
 
     /// Brings all of a region, if it can be read: then nothing of it need be asked for any more. If it is the `last` of a
-    /// block, the one behind it is asked for once, so that the disk has something to do while this one is used.
+    /// block, those behind it are asked for once.
     fn bring_region(&self, file: &BlockFile, memory: &dyn FileMemory, at: u64, last: bool) {
         let region = region_of(file, at);
         memory.will_need(region.clone());
-        let next = end_of_region(at);
-        if last && next < file.size().get() && file.regions.request(next) {
-            memory.will_need(region_of(file, next));
+        if last {
+            ask_behind(file, memory, at, BEHIND);
         }
         // Invariant 1: the block itself is asked for by whoever wants it.
         if memory.populate(region.clone()).is_ok() {
@@ -300,6 +310,17 @@ impl FileWheel {
             _ => 0,
         };
         self.table.iter().map(held).sum()
+    }
+}
+
+/// Asks for some regions behind that of a byte, each once, and waits for none.
+fn ask_behind(file: &BlockFile, memory: &dyn FileMemory, at: u64, count: usize) {
+    let mut next = end_of_region(at);
+    for _ in 0..count {
+        if next < file.size().get() && file.regions.request(next) {
+            memory.will_need(region_of(file, next));
+        }
+        next = end_of_region(next);
     }
 }
 

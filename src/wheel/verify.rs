@@ -4,9 +4,10 @@
 //!
 //! 1. A block leaves the index here only if it was proven bad under its pin, and only by its own address. An error of
 //!    the disk proves nothing: the block stays, and its file becomes suspect.
-//! 2. What cannot be read is an error, and no signal: entries and payloads are read through the file. Only the payload
-//!    that a reader has just had mapped, to be lent it from there, is compared where it is, piece by piece, after a call
-//!    that is an error for what cannot be read; and what seems not to match is read through the file as well.
+//! 2. What cannot be read is an error, and no signal: entries and payloads are read through the file. Only what a reader
+//!    will be lent from the mapping is met there before: an entry in a region that was brought without an error, and a
+//!    payload in such a one, or piece by piece after a call that is an error for what cannot be read. What seems not to
+//!    match there is read through the file as well.
 //! 3. Its word is out of the index before a slot becomes BAD: until then the entry tells whose word it is.
 //! 4. One reader makes a slot VERIFYING and compares the bytes. Whatever comes of it, the slot gets another state, and
 //!    those who wait are told.
@@ -26,7 +27,7 @@ use crate::wheel::{Copied, FileWheel};
 
 /// Payloads are hashed in pieces of this size.
 const PIECE: usize = 256 << 10;
-/// Shorter payloads are copied: that takes one call as well, and no longer.
+/// Shorter payloads are copied, unless they are in memory already: that takes one call as well, and no longer.
 const MAPPED_FROM: usize = 16 << 10;
 
 /// Where the bytes of a payload are compared.
@@ -39,6 +40,24 @@ pub(crate) enum Compare {
 }
 
 impl FileWheel {
+    /// The entry of a stored slot, where it is mapped if it was brought with all that lies around it, else as `load_entry`.
+    pub(crate) fn entry_at_hand(
+        &self,
+        hash: KeyHash,
+        pin: &FilePin<'_>,
+        slot: Slot,
+    ) -> Result<Option<Entry>, ReadError> {
+        let file = pin.file();
+        let at = file.size().entry_offset(slot);
+        if file.regions.are_whole(&(at..at + Entry::SIZE as u64))
+            && file.memory().is_ok_and(|memory| memory.populate_tells())
+            && let Some(entry) = pin.entry(slot)
+        {
+            return Ok(Some(entry));
+        }
+        self.load_entry(hash, pin, slot)
+    }
+
     /// The entry of a stored slot, read through the file; `None` if the slot has moved on meanwhile.
     pub(crate) fn load_entry(&self, hash: KeyHash, pin: &FilePin<'_>, slot: Slot) -> Result<Option<Entry>, ReadError> {
         let file = pin.file();
@@ -135,8 +154,12 @@ impl FileWheel {
         else {
             return false;
         };
-        if bytes.len() < MAPPED_FROM || !memory.populate_tells() {
+        let is_brought = file.regions.are_whole(&range);
+        if (bytes.len() < MAPPED_FROM && !is_brought) || !memory.populate_tells() {
             return false;
+        }
+        if is_brought {
+            return self.hash_of(bytes) == entry.hash;
         }
         let mut hasher = BlockHasher::with_kind(self.hash_kind);
         let mut at = range.start;
