@@ -8,10 +8,12 @@ use crate::scratch::small::{HANGS, REALM, block, three_files_of, ungathered};
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource, Hint};
 use crate::storage::{FileSource, MemoryFileSource};
 use crate::sync::Arc;
-use crate::wheel::Access;
+use crate::wheel::{Access, PIECE};
 
 /// Three pieces, the last of them short.
-const LEN: usize = (600 << 10) + 7;
+const LEN: usize = 2 * PIECE + PIECE / 3 + 7;
+/// Bytes of a file that has room for it.
+const FILE: u64 = if cfg!(miri) { 64 << 10 } else { 1 << 20 };
 
 fn key() -> BlockHash {
     BlockHash::of(b"key")
@@ -19,7 +21,7 @@ fn key() -> BlockHash {
 
 /// Files with one long block of an earlier run.
 fn written() -> (MemoryFileSource, Vec<u8>) {
-    let (files, bytes) = (three_files_of(1 << 20), block(1, LEN));
+    let (files, bytes) = (three_files_of(FILE), block(1, LEN));
     ungathered(files.clone()).put_named(REALM, key(), &bytes).unwrap();
     (files, bytes)
 }
@@ -44,7 +46,7 @@ fn a_long_block_is_compared_where_it_is_mapped_each_piece_once_it_can_be_read() 
         _ => None,
     });
     let pieces =
-        [0..256 << 10, 256 << 10..512 << 10, 512 << 10..LEN as u64].map(|piece| piece.start + 4096..piece.end + 4096);
+        [0..PIECE, PIECE..2 * PIECE, 2 * PIECE..LEN].map(|piece| piece.start as u64 + 4096..piece.end as u64 + 4096);
     assert!(brought.collect::<Vec<_>>().ends_with(&pieces));
     assert_eq!(faults.count(Call::Load) - loads, 1, "its entry");
     scratch.get(REALM, key()).unwrap();
@@ -56,7 +58,7 @@ fn a_long_block_is_compared_where_it_is_mapped_each_piece_once_it_can_be_read() 
 #[test]
 fn short_blocks_are_compared_in_a_copy_as_that_is_one_call_too() {
     for (len, loads) in [((16 << 10) - 1, 2), (16 << 10, 1)] {
-        let files = three_files_of(1 << 20);
+        let files = three_files_of(FILE);
         ungathered(files.clone()).put_named(REALM, key(), &block(1, len)).unwrap();
         let (scratch, faults) = reopened(FaultySource::new(files));
         let before = faults.count(Call::Load);
@@ -68,7 +70,7 @@ fn short_blocks_are_compared_in_a_copy_as_that_is_one_call_too() {
 /// Two calls a block were most of what cold reads of small blocks cost.
 #[test]
 fn of_a_region_that_was_brought_nothing_is_read_through_the_file() {
-    let (files, bytes) = (three_files_of(1 << 20), |number| block(number, 100));
+    let (files, bytes) = (three_files_of(FILE), |number| block(number, 100));
     let hashes: Vec<_> = {
         let scratch = ungathered(files.clone());
         (0..4).map(|number| scratch.put(REALM, &bytes(number)).unwrap()).collect()
@@ -116,12 +118,12 @@ fn where_the_system_cannot_say_what_can_be_read_a_copy_is_compared() {
 
 #[test]
 fn a_byte_that_has_changed_in_any_piece_is_found() {
-    for at in [0, (256 << 10) - 1, 256 << 10, LEN as u64 - 1] {
+    for at in [0, PIECE - 1, PIECE, LEN - 1] {
         let (files, bytes) = written();
         let (scratch, _) = reopened(FaultySource::new(files));
         let file = scratch.wheel().table.iter().next().unwrap();
-        let changed = !bytes[usize::try_from(at).unwrap()];
-        file.memory().unwrap().store(4096 + at, &[&[changed]]).unwrap();
+        let changed = !bytes[at];
+        file.memory().unwrap().store(4096 + at as u64, &[&[changed]]).unwrap();
         assert!(matches!(scratch.get(REALM, key()), Err(ReadError::Corrupted { .. })), "byte {at}");
         assert!(scratch.get(REALM, key()).unwrap_err().is_missing());
         assert_eq!((scratch.stats().corrupted, scratch.len()), (1, 0));

@@ -1,6 +1,8 @@
 //! What a key was written as, and what it may read as: the judge of the tests that crash or fail the store.
 #![forbid(unsafe_code)]
 
+use verdict::{Verdict, Wrong};
+
 use crate::block::FileId;
 use crate::storage::dice::Dice;
 
@@ -37,18 +39,15 @@ impl History {
     ) -> Result<(), &'static str> {
         let kept = self.versions.iter().rposition(|version| version.stored && is_kept(version));
         let floor = self.durable.max(kept);
-        let Some(floor) = floor else {
-            let known = |bytes: &[u8]| self.versions.iter().any(|version| version.bytes.as_deref() == Some(bytes));
-            return read.is_none_or(known).then_some(()).ok_or("bytes that were never written");
-        };
-        let later = &self.versions[floor..];
-        match read {
-            Some(bytes) if later.iter().any(|version| version.bytes.as_deref() == Some(bytes)) => Ok(()),
-            Some(_) if later.iter().all(|version| version.bytes.is_none()) => Err("a removed block is back"),
-            Some(_) => Err("an old version is back"),
-            None if later.iter().any(|version| version.bytes.is_none()) => Ok(()),
-            None if has_turned(&later[0]) => Ok(()),
-            None => Err("a block that should be there is missing"),
+        let later = &self.versions[floor.unwrap_or(0)..];
+        let open = later.iter().map(|version| match &version.bytes {
+            Some(bytes) => (verdict::Version::Written, read == Some(bytes)),
+            None => (verdict::Version::Removed, false),
+        });
+        match verdict::judge(open, floor.is_some(), read.is_some()).map_err(Wrong::as_str)? {
+            Verdict::There | Verdict::Absent => Ok(()),
+            Verdict::IfTurned if has_turned(&later[0]) => Ok(()),
+            Verdict::IfTurned => Err("a block that should be there is missing"),
         }
     }
 }

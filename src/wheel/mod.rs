@@ -123,6 +123,8 @@ pub(crate) use self::settle::Refused;
 pub(crate) use self::store::NewBlock;
 #[cfg(all(test, not(loom)))]
 pub(crate) use self::threads::Role;
+#[cfg(all(test, not(loom)))]
+pub(crate) use self::verify::PIECE;
 
 use self::budget::PendingBudget;
 use self::hook::Events;

@@ -155,7 +155,7 @@ impl GridArguments {
 
     /// Milliseconds that a part takes before it is cut, unless time is short.
     pub(crate) fn limit(&self) -> u64 {
-        if self.full { 60_000 } else { 2_500 }
+        if self.full { 60_000 } else { 1_500 }
     }
 
     /// The most bytes that a store may take on the disk at once.

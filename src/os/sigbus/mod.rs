@@ -116,12 +116,14 @@ fn install() -> io::Result<()> {
     failure.map_or(Ok(()), |number| Err(io::Error::from_raw_os_error(number)))
 }
 
-/// Makes `handle` the handler, and tells which there was.
+/// Makes `handle` the handler, and tells which there was. What the one `before` has asked to be blocked while it runs is
+/// blocked while ours does, as that calls it.
 fn set_handler(before: &mut libc::sigaction) -> bool {
     let mut ours = no_action();
     ours.sa_sigaction = handle as *const () as usize;
+    ours.sa_mask = before.sa_mask;
     // On the alternative stack where a thread has one, so that a small stack is no further trouble.
-    ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | before.sa_flags & (libc::SA_NODEFER | libc::SA_RESTART);
     // SAFETY: `handle` has the signature of SA_SIGINFO and keeps to invariant 1.
     unsafe { libc::sigaction(libc::SIGBUS, &raw const ours, &raw mut *before) == 0 }
 }
@@ -297,6 +299,18 @@ mod tests {
         unsafe { libc::_exit(if signal == libc::SIGBUS && code == libc::BUS_ADRERR { HANDLED + 1 } else { 1 }) }
     }
 
+    extern "C" fn with_mask(_signal: libc::c_int) {
+        // SAFETY: a set of signals is plain numbers.
+        let mut blocked: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: a null set only asks; the answer goes to a local.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), &raw mut blocked) };
+        // SAFETY: only read.
+        let is_blocked = |signal| unsafe { libc::sigismember(&raw const blocked, signal) } == 1;
+        let is_as_asked = is_blocked(libc::SIGUSR1) && !is_blocked(libc::SIGUSR2) && !is_blocked(libc::SIGBUS);
+        // SAFETY: ends the process without running anything of it.
+        unsafe { libc::_exit(if is_as_asked { HANDLED + 2 } else { 1 }) }
+    }
+
     /// In a process of its own: sets who handles the signal, then ours, then touches a missing page elsewhere.
     fn touch_a_page_of_somebody_else(before: &str) {
         let (handler, flags) = match before {
@@ -304,10 +318,15 @@ mod tests {
             "default" => (libc::SIG_DFL, 0),
             "plain" => (plain as *const () as usize, 0),
             "info" => (with_info as *const () as usize, libc::SA_SIGINFO),
+            "mask" => (with_mask as *const () as usize, libc::SA_NODEFER),
             _ => panic!("{before}"),
         };
         let mut action = no_action();
         (action.sa_sigaction, action.sa_flags) = (handler, flags);
+        if before == "mask" {
+            // SAFETY: the set is a local's.
+            assert_eq!(unsafe { libc::sigaddset(&raw mut action.sa_mask, libc::SIGUSR1) }, 0);
+        }
         // SAFETY: a handler with the signature of its flags.
         assert_eq!(unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) }, 0);
         let ((file, map), (other_file, elsewhere)) = (mapped(), mapped());
@@ -332,6 +351,7 @@ mod tests {
             ("ignore", killed),
             ("plain", (None, Some(HANDLED))),
             ("info", (None, Some(HANDLED + 1))),
+            ("mask", (None, Some(HANDLED + 2))),
         ];
         for (before, ends) in cases {
             let output = std::process::Command::new(std::env::current_exe().unwrap())

@@ -22,8 +22,10 @@ use crate::report::{self, Failure, Limit};
 
 /// Kills of one store, before the next one begins.
 const KILLS: u64 = 25;
-/// Longest time that a process has for its last check.
+/// Longest time that a process has for its last check, and for a few openings that nobody cuts short.
 const PATIENCE: Duration = Duration::from_mins(3);
+/// So many: each is followed by at most half a second of work, and a close.
+const OPENINGS: u64 = 3;
 
 /// What the command line says.
 #[derive(Debug, Args)]
@@ -126,10 +128,12 @@ fn kill_and_check(
         total.in_phase[phase.min(4)] += 1;
         killed();
     }
-    let mut child = spawn(folder, seed, kills, true)?;
+    let_work(folder, seed, kills, &oracle)?;
+    let last = kills + 1;
+    let mut child = spawn(folder, seed, last, true)?;
     match wait(&mut child, PATIENCE)? {
         Some(status) if status.success() => {}
-        Some(status) => return Err(format!("at last: {}", what_it_said(folder, kills, status))),
+        Some(status) => return Err(format!("at last: {}", what_it_said(folder, last, status))),
         None => {
             child.kill().map_err(|error| format!("killing: {error}"))?;
             return Err(format!("the last check hangs for {PATIENCE:?}"));
@@ -137,6 +141,25 @@ fn kill_and_check(
     }
     total.read(&oracle);
     Ok(total)
+}
+
+/// Lets a process open, work and close for a while: of one that is killed after a moment nobody sees that it hangs.
+fn let_work(folder: &Path, seed: u64, cycle: u64, oracle: &Oracle) -> Result<(), String> {
+    let (wanted, end) = (oracle.count(Count::Opened) + OPENINGS, Instant::now() + PATIENCE);
+    let mut child = spawn(folder, seed, cycle, false)?;
+    let mut hangs = false;
+    while oracle.count(Count::Opened) < wanted && !hangs {
+        if let Some(status) = wait(&mut child, Duration::from_millis(10))? {
+            return Err(format!("cycle {cycle}: {}", what_it_said(folder, cycle, status)));
+        }
+        hangs = Instant::now() > end;
+    }
+    child.kill().and_then(|()| child.wait()).map_err(|error| format!("killing: {error}"))?;
+    if hangs {
+        let phase = oracle.count(Count::Phase);
+        return Err(format!("cycle {cycle}: in phase {phase} nothing has gone on for {PATIENCE:?}"));
+    }
+    Ok(())
 }
 
 fn log(folder: &Path, cycle: u64) -> PathBuf {

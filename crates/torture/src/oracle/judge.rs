@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::laps::Place;
-use crate::oracle::{Key, Kind};
+use crate::oracle::Key;
 
 /// What the store said, its bytes already compared with the version that they claim to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,22 +33,28 @@ impl Key<'_> {
     /// If it cannot be right.
     pub(crate) fn judge(&self, read: Read, floor: u64, place: Option<Place>) -> Result<Verdict, String> {
         let begun = self.begun();
-        let mut open = (floor.max(1)..=begun).map(|version| (version, self.version(version).kind));
-        match read {
-            Read::Version(version) if version < floor => {
-                Err(format!("version {version} is back, which version {floor} had replaced"))
-            }
-            Read::Version(version) if version > begun => {
-                Err(format!("version {version}, and none after {begun} was ever begun"))
-            }
-            Read::Version(version) => match self.version(version).kind {
-                Kind::Put | Kind::Deferred => Ok(Verdict::There),
-                kind => Err(format!("version {version} is {kind:?} and must never be read")),
-            },
-            Read::Content if open.any(|(_, kind)| kind.is_write()) => Ok(Verdict::There),
-            Read::Content => Err(format!("a removed block is back, last written before version {floor}")),
-            Read::Missing if floor == 0 || open.any(|(_, kind)| kind.is_removal()) => Ok(Verdict::Absent),
-            Read::Missing => Ok(Verdict::IfTurned(place)),
+        let open = (floor.max(1)..=begun).map(|version| {
+            let is_found = match read {
+                Read::Version(found) => found == version,
+                Read::Content => true,
+                Read::Missing => false,
+            };
+            (self.version(version).kind.into(), is_found)
+        });
+        match verdict::judge(open, floor > 0, read != Read::Missing) {
+            Ok(verdict::Verdict::There) => Ok(Verdict::There),
+            Ok(verdict::Verdict::Absent) => Ok(Verdict::Absent),
+            Ok(verdict::Verdict::IfTurned) => Ok(Verdict::IfTurned(place)),
+            Err(wrong) => Err(match read {
+                Read::Version(version) if version > begun => {
+                    format!("version {version}, and none after {begun} was ever begun")
+                }
+                Read::Version(version) if version >= floor => {
+                    format!("version {version} is {:?} and must never be read", self.version(version).kind)
+                }
+                Read::Version(version) => format!("version {version}, before version {floor}: {}", wrong.as_str()),
+                Read::Content | Read::Missing => format!("content written before version {floor}: {}", wrong.as_str()),
+            }),
         }
     }
 }
@@ -57,7 +63,7 @@ impl Key<'_> {
 mod tests {
     use super::*;
     use crate::blocks::Blocks;
-    use crate::oracle::Oracle;
+    use crate::oracle::{Kind, Oracle};
 
     /// Versions 1 to 5: put, put, removed, refused, deferred; `floor` may not be lost.
     fn with_key(floor: u64, test: impl Fn(Key<'_>)) {

@@ -6,10 +6,8 @@
 //!
 //! # What must hold
 //!
-//! 1. A key reads as its floor or as a later version that was begun, to the last byte; never as an earlier one.
-//! 2. It may be missing if a version from the floor on is a removal, or if the file of its floor has begun another lap:
-//!    its header on disk says so, and no older file of the lane is alive.
-//! 3. A version that was refused, or whose closure broke its promise, is never read.
+//! What the crate `verdict` says of versions and floors, each version compared to its last byte. Where a key is missing
+//! because the file of its floor has begun another lap, its header on disk says so, and no older file of the lane is alive.
 //!
 //! # Invariants
 //!
@@ -56,6 +54,16 @@ pub(crate) enum Kind {
     Void,
     /// Seen to be gone with its file.
     Gone,
+}
+
+impl From<Kind> for verdict::Version {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Put | Kind::Deferred => Self::Written,
+            Kind::Remove | Kind::Gone => Self::Removed,
+            Kind::Failing | Kind::Void => Self::Void,
+        }
+    }
 }
 
 impl Kind {
