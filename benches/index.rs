@@ -102,7 +102,7 @@ fn lookups(c: &mut Criterion) {
 /// The index without a store, at its capacity: what is left of a look-up without entries, files and pins.
 #[cfg(benching)]
 fn alone(c: &mut Criterion) {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::time::Instant;
 
     use scratchspace::benching::Index;
@@ -116,8 +116,11 @@ fn alone(c: &mut Criterion) {
 
     warm_memory(1 << 30);
     let end = |decile: u64| BLOCKS * decile / DECILES;
+    // Of so many keys a few find both of their buckets full: a store lets an older block give way then.
+    let refused = Cell::new(0_u64);
     let fill = |ahead: bool| -> (Index, Vec<Duration>) {
         let index = Index::new(BLOCKS).expect("address space");
+        refused.set(0);
         let decile = |decile| {
             let begun = Instant::now();
             let (mut number, end) = (end(decile), end(decile + 1));
@@ -126,12 +129,13 @@ fn alone(c: &mut Criterion) {
                 if ahead {
                     (number..next).for_each(|number| index.prefetch(number));
                 }
-                (number..next).for_each(|number| assert!(index.insert(number), "block {number}"));
+                (number..next).for_each(|number| refused.set(refused.get() + u64::from(!index.insert(number))));
                 number = next;
             }
             begun.elapsed()
         };
         let times = (0..DECILES).map(decile).collect();
+        assert!(refused.get() <= BLOCKS >> 15, "{} of {BLOCKS} blocks have no room", refused.get());
         (index, times)
     };
     for (name, ahead) in [("insert", false), ("insert, in batches", true)] {
@@ -159,12 +163,19 @@ fn alone(c: &mut Criterion) {
         number += 1;
         shuffled(number, BITS) as u64
     };
-    group.bench_function("hit", |b| b.iter(|| assert!(index.find(next()).is_some())));
+    let (asked, missing) = (Cell::new(0_u64), Cell::new(0_u64));
+    let find = |number| {
+        let found = index.find(number);
+        asked.set(asked.get() + 1);
+        missing.set(missing.get() + u64::from(found.is_none()));
+        found.unwrap_or_default()
+    };
+    group.bench_function("hit", |b| b.iter(|| find(next())));
     // Each key depends on what was found for the one before.
     group.bench_function("hit, one after the other", |b| {
         let mut found = 0;
         b.iter(|| {
-            found = index.find((next() + found) % BLOCKS).expect("a block that is there");
+            found = find((next() + found) % BLOCKS);
             found
         });
     });
@@ -173,16 +184,16 @@ fn alone(c: &mut Criterion) {
     group.throughput(Throughput::Elements(AHEAD));
     group.bench_function("hits, in batches", |b| {
         b.iter(|| {
-            let asked: [u64; 32] = std::array::from_fn(|_| next());
-            for number in asked {
+            let numbers: [u64; 32] = std::array::from_fn(|_| next());
+            for number in numbers {
                 index.prefetch(number);
             }
-            for number in asked {
-                assert!(index.find(number).is_some());
-            }
+            numbers.into_iter().fold(0, |all: u64, number| all.wrapping_add(find(number)))
         });
     });
     group.finish();
+    let is_found = missing.get() <= refused.get() * (asked.get() / BLOCKS + 4);
+    assert!(is_found, "{} of {} blocks were not found", missing.get(), asked.get());
 }
 
 /// The library has it for `--cfg benching` only.

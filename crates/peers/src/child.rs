@@ -138,19 +138,22 @@ impl Run<'_> {
         println!("there {}", written.blocks);
         let there = Order { first: 1, count: written.blocks };
         // The first pass brings into memory what is not there, and counts.
-        let all = work::pass(&*store, self.content, there, threads, limit)?;
-        self.tell_fill(Workload::Fill, &written, all.readable());
+        let found = work::pass(&*store, self.content, there, threads, limit)?;
+        self.tell_fill(Workload::Fill, &written, found.readable());
         if self.wants(Workload::Hot) {
             cold::warm_memory(set / 4);
             let hot = work::hot(&*store, self.content, there, threads, (self.least, limit))?;
             self.tell_reads(Workload::Hot, &hot);
         }
+        let mut all = there;
         if self.wants(Workload::Mixed) && !self.peer.reads_only {
-            self.mixed(&*store, there)?;
+            let more = self.mixed(&*store, there)?;
+            // What comes last is found first, or last: it is asked for like the others, if all of them follow each other.
+            all.count += if there.count == self.plan.blocks { more } else { 0 };
         }
         drop(store);
         if self.wants(Workload::Reopen) && matches!(self.peer.kind, Kind::Own | Kind::Peer) {
-            self.reopen(there)?;
+            self.reopen(all)?;
         }
         if self.wants(Workload::Cold) {
             self.cold(Workload::Cold, there, limit)?;
@@ -158,7 +161,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn mixed(&self, store: &dyn Store, there: Order) -> Result<(), Failure> {
+    /// How many blocks were written.
+    fn mixed(&self, store: &dyn Store, there: Order) -> Result<u64, Failure> {
         cold::warm_memory(self.plan.set() / 2);
         let more = self.plan.blocks + 1..self.plan.blocks + self.plan.spare + 1;
         let mixed = work::mixed(store, self.content, more, there, self.limit)?;
@@ -173,7 +177,7 @@ impl Run<'_> {
                 tell(metric, micros(histogram, quantile));
             }
         }
-        Ok(())
+        Ok(mixed.puts.len())
     }
 
     /// From the call that opens, caches cold, to the first block that is found and read, and to the last one that is found.

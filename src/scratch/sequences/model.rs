@@ -207,7 +207,11 @@ impl Model {
             }
         }
         if !matches!(result, Err(FlushError { first: Some(FailedClosure::Busy { .. }), .. })) {
-            (self.closures, self.failed_before) = (0, failed);
+            self.failed_before = failed;
+        }
+        // One that fails has not awaited the closures of a lane that lacks a file: those fail later.
+        if result.is_ok() {
+            self.closures = 0;
             self.failing.clear();
         }
         self.all_is_stored();
