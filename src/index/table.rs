@@ -15,7 +15,7 @@ use crate::os;
 
 /// Above this many bytes the table asks for huge pages: they save a miss of the page tables at each access. Up to here its
 /// pages can be had at once.
-#[cfg(not(any(loom, miri)))]
+#[cfg(all(target_os = "linux", not(any(loom, miri))))]
 const HUGE_ABOVE: usize = 4 << 20;
 
 /// A fixed array of buckets, all empty at first.
@@ -51,6 +51,7 @@ impl Table {
     }
 
     /// Has the memory of a small table at hand, where much of it is about to be touched; a large one has few pages.
+    #[cfg_attr(not(target_os = "linux"), expect(clippy::unused_self, reason = "only Linux can"))]
     pub(super) fn populate(&self) {
         #[cfg(target_os = "linux")]
         if self.memory.len() <= HUGE_ABOVE {

@@ -4,11 +4,11 @@
 use crate::block::BlockHash;
 use crate::error::ReadError;
 use crate::scratch::Scratch;
-use crate::scratch::small::{HANGS, REALM, block, three_files_of, ungathered};
+use crate::scratch::small::{HANGS, REALM, block, eventually, three_files_of, ungathered};
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource, Hint};
 use crate::storage::{FileSource, MemoryFileSource};
-use crate::sync::Arc;
-use crate::wheel::{Access, PIECE};
+use crate::sync::{Arc, thread};
+use crate::wheel::{Access, PIECE, Verify};
 
 /// Three pieces, the last of them short.
 const LEN: usize = 2 * PIECE + PIECE / 3 + 7;
@@ -92,6 +92,28 @@ fn of_a_region_that_was_brought_nothing_is_read_through_the_file() {
     file.memory().unwrap().store(entry, &[&[0xff; 64]]).unwrap();
     assert!(matches!(scratch.get(REALM, hashes[3]), Err(ReadError::Corrupted { .. })));
     assert_eq!(faults.count(Call::Load) - before, 3, "so is an entry that does not check");
+}
+
+/// Whoever had asked before lent what was just found to be bad, from its mapping.
+#[test]
+fn a_file_that_becomes_suspect_while_an_entry_is_read_lends_a_copy() {
+    let (files, bytes) = written();
+    let source = FaultySource::new(files);
+    let faults = source.faults();
+    let scratch = Scratch::builder(source).verify(Verify::Never).open().unwrap();
+    scratch.wait_recovered(HANGS).unwrap();
+    let before = faults.count(Call::Load);
+    faults.hold_entries(true);
+    let reader = {
+        let scratch = scratch.clone();
+        thread::spawn(move || scratch.get(REALM, key()).map(|block| block.to_vec()))
+    };
+    eventually("the reader waits for the entry", || faults.held_entries() == 1);
+    let wheel = scratch.wheel();
+    wheel.read_failed(wheel.table.iter().next().unwrap(), Errno::Io.error());
+    faults.hold_entries(false);
+    assert_eq!(reader.join().unwrap().as_ref(), Ok(&bytes));
+    assert_eq!(faults.count(Call::Load) - before, 2, "the entry, and a copy of the payload");
 }
 
 /// Where the handler of SIGBUS has put zeros in place of a page, nothing is known of the block: the file is asked.

@@ -328,8 +328,9 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     fn populate(&self, range: Range<u64>) -> io::Result<()>;
 
     /// Whether [`populate`](Self::populate) is an error for each page that cannot be read, and copies nothing to know
-    /// that. Then the store compares a block of an earlier run with its hash through `base`, right after it was
-    /// populated; else in a copy that [`load`](Self::load) makes. Default: `false`, which is always right, and slower.
+    /// that. Then the store meets entries and blocks of an earlier run through `base` before it lends them, right after
+    /// they were populated, or once all that lies around them was; else in copies that [`load`](Self::load) makes. Default:
+    /// `false`, which is always right, and slower.
     ///
     /// Memory of a mapped file that says `true` and is wrong ends the process with a signal instead of an error. Memory
     /// in front of another one passes the question on.

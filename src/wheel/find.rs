@@ -214,13 +214,13 @@ impl FileWheel {
                         let lent = || Candidate::Found(Lent::Mapped { pin, slot, entry });
                         return Ok(if is_same { lent() } else { Candidate::Other });
                     }
-                    let is_copied = is_copied();
-                    let entry = if is_copied { Self::load_entry } else { Self::entry_at_hand };
+                    let entry = if is_copied() { Self::load_entry } else { Self::entry_at_hand };
                     let Some(entry) = entry(self, hash, &pin, slot)? else { continue };
                     if entry.key != key || entry.realm != realm {
                         return Ok(Candidate::Other);
                     }
-                    if is_copied {
+                    // Asked again: the entry may just have shown it.
+                    if is_copied() {
                         let copy = self.copy_and_verify(hash, &pin, slot, &entry)?;
                         return Ok(Candidate::Found(Lent::Copied(copy)));
                     }

@@ -36,7 +36,7 @@ const AROUND_BELOW: u64 = 256 << 10;
 /// while that is used, and what it brings in between is there when its turn comes.
 const BEHIND: usize = 3;
 const BEHIND_LONG: usize = 7;
-/// This part of a file is brought in long blocks before what lies behind them is asked for.
+/// This part of a file is in memory, brought or just written, before what lies behind its long blocks is asked for.
 const LONG_ALONE: u64 = 32;
 /// So many blocks of a region are asked for alone before all of it is.
 pub(crate) const ALONE: u32 = 2;
@@ -313,7 +313,8 @@ impl FileWheel {
     }
 }
 
-/// Asks for some regions behind that of a byte, each once, and waits for none.
+/// Asks for some regions behind that of a byte, each once, and waits for none. They count as in memory once they are used:
+/// what is asked ahead is the system's to keep or to drop.
 fn ask_behind(file: &BlockFile, memory: &dyn FileMemory, at: u64, count: usize) {
     let mut next = end_of_region(at);
     for _ in 0..count {

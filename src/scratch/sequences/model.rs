@@ -209,8 +209,8 @@ impl Model {
         if !matches!(result, Err(FlushError { first: Some(FailedClosure::Busy { .. }), .. })) {
             self.failed_before = failed;
         }
-        // One that fails has not awaited the closures of a lane that lacks a file: those fail later.
-        if result.is_ok() {
+        // Another error stands before the one of closures that were not over: those fail later.
+        if matches!(result, Ok(()) | Err(FlushError { first: None, .. })) {
             self.closures = 0;
             self.failing.clear();
         }

@@ -31,6 +31,8 @@ pub(crate) struct Faults {
     #[cfg(not(loom))]
     stores: Hold,
     #[cfg(not(loom))]
+    entries: Hold,
+    #[cfg(not(loom))]
     payloads: Hold,
     #[cfg(not(loom))]
     payloads_of: Mutex<Option<FileId>>,
@@ -99,6 +101,18 @@ impl Faults {
         self.stores.waiting()
     }
 
+    /// From now on loads of single entries wait before they begin, until this is called with `false`.
+    #[cfg(not(loom))]
+    pub(crate) fn hold_entries(&self, held: bool) {
+        self.entries.hold(held);
+    }
+
+    /// How many of those loads wait.
+    #[cfg(not(loom))]
+    pub(crate) fn held_entries(&self) -> u64 {
+        self.entries.waiting()
+    }
+
     /// From now on loads of more than an entry wait before they begin, until this is called with `false`: those of payloads
     /// and directories, and none of a header.
     #[cfg(not(loom))]
@@ -157,6 +171,9 @@ impl Faults {
     /// Waits if this is a load that is held.
     #[cfg(not(loom))]
     pub(super) fn wait_to_load(&self, file: FileId, offset: u64, len: usize) {
+        if len == Entry::SIZE {
+            self.entries.wait_while_held();
+        }
         if len > Entry::SIZE && offset > 0 && self.payloads_of.lock().is_none_or(|held| held == file) {
             self.payloads.wait_while_held();
         }

@@ -145,10 +145,12 @@ fn kill_and_check(
 
 /// Lets a process open, work and close for a while: of one that is killed after a moment nobody sees that it hangs.
 fn let_work(folder: &Path, seed: u64, cycle: u64, oracle: &Oracle) -> Result<(), String> {
-    let (wanted, end) = (oracle.count(Count::Opened) + OPENINGS, Instant::now() + PATIENCE);
+    // One more: its opening says that the last close is over.
+    let (wanted, end) = (oracle.count(Count::Opened) + OPENINGS + 1, Instant::now() + PATIENCE);
     let mut child = spawn(folder, seed, cycle, false)?;
-    let mut hangs = false;
-    while oracle.count(Count::Opened) < wanted && !hangs {
+    let (mut hangs, mut is_over) = (false, false);
+    while !hangs && !is_over {
+        is_over = oracle.count(Count::Opened) >= wanted;
         if let Some(status) = wait(&mut child, Duration::from_millis(10))? {
             return Err(format!("cycle {cycle}: {}", what_it_said(folder, cycle, status)));
         }
