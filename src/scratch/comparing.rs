@@ -57,7 +57,8 @@ fn a_long_block_is_compared_where_it_is_mapped_each_piece_once_it_can_be_read() 
 
 #[test]
 fn short_blocks_are_compared_in_a_copy_as_that_is_one_call_too() {
-    for (len, loads) in [((16 << 10) - 1, 2), (16 << 10, 1)] {
+    const SHORT: usize = (16 << 10) - 1;
+    for (len, loads) in [(SHORT, 1 + SHORT.div_ceil(PIECE) as u64), (16 << 10, 1)] {
         let files = three_files_of(FILE);
         ungathered(files.clone()).put_named(REALM, key(), &block(1, len)).unwrap();
         let (scratch, faults) = reopened(FaultySource::new(files));
