@@ -71,6 +71,20 @@ pub(crate) fn write_all_at(file: &File, mut offset: u64, parts: &[&[u8]]) -> io:
 
 /// Asks for `range` of `file` to be written to the disk now, without waiting for it. Reports nothing.
 pub(crate) fn start_write_back(file: &File, range: Range<u64>) {
+    sync_file_range(file, range, libc::SYNC_FILE_RANGE_WRITE);
+}
+
+/// Waits for what is being written of `range`. Reports nothing.
+///
+/// Whoever waits is told a lost write, and no sync through the same opening is told it again. So this waits through another
+/// one, and where there can be none, not at all.
+pub(crate) fn finish_write_back(file: &File, range: Range<u64>) {
+    if let Ok(other) = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+        sync_file_range(&other, range, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+    }
+}
+
+fn sync_file_range(file: &File, range: Range<u64>, how: libc::c_uint) {
     let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
     else {
         return;
@@ -79,7 +93,7 @@ pub(crate) fn start_write_back(file: &File, range: Range<u64>) {
         return; // zero would mean "up to the end"
     }
     // SAFETY: the descriptor is open while `file` is borrowed; the call takes no pointers.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
+    unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, how) };
 }
 
 /// Whether `Advice::PopulateRead` is an error, at once, for each page that cannot be read.

@@ -34,7 +34,9 @@ use self::linux as system;
 pub(crate) use self::faults::Unharmed;
 pub(crate) use self::prefetch::prefetch;
 pub(crate) use self::process::Process;
-pub(crate) use self::system::{advise, available_memory, is_hole, populate_tells, resident, start_write_back};
+pub(crate) use self::system::{
+    advise, available_memory, finish_write_back, is_hole, populate_tells, resident, start_write_back,
+};
 
 use std::fs::{DirBuilder, File, OpenOptions, ReadDir};
 use std::io;
@@ -503,7 +505,9 @@ mod tests {
         sync_data(&file).unwrap();
         for range in [0..0, 0..8192, 4096..1 << 40, u64::MAX - 1..u64::MAX] {
             start_write_back(&file, range.clone());
-            fallback::start_write_back(&file, range);
+            fallback::start_write_back(&file, range.clone());
+            finish_write_back(&file, range.clone());
+            fallback::finish_write_back(&file, range);
         }
         assert_eq!(contents(&file), [7; 8192]);
     }

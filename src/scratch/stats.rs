@@ -68,7 +68,7 @@ pub struct Stats {
     pub corrupted: u64,
     /// Blocks that left the index because both of their buckets were full.
     pub evicted: u64,
-    /// Calls that waited for space or budget.
+    /// Calls that waited for space, for budget, or for a disk that is behind.
     pub waits: u64,
     /// Waits of any kind that were longer than [`report_waits`](crate::ScratchBuilder::report_waits).
     pub long_waits: u64,

@@ -1,6 +1,7 @@
 //! Whoever waits for longer than the limit is told with what it has waited for.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -102,4 +103,31 @@ fn a_reader_that_waits_for_the_one_who_compares_the_block_tells_so() {
     faults.hold_payloads(false);
     assert_eq!(comparing.join().unwrap(), Ok(true));
     assert_eq!(scratch.read(REALM, hash, <[u8]>::to_vec), Ok(block(1, 5000)));
+}
+
+/// A writer that ran ahead of its disk waited for all of a file at once, tens of milliseconds, or the system stalled it.
+#[test]
+#[cfg_attr(miri, ignore = "too many bytes to interpret")]
+fn a_writer_that_is_far_ahead_of_its_disk_waits_for_a_moment_and_goes_on() {
+    let (scratch, events, faults) = open_told(memory(1, 6, 24 << 20), |builder| {
+        builder.resident_budget(1 << 20).wait_timeout(HANGS).report_waits(MILLISECOND)
+    });
+    let fill = |numbers: Range<u64>| {
+        let stored = numbers.map(|number| scratch.put(REALM, &block(number, 1 << 20)).unwrap());
+        stored.collect::<Vec<_>>()
+    };
+    // What is sent is not waited for.
+    let first = fill(0..14);
+    scratch.flush().unwrap();
+    let is_for_the_disk = |event: &Event| matches!(event, Event::Waited { cause: WaitCause::Disk, .. });
+    assert!(!events.try_iter().any(|event| is_for_the_disk(&event)));
+    faults.hold_syncs(true);
+    // The first file is full and cannot be synced: nothing of the next ones is sent.
+    let then = fill(14..80);
+    assert!(until(&events, is_for_the_disk).last().is_some_and(|event| {
+        matches!(event, Event::Waited { thread: name, lane: 0, .. } if name.as_deref() == thread::current().name())
+    }));
+    faults.hold_syncs(false);
+    scratch.flush().unwrap();
+    assert!(first.iter().chain(&then).all(|hash| scratch.contains(REALM, *hash).unwrap()));
 }

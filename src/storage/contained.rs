@@ -237,6 +237,10 @@ unsafe impl FileMemory for ContainedMemory {
         let _ = self.panics.contain(|| self.inner.start_write_back(range));
     }
 
+    fn finish_write_back(&self, range: Range<u64>) {
+        let _ = self.panics.contain(|| self.inner.finish_write_back(range));
+    }
+
     fn will_need(&self, range: Range<u64>) {
         let _ = self.panics.contain(|| self.inner.will_need(range));
     }

@@ -308,6 +308,10 @@ unsafe impl FileMemory for OwnedMemory {
         self.kept.memory.start_write_back(range);
     }
 
+    fn finish_write_back(&self, range: Range<u64>) {
+        self.kept.memory.finish_write_back(range);
+    }
+
     fn will_need(&self, range: Range<u64>) {
         self.kept.memory.will_need(range);
     }

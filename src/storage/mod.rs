@@ -297,6 +297,10 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     /// Hint: begin to write this range of bytes to the disk, without waiting.
     fn start_write_back(&self, range: Range<u64>);
 
+    /// Hint: wait until the disk has what [`start_write_back`](Self::start_write_back) began to write of this range. What it
+    /// could not write is told by `sync`. Default: nothing is waited for.
+    fn finish_write_back(&self, _range: Range<u64>) {}
+
     /// Hint: this range of bytes will be read soon.
     fn will_need(&self, range: Range<u64>);
 

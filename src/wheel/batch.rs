@@ -1,6 +1,8 @@
 //! Many blocks in one call: runs of neighbouring slots and pages, reserved at once and stored at once.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, KeyHash, PAGE_SIZE, Realm, Slot, padding, pages_of};
 use crate::error::WriteError;
 use crate::wheel::FileWheel;
@@ -27,6 +29,7 @@ struct Item<'a> {
 /// A run that was reserved; dropped unfinished, its slots are FAILED.
 struct Run<'a> {
     file: &'a BlockFile,
+    pages: Range<u32>,
     slots: Vec<Reservation<'a>>,
 }
 
@@ -87,7 +90,9 @@ impl FileWheel {
             let most = items.iter().take(RUN_BLOCKS).take_while(fits).count().max(1);
             let run = self.reserve_run(lane, &items[..most], deadline)?;
             let (now, later) = items.split_at(run.slots.len());
+            let pages = run.pages.clone();
             self.store_run(lane, realm, now, run)?;
+            self.keep_pace(lane, &pages, deadline);
             items = later;
         }
         Ok(())
@@ -120,7 +125,7 @@ impl FileWheel {
         });
         let slots = slots.collect();
         self.wake_at_marks(file, first_page, page - first_page);
-        Run { file, slots }
+        Run { file, pages: first_page..page, slots }
     }
 
     /// One store for the payloads, one for the entries; then READY, index, finished.

@@ -54,7 +54,7 @@ counters! {
     long_waits,
     /// Closures that ran and succeeded.
     closures_run,
-    /// Waits for space or budget.
+    /// Waits for space, for budget, or for a disk that is behind.
     waits,
     /// Tombstones written.
     removed,

@@ -151,6 +151,8 @@ pub enum WaitCause {
     Gather,
     /// A block that somebody else writes or verifies.
     Block,
+    /// The disk, to take some of what was stored before: the writers of the lane are far ahead of it.
+    Disk,
 }
 
 impl fmt::Display for WaitCause {
@@ -161,6 +163,7 @@ impl fmt::Display for WaitCause {
             Self::Staging => "memory to run a closure in",
             Self::Gather => "gathered blocks to be stored",
             Self::Block => "a block that somebody else writes or verifies",
+            Self::Disk => "a disk that is behind",
         })
     }
 }

@@ -36,9 +36,10 @@ fn most_ahead(pages: u32, files: usize) -> usize {
     if pages < LARGE { 0 } else { (files / 4).min((AHEAD / pages) as usize) }
 }
 
-/// Whether so many full files that are not synced are more than writers run ahead of the disk.
+/// Whether so many full files that are not synced are more than writers run ahead of the disk, whoever paces them (`pace`): that
+/// many, and the one that is being synced.
 fn is_behind(pages: u32, full: usize) -> bool {
-    full > 1 && full > (AHEAD / pages) as usize
+    full > ((AHEAD / pages) as usize).max(1) + 1
 }
 
 /// What a keeper does next.
@@ -382,9 +383,9 @@ mod tests {
         assert_eq!([of(1, 64), of(15, 64), of(16, 3), of(16, 12), of(16, 1000)], [0, 0, 0, 3, 64]);
         assert_eq!([of(128, 16), of(128, 100), of(1024, 10), of(1025, 10), of(16 << 10, 100)], [4, 8, 1, 0, 0]);
         let behind = |size, full| is_behind(mib(size), full);
-        assert_eq!([behind(1, 1024), behind(1, 1025), behind(128, 8), behind(128, 9)], [false, true, false, true]);
+        assert_eq!([behind(1, 1025), behind(1, 1026), behind(128, 9), behind(128, 10)], [false, true, false, true]);
         assert_eq!(
-            [behind(1024, 1), behind(1024, 2), behind(16 << 10, 1), behind(16 << 10, 2)],
+            [behind(1024, 2), behind(1024, 3), behind(16 << 10, 2), behind(16 << 10, 3)],
             [false, true, false, true]
         );
     }

@@ -57,6 +57,7 @@ mod loom_wheel;
 #[cfg(all(test, not(loom)))]
 mod observe;
 mod open;
+mod pace;
 mod pending;
 mod pieces;
 mod pin;

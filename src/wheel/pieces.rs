@@ -22,11 +22,14 @@ const SENT: u32 = 1 << 31;
 #[derive(Debug)]
 pub(crate) struct Pieces {
     stored: Box<[AtomicU32]>,
+    /// How many were handed out.
+    sent: AtomicU32,
 }
 
 impl Pieces {
     pub(crate) fn new(size: FileSize) -> Self {
-        Self { stored: (0..(size.pages() - 1) / PIECE).map(|_| AtomicU32::new(0)).collect() }
+        let stored = (0..(size.pages() - 1) / PIECE).map(|_| AtomicU32::new(0)).collect();
+        Self { stored, sent: AtomicU32::new(0) }
     }
 
     /// Begins a lap. Only while nothing is stored.
@@ -36,6 +39,13 @@ impl Pieces {
             // seen.
             piece.store(0, Ordering::Relaxed);
         }
+        self.sent.store(0, Ordering::Relaxed);
+    }
+
+    /// How many pages were handed out in this lap.
+    pub(crate) fn sent_pages(&self) -> u64 {
+        // Relaxed: a hint, for writers that may be too fast.
+        u64::from(self.sent.load(Ordering::Relaxed)) * u64::from(PIECE)
     }
 
     /// Says that these pages were stored.
@@ -63,6 +73,8 @@ impl Pieces {
             {
                 return None;
             }
+            // Relaxed: as `sent_pages`.
+            self.sent.fetch_add(1, Ordering::Relaxed);
             let bytes = u64::from(PIECE) * PAGE_SIZE;
             Some(PAGE_SIZE + number * bytes..PAGE_SIZE + (number + 1) * bytes)
         })

@@ -76,8 +76,11 @@ impl FileWheel {
         deadline: &Deadline,
     ) -> Result<Option<BlockView>, WriteError> {
         let reservation = self.reserve(lane, pages_of(block.len), block.purpose(), deadline)?;
+        let pages = reservation.page()..reservation.page() + pages_of(block.len);
         self.store_payload_and_entry(lane, &reservation, block)?;
-        self.publish_reserved(hash, block, reservation)
+        let published = self.publish_reserved(hash, block, reservation);
+        self.keep_pace(lane, &pages, deadline);
+        published
     }
 
     /// Stores payload and entry of a reserved block, and sets its state. A failed store seals the file early.
@@ -132,6 +135,7 @@ impl FileWheel {
                     continue;
                 }
             };
+            let pages = reservation.page()..reservation.page() + pages_of(block.len);
             let full = self.gather_reserved(lane, &mut slot, &reservation, block, None)?;
             drop(slot);
             let published = self.publish_reserved(hash, block, reservation);
@@ -142,6 +146,7 @@ impl FileWheel {
                 // A close that did not wait for this call has looked for buffers already.
                 self.store_open_gather(lane, |_| true);
             }
+            self.keep_pace(lane, &pages, deadline);
             return published;
         }
     }

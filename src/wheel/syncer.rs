@@ -15,6 +15,7 @@ use crate::wheel::FileWheel;
 use crate::wheel::lane::Lane;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
+use crate::wheel::write_back::UnderWay;
 
 /// Longest sleep between two looks when there is nothing to do.
 const REST: Duration = Duration::from_millis(100);
@@ -41,17 +42,21 @@ struct Full {
 /// Runs until the wheel stops.
 pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
     let lane = &wheel.lanes[usize::from(lane)];
+    let mut under_way = UnderWay::default();
     loop {
-        wheel.pace_write_back(lane);
-        let mut turn = wheel.turn.lock();
-        match wheel.next_sync(&turn, lane) {
+        let job = wheel.next_sync(&wheel.turn.lock(), lane);
+        match job {
             Job::Settle(full) => {
-                drop(turn);
+                wheel.write_back(full.file, &mut under_way);
                 wheel.settle_file(lane, full);
             }
-            // Under the lock that was kept since the look, so that no wake-up is lost.
+            Job::Rest(_) if wheel.pace_write_back(lane, &mut under_way) => {}
             Job::Rest(time) => {
-                wheel.keep.wait_until(&mut turn, Instant::now() + time);
+                let mut turn = wheel.turn.lock();
+                // Looked at again under the lock that is kept until the wait, so that no wake-up is lost.
+                if matches!(wheel.next_sync(&turn, lane), Job::Rest(_)) {
+                    wheel.keep.wait_until(&mut turn, Instant::now() + time);
+                }
             }
             Job::Stop => return,
         }

@@ -4,18 +4,48 @@
 //! `pieces` says which part is whole.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::block::FileId;
 use crate::wheel::FileWheel;
 use crate::wheel::lane::Lane;
 
+/// Pieces of a lane that are under way to the device at once: enough to keep it busy, and no more than a header that has to be
+/// durable before its file is used again should wait for, as devices take what they are sent in turn.
+const UNDER_WAY: usize = 2;
+
+/// The pieces of a lane that are under way to the device, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct UnderWay(VecDeque<(FileId, Range<u64>)>);
+
 impl FileWheel {
-    /// Sends what was stored in the lane's active file to the device. For the lane's syncer only.
-    pub(crate) fn pace_write_back(&self, lane: &Lane) {
-        let Some(active) = lane.active() else { return };
-        let file = self.table.file(active);
-        let Ok(memory) = file.memory() else { return };
+    /// Sends what was stored in the lane's active file to the device; whether there was anything. For the lane's syncer only.
+    pub(crate) fn pace_write_back(&self, lane: &Lane, under_way: &mut UnderWay) -> bool {
+        lane.active().is_some_and(|active| self.write_back(active, under_way))
+    }
+
+    /// Sends the pieces of a file to the device that have become whole; whether there were any. Waits for the device.
+    pub(crate) fn write_back(&self, id: FileId, under_way: &mut UnderWay) -> bool {
+        let file = self.table.file(id);
+        let mut any = false;
         for piece in file.pieces.take_whole() {
-            memory.start_write_back(piece);
+            any = true;
+            while under_way.0.len() >= UNDER_WAY {
+                let Some((before, piece)) = under_way.0.pop_front() else { break };
+                // A file that was made anew meanwhile has nothing under way there.
+                if let Ok(memory) = self.table.file(before).memory() {
+                    memory.finish_write_back(piece);
+                }
+            }
+            if let Ok(memory) = file.memory() {
+                memory.start_write_back(piece.clone());
+                under_way.0.push_back((id, piece));
+            }
+            // Writers that are too far ahead (`pace`).
+            self.turned.notify_all();
         }
+        any
     }
 }
 
@@ -25,9 +55,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::block::{BlockHash, BlockKind, FileId, PAGE_SIZE, Realm};
+    use crate::block::{BlockHash, BlockKind, PAGE_SIZE, Realm};
     use crate::storage::MemoryFileSource;
-    use crate::storage::faulty::{Faults, FaultySource};
+    use crate::storage::faulty::{Faults, FaultySource, Hint};
     use crate::sync::{Arc, thread};
     use crate::wheel::pieces::PIECE;
     use crate::wheel::{NewBlock, WheelOptions};
@@ -99,7 +129,7 @@ mod tests {
         });
         until("the store waits", || faults.held_stores() == 1);
         assert!(wheel.table.file(wheel.lanes[0].active().unwrap()).cursor.next_page() > 2 * PIECE);
-        wheel.pace_write_back(&wheel.lanes[0]);
+        wheel.pace_write_back(&wheel.lanes[0], &mut UnderWay::default());
         let too_early = faults.hints.written_back();
         faults.hold_stores(false);
         writer.join().unwrap();
@@ -120,6 +150,31 @@ mod tests {
         (0..=PIECE).for_each(|number| store(&wheel, number.into(), 8));
         until("a piece is sent", || !faults.hints.written_back().is_empty());
         assert_eq!(faults.hints.written_back(), [(FileId::new(1).unwrap(), piece(0))]);
+        wheel.stop_threads();
+    }
+
+    /// A header that has to be durable waited behind all that was sent before: a gibibyte, where the device takes as much.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn two_pieces_are_under_way_and_the_third_waits_for_the_first() {
+        let (wheel, faults) = wheel(0);
+        (0..3 * 19).for_each(|number| store(&wheel, number, 1 << 20));
+        until("all pieces are sent", || faults.hints.written_back().len() == 6);
+        let of = |hint: &(FileId, Hint)| match &hint.1 {
+            Hint::WrittenBack(range) => Some((true, hint.0, range.clone())),
+            Hint::Awaited(range) => Some((false, hint.0, range.clone())),
+            _ => None,
+        };
+        let (mut under_way, mut most) = (VecDeque::new(), 0);
+        for (is_sent, file, range) in faults.hints.take().iter().filter_map(of) {
+            if is_sent {
+                under_way.push_back((file, range));
+                most = most.max(under_way.len());
+            } else {
+                assert_eq!(under_way.pop_front(), Some((file, range)), "the oldest first");
+            }
+        }
+        assert_eq!(most, UNDER_WAY);
         wheel.stop_threads();
     }
 }

@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use scratchspace::ReadError;
+use scratchspace::{DiskFileSource, ReadError, Scratch};
 use tempfile::TempDir;
 
 use crate::device::{Device, Kind, fill, here};
@@ -43,6 +45,50 @@ fn a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file() {
         }
         Err(reason) => skipped(&format!("{NAME}: {reason}")),
     }
+}
+
+/// The system tells a lost write once to each opening of a file, and whoever paces the write-back of a large one waits for it
+/// before any sync.
+#[test]
+fn what_was_lost_while_a_large_file_was_written_back_is_told_by_its_sync() {
+    const NAME: &str = "write_errors::what_was_lost_while_a_large_file_was_written_back_is_told_by_its_sync";
+    if let Some((place, _, step)) = here() {
+        return lose_pieces(&place, &PathBuf::from(step));
+    }
+    let below = match Device::new(Kind::Tmpfs) {
+        Ok(below) => below,
+        Err(reason) => return skipped(&format!("{NAME}: {reason}")),
+    };
+    let image = below.place().join("image");
+    match Device::over(Kind::Ext4, TempDir::new().unwrap(), image) {
+        Ok(device) => device.child(NAME, below.place().to_str().unwrap()),
+        Err(reason) => skipped(&format!("{NAME}: {reason}")),
+    }
+}
+
+fn lose_pieces(place: &Path, below: &Path) {
+    let source =
+        DiskFileSource::builder().folder(folder(place)).files_per_folder(3).file_size(26 << 20).build().unwrap();
+    let scratch = Scratch::builder(source).gather(0, Duration::ZERO).open().unwrap();
+    let fill_to = |numbers: Range<u64>| {
+        for number in numbers {
+            scratch.put(REALM, &block(number)).unwrap();
+        }
+        // Time enough to send what is whole; without it the test would show less.
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    fill_to(0..1);
+    scratch.flush().unwrap();
+    let filler = fill(below);
+    // Two pieces of 8 MiB, which are lost.
+    fill_to(1..325);
+    fs::remove_file(filler).unwrap();
+    // Before the third is sent, the first is waited for.
+    fill_to(325..480);
+    let error = scratch.flush().unwrap_err();
+    assert_eq!(error.io.expect("the device has lost writes").what(), "syncing a file");
+    assert_eq!(scratch.health().suspect.len(), 1);
+    std::process::exit(0);
 }
 
 fn lose_writes(place: &Path, below: &Path) {

@@ -11,6 +11,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Hint {
     WrittenBack(Range<u64>),
+    Awaited(Range<u64>),
     Needed(Range<u64>),
     Populated(Range<u64>),
     Released(Range<u64>),
