@@ -23,6 +23,9 @@ use crate::wheel::pending::{Closure, Deadline, Deferred};
 /// Most gather buffers of a lane that are being stored at once; one more is being filled.
 pub(crate) const MAX_OUTSTANDING: usize = 3;
 
+/// Blocks of a buffer that is filled sooner than stored: of 8 KiB or more, of 1 MiB.
+const FEW_BLOCKS: usize = 128;
+
 /// How long buffers of a lane are waited for of which a thread has panicked.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -84,8 +87,10 @@ struct Queue {
     /// Closures that will not run: what they captured is dropped by the flusher, as it is user code.
     discarded: Vec<Discarded>,
     gather_due: Option<Instant>,
-    /// A full buffer that the flusher stores.
+    /// A full buffer that the flusher stores next.
     handed: Option<Outstanding>,
+    /// The flusher stores one that it was handed before.
+    is_storing: bool,
     /// The flusher waits for work, and nobody has given it any since.
     is_idle: bool,
     stop: bool,
@@ -293,9 +298,14 @@ impl Lane {
     }
 
     /// Has the flusher store a buffer, if it has nothing else to do; else gives it back, to be stored by the caller.
+    ///
+    /// A buffer of few blocks waits for the one that the flusher stores now: it was filled in less time than that takes, and
+    /// whoever stored it would wait for the lock of the same file, with a processor that others need. One of many blocks took
+    /// longer, and is in the caller's cache.
     pub(crate) fn hand_over(&self, outstanding: Outstanding) -> Option<Outstanding> {
+        let is_quick = outstanding.gather.slots().len() <= FEW_BLOCKS;
         let mut queue = self.queue.lock();
-        if !queue.is_idle {
+        if queue.handed.is_some() || self.has_fallen() || !(queue.is_idle || (queue.is_storing && is_quick)) {
             return Some(outstanding);
         }
         queue.is_idle = false;
@@ -338,8 +348,10 @@ impl Lane {
     /// Waits for something to do.
     pub(crate) fn next_work(&self) -> Work {
         let mut queue = self.queue.lock();
+        queue.is_storing = false;
         loop {
             if let Some(outstanding) = queue.handed.take() {
+                queue.is_storing = true;
                 return Work::Store(outstanding);
             }
             if queue.gather_due.is_some_and(|due| Instant::now() >= due) {
@@ -401,13 +413,50 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::block::FileSize;
+    use crate::block::{FileSize, Slot};
 
     fn open(lane: &Lane) -> Option<Outstanding> {
         let mut slot = lane.gather_now();
         let spare = slot.take_spare();
         slot.open = Some(Gather::open(FileId::new(1)?, FileSize::MIN, spare));
         slot.take()
+    }
+
+    /// The flusher's next work is to store a buffer.
+    fn is_to_store(lane: &Lane) -> bool {
+        match lane.next_work() {
+            Work::Store(outstanding) => lane.gather_is_stored(outstanding),
+            other => panic!("{other:?}"),
+        }
+        true
+    }
+
+    #[test]
+    fn a_flusher_that_stores_a_buffer_is_handed_one_more_unless_that_took_long_to_fill() {
+        let lane = Lane::new(0);
+        let hand_over =
+            |lane: &Lane| lane.hand_over(open(lane).unwrap()).map(|back| lane.gather_is_stored(back)).is_none();
+        assert!(!hand_over(&lane), "it does something else, or has not begun");
+        lane.queue.lock().is_idle = true;
+        assert!(hand_over(&lane));
+        assert!(!hand_over(&lane), "one waits");
+        assert!(is_to_store(&lane));
+        let (mut many, size) = (open(&lane).unwrap(), FileSize::new(1 << 20).unwrap());
+        many.gather = Gather::open(many.gather.file(), size, None);
+        for number in 0..=u32::try_from(FEW_BLOCKS).unwrap() {
+            let slot = Slot::new(number).unwrap();
+            many.gather
+                .add(slot, u64::from(number + 1) * 4096, &[b"small"], size.entry_offset(slot), &[0; 64])
+                .unwrap();
+        }
+        lane.gather_is_stored(lane.hand_over(many).expect("its blocks are in the caller's cache"));
+        assert!(hand_over(&lane));
+        assert!(!hand_over(&lane), "one waits");
+        assert!(is_to_store(&lane));
+        lane.stop();
+        assert!(matches!(lane.next_work(), Work::Stop));
+        assert!(!hand_over(&lane), "nobody stores it");
+        assert!(lane.wait_for_outstanding(&past()));
     }
 
     fn past() -> Deadline {

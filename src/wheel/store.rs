@@ -269,7 +269,7 @@ impl FileWheel {
         }
     }
 
-    /// Has the flusher store a full buffer while the caller fills the next one, unless it is busy: then the caller stores
+    /// Has the flusher store a full buffer while the caller fills the next one, unless it is too busy: then the caller stores
     /// it, which keeps writers from running away from the disk.
     pub(crate) fn store_full(&self, lane: &Lane, outstanding: Outstanding) {
         if let Some(outstanding) = lane.hand_over(outstanding) {
