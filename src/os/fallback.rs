@@ -66,7 +66,10 @@ fn write_part_at(file: &File, mut offset: u64, mut part: &[u8]) -> io::Result<()
 pub(crate) fn start_write_back(_file: &File, _range: Range<u64>) {}
 
 /// Would wait for what is being written of `range`; nobody can tell.
-pub(crate) fn finish_write_back(_file: &File, _range: Range<u64>) {}
+#[expect(clippy::unnecessary_wraps, reason = "as on a system that can tell")]
+pub(crate) fn finish_write_back(_file: &File, _range: Range<u64>) -> io::Result<()> {
+    Ok(())
+}
 
 /// Whether `Advice::PopulateRead` is an error, at once, for each page that cannot be read: here it does nothing.
 pub(crate) fn populate_tells() -> bool {

@@ -71,29 +71,40 @@ pub(crate) fn write_all_at(file: &File, mut offset: u64, parts: &[&[u8]]) -> io:
 
 /// Asks for `range` of `file` to be written to the disk now, without waiting for it. Reports nothing.
 pub(crate) fn start_write_back(file: &File, range: Range<u64>) {
-    sync_file_range(file, range, libc::SYNC_FILE_RANGE_WRITE);
+    let _ = sync_file_range(file, range, libc::SYNC_FILE_RANGE_WRITE);
 }
 
-/// Waits for what is being written of `range`. Reports nothing.
+/// Waits for what is being written of `range`.
 ///
 /// Whoever waits is told a lost write, and no sync through the same opening is told it again. So this waits through another
-/// one, and where there can be none, not at all.
-pub(crate) fn finish_write_back(file: &File, range: Range<u64>) {
-    if let Ok(other) = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
-        sync_file_range(&other, range, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+/// one, and where there can be none, not at all. Who opens the file after that, as the next process does, is not told either.
+pub(crate) fn finish_write_back(file: &File, range: Range<u64>) -> io::Result<()> {
+    match File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+        Ok(other) => sync_file_range(&other, range, libc::SYNC_FILE_RANGE_WAIT_BEFORE),
+        Err(_) => Ok(()),
     }
 }
 
-fn sync_file_range(file: &File, range: Range<u64>, how: libc::c_uint) {
+fn sync_file_range(file: &File, range: Range<u64>, how: libc::c_uint) -> io::Result<()> {
     let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
     else {
-        return;
+        return Ok(());
     };
     if len == 0 {
-        return; // zero would mean "up to the end"
+        return Ok(()); // zero would mean "up to the end"
     }
     // SAFETY: the descriptor is open while `file` is borrowed; the call takes no pointers.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, how) };
+    let done = unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, how) };
+    match io::Error::last_os_error() {
+        // A call that the system, or a sandbox, does not have says nothing of the file.
+        error
+            if done != 0
+                && !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EPERM | libc::ESPIPE)) =>
+        {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether `Advice::PopulateRead` is an error, at once, for each page that cannot be read.

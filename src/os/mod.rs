@@ -506,8 +506,8 @@ mod tests {
         for range in [0..0, 0..8192, 4096..1 << 40, u64::MAX - 1..u64::MAX] {
             start_write_back(&file, range.clone());
             fallback::start_write_back(&file, range.clone());
-            finish_write_back(&file, range.clone());
-            fallback::finish_write_back(&file, range);
+            finish_write_back(&file, range.clone()).unwrap();
+            fallback::finish_write_back(&file, range).unwrap();
         }
         assert_eq!(contents(&file), [7; 8192]);
     }

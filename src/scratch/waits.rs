@@ -109,11 +109,13 @@ fn a_reader_that_waits_for_the_one_who_compares_the_block_tells_so() {
 #[test]
 #[cfg_attr(miri, ignore = "too many bytes to interpret")]
 fn a_writer_that_is_far_ahead_of_its_disk_waits_for_a_moment_and_goes_on() {
-    let (scratch, events, faults) = open_told(memory(1, 6, 24 << 20), |builder| {
-        builder.resident_budget(1 << 20).wait_timeout(HANGS).report_waits(MILLISECOND)
-    });
+    let (scratch, events, faults) =
+        open_told(memory(1, 6, 24 << 20), |builder| builder.wait_timeout(HANGS).report_waits(MILLISECOND));
     let fill = |numbers: Range<u64>| {
-        let stored = numbers.map(|number| scratch.put(REALM, &block(number, 1 << 20)).unwrap());
+        let stored = numbers.map(|number| {
+            scratch.wheel().residency.assume_left(0);
+            scratch.put(REALM, &block(number, 1 << 20)).unwrap()
+        });
         stored.collect::<Vec<_>>()
     };
     // What is sent is not waited for.

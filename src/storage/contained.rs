@@ -237,8 +237,8 @@ unsafe impl FileMemory for ContainedMemory {
         let _ = self.panics.contain(|| self.inner.start_write_back(range));
     }
 
-    fn finish_write_back(&self, range: Range<u64>) {
-        let _ = self.panics.contain(|| self.inner.finish_write_back(range));
+    fn finish_write_back(&self, range: Range<u64>) -> io::Result<()> {
+        self.panics.contain_io(|| self.inner.finish_write_back(range))
     }
 
     fn will_need(&self, range: Range<u64>) {

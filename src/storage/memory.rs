@@ -308,8 +308,8 @@ unsafe impl FileMemory for OwnedMemory {
         self.kept.memory.start_write_back(range);
     }
 
-    fn finish_write_back(&self, range: Range<u64>) {
-        self.kept.memory.finish_write_back(range);
+    fn finish_write_back(&self, range: Range<u64>) -> io::Result<()> {
+        self.kept.memory.finish_write_back(range)
     }
 
     fn will_need(&self, range: Range<u64>) {

@@ -297,9 +297,16 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     /// Hint: begin to write this range of bytes to the disk, without waiting.
     fn start_write_back(&self, range: Range<u64>);
 
-    /// Hint: wait until the disk has what [`start_write_back`](Self::start_write_back) began to write of this range. What it
-    /// could not write is told by `sync`. Default: nothing is waited for.
-    fn finish_write_back(&self, _range: Range<u64>) {}
+    /// Waits until the disk has what [`start_write_back`](Self::start_write_back) began to write of this range. Default, and
+    /// where the system cannot: nothing is waited for.
+    ///
+    /// # Errors
+    ///
+    /// If something that was stored since the last `sync` may be lost. It makes nothing durable and is told less than `sync`,
+    /// which tells the same failure: ask that at once, as after the end of this process nobody else is told.
+    fn finish_write_back(&self, _range: Range<u64>) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Hint: this range of bytes will be read soon.
     fn will_need(&self, range: Range<u64>);

@@ -242,8 +242,8 @@ unsafe impl FileMemory for MappedFile {
         os::start_write_back(&self.file, range);
     }
 
-    fn finish_write_back(&self, range: Range<u64>) {
-        os::finish_write_back(&self.file, range);
+    fn finish_write_back(&self, range: Range<u64>) -> io::Result<()> {
+        os::finish_write_back(&self.file, range)
     }
 
     fn will_need(&self, range: Range<u64>) {

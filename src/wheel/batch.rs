@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, KeyHash, PAGE_SIZE, Realm, Slot, padding, pages_of};
 use crate::error::WriteError;
 use crate::wheel::FileWheel;
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
+use crate::wheel::pace::PATIENCE;
 use crate::wheel::pending::Deadline;
 use crate::wheel::publish::Outcome;
 use crate::wheel::reserve::{Purpose, Reservation};
@@ -51,7 +53,7 @@ impl FileWheel {
             let len = u32::try_from(bytes.len()).map_err(|_| self.too_large(bytes.len() as u64))?;
             by_lane[self.lane_of(hash).index()].push(Item { hash, key, bytes, len });
         }
-        let mut result = Ok(());
+        let (mut result, mut patience) = (Ok(()), PATIENCE);
         for (lane, items) in self.lanes.iter().zip(by_lane) {
             let mut fresh = Vec::with_capacity(items.len());
             for item in items {
@@ -66,7 +68,7 @@ impl FileWheel {
             let before = fresh.len();
             fresh.dedup_by_key(|item| item.key);
             self.counters.duplicates.add((before - fresh.len()) as u64);
-            let stored = self.store_lane(lane, realm, &fresh, deadline);
+            let stored = self.store_lane(lane, realm, &fresh, &mut patience, deadline);
             // A lane that is broken or full is no reason to leave the blocks of the others out.
             result = result.and(stored);
         }
@@ -78,6 +80,7 @@ impl FileWheel {
         lane: &Lane,
         realm: Realm,
         mut items: &[Item<'_>],
+        patience: &mut Duration,
         deadline: &Deadline,
     ) -> Result<(), WriteError> {
         self.go_on()?;
@@ -92,7 +95,7 @@ impl FileWheel {
             let (now, later) = items.split_at(run.slots.len());
             let pages = run.pages.clone();
             self.store_run(lane, realm, now, run)?;
-            self.keep_pace(lane, &pages, deadline);
+            *patience = self.keep_pace(lane, &pages, *patience, deadline);
             items = later;
         }
         Ok(())

@@ -15,6 +15,7 @@ use crate::wheel::FileWheel;
 use crate::wheel::budget::Charge;
 use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
+use crate::wheel::pace::PATIENCE;
 use crate::wheel::pending::{Closure, Deadline, Deferred, Record};
 use crate::wheel::publish::Outcome;
 use crate::wheel::reserve::{Purpose, Reservation};
@@ -37,6 +38,7 @@ impl FileWheel {
         let lane = self.lane_of(hash);
         let (charge, reservation) = self.charge_and_reserve(lane, len, deadline)?;
         let (file, slot, address) = (reservation.file(), reservation.slot(), reservation.address());
+        let pages = reservation.page()..reservation.page() + pages_of(len);
         let deferred = Arc::new(Deferred::new(realm, key, kind, len, closure, reservation.into_ticket()));
         // Whoever takes the closure gives it back.
         charge.keep();
@@ -65,6 +67,8 @@ impl FileWheel {
         if self.is_closed() && self.abandon(&deferred) {
             return Err(WriteError::Closed);
         }
+        // For the closures before it, which dirty memory as fast as they run.
+        self.keep_pace(lane, &pages, PATIENCE, deadline);
         Ok(())
     }
 

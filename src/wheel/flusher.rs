@@ -1,5 +1,5 @@
-//! The background thread of a lane that runs closures and stores gather buffers: full ones while it is idle, others in
-//! time. It never turns the wheel.
+//! The background thread of a lane that runs closures and stores gather buffers: full ones while it does nothing else, others
+//! in time. It never turns the wheel.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;

@@ -106,6 +106,11 @@ impl Gather {
         self.opened
     }
 
+    /// Bytes that payloads take, whole pages each.
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.payload_end
+    }
+
     pub(crate) fn slots(&self) -> &[Slot] {
         &self.slots
     }

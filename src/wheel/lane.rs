@@ -23,8 +23,8 @@ use crate::wheel::pending::{Closure, Deadline, Deferred};
 /// Most gather buffers of a lane that are being stored at once; one more is being filled.
 pub(crate) const MAX_OUTSTANDING: usize = 3;
 
-/// Blocks of a buffer that is filled sooner than stored: of 8 KiB or more, of 1 MiB.
-const FEW_BLOCKS: usize = 128;
+/// Payload of a block, in bytes, from which on a buffer of such is filled sooner than stored.
+const QUICK: u64 = 8 << 10;
 
 /// How long buffers of a lane are waited for of which a thread has panicked.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -299,13 +299,15 @@ impl Lane {
 
     /// Has the flusher store a buffer, if it has nothing else to do; else gives it back, to be stored by the caller.
     ///
-    /// A buffer of few blocks waits for the one that the flusher stores now: it was filled in less time than that takes, and
-    /// whoever stored it would wait for the lock of the same file, with a processor that others need. One of many blocks took
-    /// longer, and is in the caller's cache.
+    /// A buffer of few blocks waits for the one that the flusher stores now, unless closures wait, too: it was filled in less
+    /// time than that takes, and whoever stored it would wait for the lock of the same file, with a processor that others need.
+    /// One of many blocks took longer, and is in the caller's cache.
     pub(crate) fn hand_over(&self, outstanding: Outstanding) -> Option<Outstanding> {
-        let is_quick = outstanding.gather.slots().len() <= FEW_BLOCKS;
+        let gather = &outstanding.gather;
+        let is_quick = gather.payload_bytes() >= QUICK * gather.slots().len() as u64;
         let mut queue = self.queue.lock();
-        if queue.handed.is_some() || self.has_fallen() || !(queue.is_idle || (queue.is_storing && is_quick)) {
+        let takes_one_more = queue.is_storing && is_quick && queue.closures.is_empty() && queue.discarded.is_empty();
+        if queue.handed.is_some() || self.has_fallen() || !(queue.is_idle || takes_one_more) {
             return Some(outstanding);
         }
         queue.is_idle = false;
@@ -313,6 +315,17 @@ impl Lane {
         drop(queue);
         self.work.notify_one();
         None
+    }
+
+    /// A buffer that was handed over to a flusher that is no more.
+    pub(crate) fn take_handed(&self) -> Option<Outstanding> {
+        self.queue.lock().handed.take()
+    }
+
+    /// Hands a buffer over without a word.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn leave(&self, outstanding: Outstanding) {
+        self.queue.lock().handed = Some(outstanding);
     }
 
     /// Queues a closure for the flusher.
@@ -443,7 +456,7 @@ mod tests {
         assert!(is_to_store(&lane));
         let (mut many, size) = (open(&lane).unwrap(), FileSize::new(1 << 20).unwrap());
         many.gather = Gather::open(many.gather.file(), size, None);
-        for number in 0..=u32::try_from(FEW_BLOCKS).unwrap() {
+        for number in 0..2 {
             let slot = Slot::new(number).unwrap();
             many.gather
                 .add(slot, u64::from(number + 1) * 4096, &[b"small"], size.entry_offset(slot), &[0; 64])
@@ -453,6 +466,9 @@ mod tests {
         assert!(hand_over(&lane));
         assert!(!hand_over(&lane), "one waits");
         assert!(is_to_store(&lane));
+        lane.discard(Box::new(|_: &mut [u8]| ()));
+        assert!(!hand_over(&lane), "what else there is comes first");
+        assert!(matches!(lane.next_work(), Work::Discard(_)));
         lane.stop();
         assert!(matches!(lane.next_work(), Work::Stop));
         assert!(!hand_over(&lane), "nobody stores it");

@@ -15,6 +15,7 @@
 //! | `room` | room for a writer: in the active file, or in the next one, which it waits for |
 //! | `keeper`, `recycle` | the background life of files |
 //! | `syncer`, `write_back`, `pieces` | the way of what was stored to the device |
+//! | `tempo`, `pace` | how early a file makes room, and how far writers run ahead of the device |
 //! | `flusher` | the background life of closures and gather buffers |
 //! | `plan`, `open`, `attach` | files of an earlier run, and folders that come late |
 //! | `recovery`, `directory`, `progress` | blocks of an earlier run: found, read, and how far that is |
@@ -235,7 +236,7 @@ pub(crate) struct FileWheel {
     size: FileSize,
     hash_kind: HashKind,
     turn: Mutex<Turn>,
-    /// Told when a lane got a file, or lost the hope of one.
+    /// Told when a lane got a file, or lost the hope of one, or has sent a piece to the device.
     turned: Condvar,
     /// Told when a keeper or syncer may have something to do.
     keep: Condvar,

@@ -1,17 +1,18 @@
 //! How far the writers of a lane run ahead of its disk: bytes that it has not been sent yet take memory, and where the system
 //! bounds that it stalls whoever writes next, and every header of a file behind all of them. So a writer that is too far ahead
-//! waits for a piece at a time, and none waits for a whole file at once.
+//! waits for a piece of 8 MiB at a time, and not for a file. What nobody can send yet, as it waits for a closure, is not waited
+//! for, nor what is less than a piece: how many full files may wait for their sync the keeper bounds besides.
 //!
 //! # Invariants
 //!
-//! 1. Whoever waits here has stored its block, and holds no lock. It waits for a moment: a disk that takes nothing is told by
-//!    the next file, which cannot be made ready then.
+//! 1. Whoever waits here has stored its block, or left its closure, and holds no lock. It waits for a moment: a disk that takes
+//!    nothing is told by the next file, which cannot be made ready then.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::block::{FileId, PAGE_SIZE};
+use crate::sync::MutexGuard;
 use crate::wheel::FileWheel;
 use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
@@ -20,61 +21,74 @@ use crate::wheel::pieces::PIECE;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
 
-/// Pages that writers are ahead of the disk at most: 1 GiB.
-const MOST: u64 = 1 << 18;
+/// Bytes of a piece.
+const PIECE_BYTES: u64 = PIECE as u64 * crate::block::PAGE_SIZE;
+/// Bytes that writers are ahead of the disk at most: 1 GiB.
+const MOST: u64 = 1 << 30;
 /// And however little memory there is: 32 MiB.
-const LEAST: u64 = 4 * PIECE as u64;
-/// This part of the memory that is meant to be used: about a sixteenth of what is left. Linux writes back by itself, and all
-/// at once, from a tenth on.
-const PART: u64 = 12;
-/// Longest wait of one call.
-const PATIENCE: Duration = Duration::from_millis(100);
+const LEAST: u64 = 4 * PIECE_BYTES;
+/// This part of the memory that is left. Linux writes back by itself, and all at once, from a tenth on.
+const PART: u64 = 16;
+/// Longest wait of one call: shorter than waits that are told by default.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(90);
 /// Longest sleep between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Whether the end of these pages lies in another piece than their beginning.
-pub(crate) fn crosses(pages: &Range<u32>) -> bool {
+fn crosses(pages: &Range<u32>) -> bool {
     pages.start / PIECE != pages.end / PIECE
 }
 
-/// How many pages a lane of so many may be ahead, with so many bytes of memory meant to be used.
-fn most_ahead(memory: u64, lanes: u64) -> u64 {
-    (memory / PART / lanes / PAGE_SIZE).clamp(LEAST, MOST)
+/// How many bytes each of so many lanes may be ahead, with so much memory left.
+fn most_ahead(left: u64, lanes: u64) -> u64 {
+    (left / PART / lanes).clamp(LEAST, MOST)
 }
 
 impl FileWheel {
-    /// Called with the pages of a block that was stored: waits for the disk if the lane is too far ahead of it.
-    pub(crate) fn keep_pace(&self, lane: &Lane, pages: &Range<u32>, deadline: &Deadline) {
+    /// Called with the pages of a block that was stored: waits for the disk, for at most this time, if the lane is too far
+    /// ahead of it. Gives what is left of the time.
+    pub(crate) fn keep_pace(
+        &self,
+        lane: &Lane,
+        pages: &Range<u32>,
+        patience: Duration,
+        deadline: &Deadline,
+    ) -> Duration {
         if !crosses(pages) {
-            return;
+            return patience;
         }
-        let most = most_ahead(self.residency.limit(), self.lanes.len() as u64);
         let mut turn = self.turn.lock();
-        if turn.stop || self.ahead(&turn, lane) <= most {
-            return;
-        }
+        // Its syncer was woken when the pages were reserved, and may have found none of them stored.
+        self.wake_keepers();
         let began = Instant::now();
-        let end = deadline.at.min(began + PATIENCE);
-        if end <= began {
-            return;
+        // What the call still has to do needs time, too.
+        let end = began + patience.min(deadline.at.saturating_duration_since(began) / 2);
+        if end <= began || !self.is_too_far(&turn, lane) {
+            return patience;
         }
         self.counters.waits.add(1);
-        while !turn.stop && self.ahead(&turn, lane) > most && Instant::now() < end {
-            self.turned.wait_until(&mut turn, end.min(Instant::now() + LOOK_AGAIN));
+        while Instant::now() < end && self.is_too_far(&turn, lane) {
+            self.wait_for_a_piece(&mut turn, end);
         }
         drop(turn);
         self.tell_wait(lane, WaitCause::Disk, began);
+        patience.saturating_sub(began.elapsed())
     }
 
-    /// Pages of a lane that were reserved, and that its disk was not sent.
-    fn ahead(&self, turn: &Turn, lane: &Lane) -> u64 {
+    fn wait_for_a_piece(&self, turn: &mut MutexGuard<'_, Turn>, end: Instant) {
+        self.wake_keepers();
+        self.turned.wait_until(turn, end.min(Instant::now() + LOOK_AGAIN));
+    }
+
+    /// Whether more waits to be sent to the disk than should.
+    fn is_too_far(&self, turn: &Turn, lane: &Lane) -> bool {
+        if turn.stop || self.is_closed() {
+            return false;
+        }
         let of_lane = &turn.lanes[lane.index()];
         let full = of_lane.order.iter().filter(|file| turn.state(**file) == FileState::Sealing);
-        let ahead = |file: &FileId| {
-            let file = self.table.file(*file);
-            u64::from(file.cursor.next_page()).saturating_sub(file.pieces.sent_pages())
-        };
-        full.chain(&of_lane.active).map(ahead).sum()
+        let waiting = full.chain(&of_lane.active).map(|file| u64::from(self.table.file(*file).pieces.waiting()));
+        waiting.sum::<u64>() * PIECE_BYTES > most_ahead(self.residency.left(), self.lanes.len() as u64)
     }
 }
 
@@ -93,7 +107,7 @@ mod tests {
 
     #[test]
     fn lanes_are_ahead_by_a_sixteenth_of_what_is_left_but_between_32_mib_and_1_gib() {
-        let mib = |left: u64, lanes| most_ahead((left << 30) / 4 * 3, lanes) >> 8;
+        let mib = |gib: u64, lanes| most_ahead(gib << 30, lanes) >> 20;
         assert_eq!(
             [mib(8, 1), mib(8, 2), mib(8, 100), mib(64, 1), mib(64, 8), mib(0, 1)],
             [512, 256, 32, 1024, 512, 32]

@@ -22,14 +22,15 @@ const SENT: u32 = 1 << 31;
 #[derive(Debug)]
 pub(crate) struct Pieces {
     stored: Box<[AtomicU32]>,
-    /// How many were handed out.
+    /// How many are whole, and how many of those were handed out.
+    whole: AtomicU32,
     sent: AtomicU32,
 }
 
 impl Pieces {
     pub(crate) fn new(size: FileSize) -> Self {
         let stored = (0..(size.pages() - 1) / PIECE).map(|_| AtomicU32::new(0)).collect();
-        Self { stored, sent: AtomicU32::new(0) }
+        Self { stored, whole: AtomicU32::new(0), sent: AtomicU32::new(0) }
     }
 
     /// Begins a lap. Only while nothing is stored.
@@ -39,13 +40,14 @@ impl Pieces {
             // seen.
             piece.store(0, Ordering::Relaxed);
         }
+        self.whole.store(0, Ordering::Relaxed);
         self.sent.store(0, Ordering::Relaxed);
     }
 
-    /// How many pages were handed out in this lap.
-    pub(crate) fn sent_pages(&self) -> u64 {
-        // Relaxed: a hint, for writers that may be too fast.
-        u64::from(self.sent.load(Ordering::Relaxed)) * u64::from(PIECE)
+    /// How many pieces are whole and wait to be handed out.
+    pub(crate) fn waiting(&self) -> u32 {
+        // Relaxed: a hint. A syncer that is late for a lap may count one of the next as handed out: that is left to the sync.
+        self.whole.load(Ordering::Relaxed).saturating_sub(self.sent.load(Ordering::Relaxed))
     }
 
     /// Says that these pages were stored.
@@ -56,7 +58,11 @@ impl Pieces {
             let end = pages.end.min(1 + (piece + 1) * PIECE);
             let Some(stored) = self.stored.get(piece as usize) else { return };
             // Release pairs with the Acquire in `take_whole`: whoever sends a piece comes after its stores.
-            stored.fetch_add(end - page, Ordering::Release);
+            let before = stored.fetch_add(end - page, Ordering::Release);
+            if (before..before + (end - page)).contains(&(PIECE - 1)) {
+                // Relaxed: as `waiting`.
+                self.whole.fetch_add(1, Ordering::Relaxed);
+            }
             page = end;
         }
     }
@@ -73,7 +79,7 @@ impl Pieces {
             {
                 return None;
             }
-            // Relaxed: as `sent_pages`.
+            // Relaxed: as `waiting`.
             self.sent.fetch_add(1, Ordering::Relaxed);
             let bytes = u64::from(PIECE) * PAGE_SIZE;
             Some(PAGE_SIZE + number * bytes..PAGE_SIZE + (number + 1) * bytes)
@@ -98,7 +104,7 @@ mod tests {
         pieces.add(0..1); // the header
         pieces.add(1..2000);
         pieces.add(2001..5000);
-        assert_eq!(taken(), [piece(1)]);
+        assert_eq!((pieces.waiting(), taken(), pieces.waiting()), (1, vec![piece(1)], 0));
         pieces.add(2000..2001);
         assert_eq!(taken(), [piece(0)]);
         // One page more than the last piece has.

@@ -76,6 +76,8 @@ pub(crate) struct Residency {
     around: AtomicBool,
     /// Most bytes that are meant to be in memory.
     limit: AtomicU64,
+    /// Bytes of memory that were left at the last look; the largest number where the system does not tell.
+    left: AtomicU64,
     look: Mutex<Look>,
 }
 
@@ -109,8 +111,18 @@ impl Residency {
             budget,
             around: AtomicBool::new(access == Access::ReadAround),
             limit: AtomicU64::new(budget.unwrap_or(u64::MAX)),
+            left: AtomicU64::new(u64::MAX),
             look: Mutex::new(Look::default()),
         }
+    }
+
+    /// Bytes of memory that may still be taken.
+    pub(crate) fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn assume_left(&self, bytes: u64) {
+        self.left.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn reads_around(&self) -> bool {
@@ -145,6 +157,7 @@ impl Residency {
     fn decide(&self, available: Option<u64>, held: u64) -> bool {
         let most = available.map_or(u64::MAX, |bytes| bytes / 4 * 3).min(self.budget.unwrap_or(u64::MAX));
         self.limit.store(most, Ordering::Relaxed);
+        self.assume_left(available.unwrap_or(u64::MAX));
         let before = self.reads_around();
         let around = match self.access {
             Access::ReadAround => true,

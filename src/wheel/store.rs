@@ -11,6 +11,7 @@ use crate::wheel::event::WaitCause;
 use crate::wheel::file::BlockFile;
 use crate::wheel::gather::Gather;
 use crate::wheel::lane::{GatherSlot, Lane, Outstanding};
+use crate::wheel::pace::PATIENCE;
 use crate::wheel::pending::{Deadline, Gathered, Hides, Record};
 use crate::wheel::publish::Outcome;
 use crate::wheel::reserve::{Purpose, Reservation};
@@ -79,7 +80,7 @@ impl FileWheel {
         let pages = reservation.page()..reservation.page() + pages_of(block.len);
         self.store_payload_and_entry(lane, &reservation, block)?;
         let published = self.publish_reserved(hash, block, reservation);
-        self.keep_pace(lane, &pages, deadline);
+        self.keep_pace(lane, &pages, PATIENCE, deadline);
         published
     }
 
@@ -146,7 +147,7 @@ impl FileWheel {
                 // A close that did not wait for this call has looked for buffers already.
                 self.store_open_gather(lane, |_| true);
             }
-            self.keep_pace(lane, &pages, deadline);
+            self.keep_pace(lane, &pages, PATIENCE, deadline);
             return published;
         }
     }

@@ -25,6 +25,8 @@ const WATCH: Duration = Duration::from_millis(1);
 /// What a syncer does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Job {
+    /// A piece of a file is whole.
+    Send(FileId),
     /// A sealed file has become quiet: sync it.
     Settle(Full),
     Rest(Duration),
@@ -44,19 +46,19 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
     let lane = &wheel.lanes[usize::from(lane)];
     let mut under_way = UnderWay::default();
     loop {
-        let job = wheel.next_sync(&wheel.turn.lock(), lane);
-        match job {
+        let mut turn = wheel.turn.lock();
+        match wheel.next_sync(&turn, lane) {
+            Job::Send(file) => {
+                drop(turn);
+                wheel.send_piece(file, &mut under_way);
+            }
             Job::Settle(full) => {
-                wheel.write_back(full.file, &mut under_way);
+                drop(turn);
                 wheel.settle_file(lane, full);
             }
-            Job::Rest(_) if wheel.pace_write_back(lane, &mut under_way) => {}
+            // Under the lock that was kept since the look, so that no wake-up is lost.
             Job::Rest(time) => {
-                let mut turn = wheel.turn.lock();
-                // Looked at again under the lock that is kept until the wait, so that no wake-up is lost.
-                if matches!(wheel.next_sync(&turn, lane), Job::Rest(_)) {
-                    wheel.keep.wait_until(&mut turn, Instant::now() + time);
-                }
+                wheel.keep.wait_until(&mut turn, Instant::now() + time);
             }
             Job::Stop => return,
         }
@@ -64,20 +66,24 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
 }
 
 impl FileWheel {
-    /// The oldest file of a lane that may be synced now.
+    /// What the oldest file of a lane needs that is full, or else its active one: its pieces sent, then its sync.
     fn next_sync(&self, turn: &Turn, lane: &Lane) -> Job {
         if turn.stop {
             return Job::Stop;
         }
-        let order = &turn.lanes[lane.index()].order;
+        let of_lane = &turn.lanes[lane.index()];
+        let has_pieces = |file: FileId| self.table.file(file).pieces.waiting() > 0;
         let mut rest = REST;
-        for file in order.iter().filter(|file| turn.state(**file) == FileState::Sealing) {
-            match self.full(*file) {
+        for file in of_lane.order.iter().copied().filter(|file| turn.state(*file) == FileState::Sealing) {
+            if has_pieces(file) {
+                return Job::Send(file);
+            }
+            match self.full(file) {
                 Some(full) => return Job::Settle(full),
                 None => rest = WATCH,
             }
         }
-        Job::Rest(rest)
+        of_lane.active.filter(|file| has_pieces(*file)).map_or(Job::Rest(rest), Job::Send)
     }
 
     /// `None` if something is still stored to it.

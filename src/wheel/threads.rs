@@ -74,7 +74,16 @@ impl FileWheel {
     pub(crate) fn contain(self: &Arc<Self>, role: Role, lane: u16, run: impl FnOnce(&Arc<Self>)) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| run(self))) {
             self.panics.add();
-            self.has_panicked(role, &self.lanes[usize::from(lane)], ThreadPanicked::caught(payload));
+            let lane = &self.lanes[usize::from(lane)];
+            self.has_panicked(role, lane, ThreadPanicked::caught(payload));
+            // After that nobody hands one over. A panic here leaves it to nobody, as one of the flusher itself does.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                if role == Role::Flusher
+                    && let Some(outstanding) = lane.take_handed()
+                {
+                    self.store_outstanding(lane, outstanding);
+                }
+            }));
         }
     }
 
@@ -197,6 +206,21 @@ mod tests {
         panics(&wheel, Role::Keeper);
         assert_eq!(who(), [1]);
         wheel.close(Duration::from_secs(20));
+    }
+
+    /// The puts of its blocks have returned.
+    #[test]
+    fn a_buffer_that_waits_for_a_flusher_that_panics_is_stored() {
+        let source = MemoryFileSource::builder().file_size(64 << 10).build().unwrap();
+        let options = WheelOptions { gather_delay: Duration::from_mins(10), ..WheelOptions::default() };
+        let wheel = FileWheel::open(Arc::new(source), options).unwrap();
+        put(&wheel).unwrap();
+        let lane = &wheel.lanes[0];
+        let gathered = lane.gather_now().take().unwrap();
+        lane.leave(gathered);
+        wheel.contain(Role::Flusher, 0, |_| panic!("as the test asks"));
+        assert!(lane.wait_for_outstanding(&crate::wheel::pending::Deadline::after(Duration::ZERO)));
+        assert_eq!(wheel.close(Duration::from_secs(20)).unstored, 0);
     }
 
     /// A thread panicked with a gather buffer that it was about to store: each flush, and each write that needed a

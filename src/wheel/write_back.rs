@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::block::FileId;
 use crate::wheel::FileWheel;
-use crate::wheel::lane::Lane;
+use crate::wheel::file::BlockFile;
 
 /// Pieces of a lane that are under way to the device at once: enough to keep it busy, and no more than a header that has to be
 /// durable before its file is used again should wait for, as devices take what they are sent in turn.
@@ -20,32 +20,29 @@ const UNDER_WAY: usize = 2;
 pub(crate) struct UnderWay(VecDeque<(FileId, Range<u64>)>);
 
 impl FileWheel {
-    /// Sends what was stored in the lane's active file to the device; whether there was anything. For the lane's syncer only.
-    pub(crate) fn pace_write_back(&self, lane: &Lane, under_way: &mut UnderWay) -> bool {
-        lane.active().is_some_and(|active| self.write_back(active, under_way))
+    /// Sends a piece of a file to the device that has become whole, once few enough are under way. For the lane's syncer only.
+    pub(crate) fn send_piece(&self, id: FileId, under_way: &mut UnderWay) {
+        let file = self.table.file(id);
+        let Some(piece) = file.pieces.take_whole().next() else { return };
+        while under_way.0.len() >= UNDER_WAY {
+            let Some((before, piece)) = under_way.0.pop_front() else { break };
+            self.finish_piece(self.table.file(before), piece);
+        }
+        if let Ok(memory) = file.memory() {
+            memory.start_write_back(piece.clone());
+            under_way.0.push_back((id, piece));
+        }
+        // Writers that are too far ahead (`pace`).
+        self.turned.notify_all();
     }
 
-    /// Sends the pieces of a file to the device that have become whole; whether there were any. Waits for the device.
-    pub(crate) fn write_back(&self, id: FileId, under_way: &mut UnderWay) -> bool {
-        let file = self.table.file(id);
-        let mut any = false;
-        for piece in file.pieces.take_whole() {
-            any = true;
-            while under_way.0.len() >= UNDER_WAY {
-                let Some((before, piece)) = under_way.0.pop_front() else { break };
-                // A file that was made anew meanwhile has nothing under way there.
-                if let Ok(memory) = self.table.file(before).memory() {
-                    memory.finish_write_back(piece);
-                }
-            }
-            if let Ok(memory) = file.memory() {
-                memory.start_write_back(piece.clone());
-                under_way.0.push_back((id, piece));
-            }
-            // Writers that are too far ahead (`pace`).
-            self.turned.notify_all();
+    fn finish_piece(&self, file: &BlockFile, piece: Range<u64>) {
+        // Of a file that was made anew meanwhile nothing is under way there.
+        let finished = file.memory().map_or(Ok(()), |memory| memory.finish_write_back(piece));
+        if finished.is_err() {
+            // At once: the sync is told the same, marks the file, and nobody who opens it later would be told.
+            self.sync_file(file);
         }
-        any
     }
 }
 
@@ -129,7 +126,7 @@ mod tests {
         });
         until("the store waits", || faults.held_stores() == 1);
         assert!(wheel.table.file(wheel.lanes[0].active().unwrap()).cursor.next_page() > 2 * PIECE);
-        wheel.pace_write_back(&wheel.lanes[0], &mut UnderWay::default());
+        wheel.send_piece(wheel.lanes[0].active().unwrap(), &mut UnderWay::default());
         let too_early = faults.hints.written_back();
         faults.hold_stores(false);
         writer.join().unwrap();

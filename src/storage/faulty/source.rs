@@ -208,10 +208,10 @@ unsafe impl FileMemory for FaultyMemory {
         self.inner.start_write_back(range);
     }
 
-    fn finish_write_back(&self, range: Range<u64>) {
+    fn finish_write_back(&self, range: Range<u64>) -> io::Result<()> {
         #[cfg(not(loom))]
         self.faults.hints.note(self.file, Hint::Awaited(range.clone()));
-        self.inner.finish_write_back(range);
+        self.inner.finish_write_back(range)
     }
 
     fn will_need(&self, range: Range<u64>) {
