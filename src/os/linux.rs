@@ -79,7 +79,10 @@ pub(crate) fn start_write_back(file: &File, range: Range<u64>) {
 /// Whoever waits is told a lost write, and no sync through the same opening is told it again. So this waits through another
 /// one, and where there can be none, not at all. Who opens the file after that, as the next process does, is not told either.
 pub(crate) fn finish_write_back(file: &File, range: Range<u64>) -> io::Result<()> {
-    match File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
+    // Not blocked if it should be another file by now, as in a process whose threads share no descriptors.
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    match options.open(format!("/proc/thread-self/fd/{}", file.as_raw_fd())) {
         Ok(other) => sync_file_range(&other, range, libc::SYNC_FILE_RANGE_WAIT_BEFORE),
         Err(_) => Ok(()),
     }

@@ -125,7 +125,7 @@ fn a_writer_that_is_far_ahead_of_its_disk_waits_for_a_moment_and_goes_on() {
     assert!(!events.try_iter().any(|event| is_for_the_disk(&event)));
     faults.hold_syncs(true);
     // The first file is full and cannot be synced: nothing of the next ones is sent.
-    let then = fill(14..80);
+    let then = fill(14..130);
     assert!(until(&events, is_for_the_disk).last().is_some_and(|event| {
         matches!(event, Event::Waited { thread: name, lane: 0, .. } if name.as_deref() == thread::current().name())
     }));

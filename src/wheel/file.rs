@@ -337,7 +337,8 @@ impl BlockFile {
         self.stores.load(Ordering::Acquire) > self.synced.lock().stores
     }
 
-    /// Makes every earlier store durable. The only place where a file is synced (failure rule R3).
+    /// Makes every earlier store durable. The only place where a file is synced (failure rule R3), but for one that is suspect
+    /// already.
     ///
     /// The kernel reports a lost write to one caller only, so a failure makes the file suspect for good.
     /// `tell` gets it before anybody else may find the file clean, and whether nobody was told of the file before; the
@@ -369,6 +370,26 @@ impl BlockFile {
         let is_news = planted::is(54) || self.suspicion.sync_failed();
         tell(error, is_news);
         false
+    }
+
+    /// Somebody was told of a lost write before any sync. As a failed sync, but the failure is told before anything else is
+    /// waited for: no opening that comes later is told it, the next run's least of all.
+    pub(crate) fn write_was_lost(&self, error: io::Error, tell: impl FnOnce(io::Error, bool)) {
+        let mut synced = self.synced.lock();
+        // Relaxed: see `delete_by`.
+        if self.deleted.load(Ordering::Relaxed) {
+            return;
+        }
+        synced.owed = (!self.is_settled()).then(|| again(&error));
+        let is_news = self.suspicion.sync_failed();
+        tell(error, is_news);
+        // Acquire pairs with the Release in `store`.
+        let covered = self.stores.load(Ordering::Acquire);
+        // Our own opening is told the same, once: now, and by no flush that comes later.
+        if let Some(memory) = self.memory.lock().clone() {
+            let _ = memory.sync();
+            synced.stores = covered;
+        }
     }
 
     /// As `sync_or`, where the caller deals with the failure itself.

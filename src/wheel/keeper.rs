@@ -12,7 +12,7 @@ use crate::planted;
 use crate::sync::Arc;
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
-use crate::wheel::pieces::PIECE;
+use crate::wheel::pace::ends_a_piece;
 use crate::wheel::state::FileState;
 use crate::wheel::tempo::LARGE;
 use crate::wheel::turn::{LaneTurn, Searched, Turn};
@@ -211,7 +211,7 @@ impl FileWheel {
     /// by now, and the next file of a fast writer may be due.
     pub(crate) fn wake_at_marks(&self, file: &BlockFile, page: u32, pages: u32) {
         let (mark, end) = (file.size().pages() / 4 * 3, page + pages);
-        if (page < mark && end >= mark) || page / PIECE != end / PIECE {
+        if (page < mark && end >= mark) || ends_a_piece(&(page..end)) {
             self.wake_keepers();
         }
     }

@@ -6,7 +6,8 @@
 //!    reservation is valid in whatever file of the lane it succeeds.
 //! 2. A gather buffer that was taken out to be stored is *outstanding* until it is stored; at most
 //!    [`MAX_OUTSTANDING`] are, so a lane's buffers take bounded memory.
-//! 3. A buffer that was handed over is stored by the flusher, whatever it is told besides: it takes it before it stops.
+//! 3. A buffer that was handed over is stored by the flusher, whatever it is told besides: it takes it before it stops, and
+//!    before it is no more if it panics (`threads`), unless that was the buffer it panicked with.
 //! 4. Lock order: `gather`, then a file's `pending` table or `queue`. The turn mutex is never taken under them.
 #![forbid(unsafe_code)]
 

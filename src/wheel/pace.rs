@@ -1,7 +1,8 @@
 //! How far the writers of a lane run ahead of its disk: bytes that it has not been sent yet take memory, and where the system
 //! bounds that it stalls whoever writes next, and every header of a file behind all of them. So a writer that is too far ahead
 //! waits for a piece of 8 MiB at a time, and not for a file. What nobody can send yet, as it waits for a closure, is not waited
-//! for, nor what is less than a piece: how many full files may wait for their sync the keeper bounds besides.
+//! for, nor what is less than a piece: how many full files may wait for their sync the keeper bounds besides. Of the writers of
+//! a lane those wait whose blocks end a piece: many of them together are held up less.
 //!
 //! # Invariants
 //!
@@ -25,7 +26,7 @@ use crate::wheel::turn::Turn;
 const PIECE_BYTES: u64 = PIECE as u64 * crate::block::PAGE_SIZE;
 /// Bytes that writers are ahead of the disk at most: 1 GiB.
 const MOST: u64 = 1 << 30;
-/// And however little memory there is: 32 MiB.
+/// And however little memory there is: 32 MiB, in each lane.
 const LEAST: u64 = 4 * PIECE_BYTES;
 /// This part of the memory that is left. Linux writes back by itself, and all at once, from a tenth on.
 const PART: u64 = 16;
@@ -34,9 +35,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(90);
 /// Longest sleep between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Whether the end of these pages lies in another piece than their beginning.
-fn crosses(pages: &Range<u32>) -> bool {
-    pages.start / PIECE != pages.end / PIECE
+/// Whether a piece ends with one of these pages: the first piece begins behind the header, which is page 0.
+pub(crate) fn ends_a_piece(pages: &Range<u32>) -> bool {
+    let before = |page: u32| page.saturating_sub(1) / PIECE;
+    before(pages.start) != before(pages.end)
 }
 
 /// How many bytes each of so many lanes may be ahead, with so much memory left.
@@ -54,7 +56,7 @@ impl FileWheel {
         patience: Duration,
         deadline: &Deadline,
     ) -> Duration {
-        if !crosses(pages) {
+        if !ends_a_piece(pages) {
             return patience;
         }
         let mut turn = self.turn.lock();
@@ -66,7 +68,8 @@ impl FileWheel {
         if end <= began || !self.is_too_far(&turn, lane) {
             return patience;
         }
-        self.counters.waits.add(1);
+        // Once a call.
+        self.counters.waits.add(u64::from(patience == PATIENCE));
         while Instant::now() < end && self.is_too_far(&turn, lane) {
             self.wait_for_a_piece(&mut turn, end);
         }
@@ -76,13 +79,14 @@ impl FileWheel {
     }
 
     fn wait_for_a_piece(&self, turn: &mut MutexGuard<'_, Turn>, end: Instant) {
-        self.wake_keepers();
-        self.turned.wait_until(turn, end.min(Instant::now() + LOOK_AGAIN));
+        if self.turned.wait_until(turn, end.min(Instant::now() + LOOK_AGAIN)).timed_out() {
+            self.wake_keepers();
+        }
     }
 
     /// Whether more waits to be sent to the disk than should.
     fn is_too_far(&self, turn: &Turn, lane: &Lane) -> bool {
-        if turn.stop || self.is_closed() {
+        if turn.stop || self.is_closed() || lane.has_fallen() {
             return false;
         }
         let of_lane = &turn.lanes[lane.index()];
@@ -97,12 +101,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_that_ends_in_another_piece_looks_whether_it_is_ahead() {
-        assert_eq!(
-            [0..1, 0..PIECE - 1, 0..PIECE, PIECE - 1..PIECE + 1].map(|pages| crosses(&pages)),
-            [false, false, true, true]
-        );
-        assert!(!crosses(&(PIECE..2 * PIECE - 1)));
+    fn a_block_with_the_last_page_of_a_piece_ends_it() {
+        // The first piece is pages 1 to 2048.
+        let ends = [1..2, 1..PIECE, 1..PIECE + 1, PIECE..PIECE + 1, PIECE + 1..PIECE + 2, 1..3 * PIECE, 5..5];
+        assert_eq!(ends.map(|pages| ends_a_piece(&pages)), [false, false, true, true, false, true, false]);
     }
 
     #[test]

@@ -205,6 +205,16 @@ impl FileWheel {
         synced_all
     }
 
+    /// The disk has lost a write to the file, and has said so before any sync.
+    pub(crate) fn write_was_lost(&self, file: &BlockFile, error: std::io::Error) {
+        file.write_was_lost(error, |error, is_news| {
+            self.failures.sync_failed(self.tell_suspect(file, error, is_news));
+        });
+        if self.is_suspect(file) {
+            self.retire(file);
+        }
+    }
+
     /// Refuses new calls, settles what waits, and ends the threads. The second close finds nothing to do.
     pub(crate) fn close(&self, timeout: Duration) -> CloseReport {
         let deadline = Deadline::after(timeout);

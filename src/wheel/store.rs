@@ -79,9 +79,9 @@ impl FileWheel {
         let reservation = self.reserve(lane, pages_of(block.len), block.purpose(), deadline)?;
         let pages = reservation.page()..reservation.page() + pages_of(block.len);
         self.store_payload_and_entry(lane, &reservation, block)?;
-        let published = self.publish_reserved(hash, block, reservation);
+        let hidden = self.publish_reserved(hash, block, reservation)?;
         self.keep_pace(lane, &pages, PATIENCE, deadline);
-        published
+        Ok(hidden)
     }
 
     /// Stores payload and entry of a reserved block, and sets its state. A failed store seals the file early.

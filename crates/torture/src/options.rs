@@ -29,7 +29,8 @@ impl Layout {
         Self {
             folders: (0..folders).map(|folder| root.join(format!("disk{folder}"))).collect(),
             lanes_per_folder: dice.of_these(&[1, 1, 2]),
-            file_size: dice.of_these(&[64 * KIB, 256 * KIB, MIB, 4 * MIB]),
+            // The last is written back in pieces.
+            file_size: dice.of_these(&[64 * KIB, 256 * KIB, MIB, 4 * MIB, 20 * MIB]),
         }
     }
 

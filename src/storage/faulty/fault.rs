@@ -13,13 +13,23 @@ pub(crate) enum Call {
     Store,
     Load,
     Sync,
+    Finish,
     Populate,
     Mark,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Scan, Self::Create, Self::Delete, Self::Store, Self::Load, Self::Sync, Self::Populate, Self::Mark];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Scan,
+        Self::Create,
+        Self::Delete,
+        Self::Store,
+        Self::Load,
+        Self::Sync,
+        Self::Finish,
+        Self::Populate,
+        Self::Mark,
+    ];
 }
 
 /// What a disk answers that fails.

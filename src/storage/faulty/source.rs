@@ -211,6 +211,7 @@ unsafe impl FileMemory for FaultyMemory {
     fn finish_write_back(&self, range: Range<u64>) -> io::Result<()> {
         #[cfg(not(loom))]
         self.faults.hints.note(self.file, Hint::Awaited(range.clone()));
+        self.faults.meet(Call::Finish, self.folder)?;
         self.inner.finish_write_back(range)
     }
 
@@ -285,7 +286,7 @@ mod tests {
         memory.load(4096, &mut bytes).unwrap();
         assert_eq!(&bytes, b"a\0c");
         let counts = Call::ALL.map(|call| faults.count(call));
-        assert_eq!(counts, [0, 1, 0, 3, 1, 1, 0, 0]);
+        assert_eq!(counts, [0, 1, 0, 3, 1, 1, 0, 0, 0]);
         assert_eq!((faults.total(), faults.failed()), (6, 1));
     }
 
