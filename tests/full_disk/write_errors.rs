@@ -24,27 +24,30 @@ fn change(place: &Path, how: &str) -> bool {
     Command::new("chattr").arg(how).arg(folder(place)).status().is_ok_and(|status| status.success())
 }
 
-#[test]
-fn a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file() {
-    const NAME: &str = "write_errors::a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file";
+/// Runs `first` on a device over one that it may fill, and `then` in another process, with the same page cache.
+fn in_two_processes(name: &str, first: fn(&Path, &Path), then: fn(&Path)) {
     if let Some((place, _, step)) = here() {
-        let below = PathBuf::from(step);
-        return if place.join("over").exists() { find_again(&place) } else { lose_writes(&place, &below) };
+        return if place.join("over").exists() { then(&place) } else { first(&place, Path::new(&step)) };
     }
     let below = match Device::new(Kind::Tmpfs) {
         Ok(below) => below,
-        Err(reason) => return skipped(&format!("{NAME}: {reason}")),
+        Err(reason) => return skipped(&format!("{name}: {reason}")),
     };
     let image = below.place().join("image");
     match Device::over(Kind::Ext4, TempDir::new().unwrap(), image) {
         Ok(device) => {
             let step = below.place();
-            device.child(NAME, step.to_str().unwrap());
-            // Another process, the same page cache.
-            device.child(NAME, step.to_str().unwrap());
+            device.child(name, step.to_str().unwrap());
+            device.child(name, step.to_str().unwrap());
         }
-        Err(reason) => skipped(&format!("{NAME}: {reason}")),
+        Err(reason) => skipped(&format!("{name}: {reason}")),
     }
+}
+
+#[test]
+fn a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file() {
+    const NAME: &str = "write_errors::a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file";
+    in_two_processes(NAME, lose_writes, find_again);
 }
 
 /// The system tells a lost write once to each opening of a file, and to none that comes after; and whoever paces the write-back
@@ -52,24 +55,7 @@ fn a_sync_that_fails_is_told_once_to_each_flush_and_final_for_its_file() {
 #[test]
 fn a_write_that_was_lost_while_a_large_file_is_filled_marks_it_at_once() {
     const NAME: &str = "write_errors::a_write_that_was_lost_while_a_large_file_is_filled_marks_it_at_once";
-    if let Some((place, _, step)) = here() {
-        let below = PathBuf::from(step);
-        return if place.join("over").exists() { find_suspect(&place) } else { lose_pieces(&place, &below) };
-    }
-    let below = match Device::new(Kind::Tmpfs) {
-        Ok(below) => below,
-        Err(reason) => return skipped(&format!("{NAME}: {reason}")),
-    };
-    let image = below.place().join("image");
-    match Device::over(Kind::Ext4, TempDir::new().unwrap(), image) {
-        Ok(device) => {
-            let step = below.place();
-            device.child(NAME, step.to_str().unwrap());
-            // Another process, the same page cache.
-            device.child(NAME, step.to_str().unwrap());
-        }
-        Err(reason) => skipped(&format!("{NAME}: {reason}")),
-    }
+    in_two_processes(NAME, lose_pieces, find_suspect);
 }
 
 fn lose_pieces(place: &Path, below: &Path) {
