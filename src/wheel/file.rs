@@ -380,16 +380,20 @@ impl BlockFile {
         if self.deleted.load(Ordering::Relaxed) {
             return;
         }
-        synced.owed = (!self.is_settled()).then(|| again(&error));
+        let owed = again(&error);
         let is_news = self.suspicion.sync_failed();
         tell(error, is_news);
         // Acquire pairs with the Release in `store`.
         let covered = self.stores.load(Ordering::Acquire);
         // Our own opening is told the same, once: now, and by no flush that comes later.
-        if let Some(memory) = self.memory.lock().clone() {
+        let memory = self.memory.lock().clone();
+        if let Some(memory) = memory {
             let _ = memory.sync();
             synced.stores = covered;
         }
+        // Asked after that, as in `sync_or`: what was stored meanwhile may have been lost with it.
+        let is_settled = self.is_settled() && self.stores.load(Ordering::Acquire) == covered;
+        synced.owed = (!is_settled).then_some(owed);
     }
 
     /// As `sync_or`, where the caller deals with the failure itself.

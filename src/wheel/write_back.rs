@@ -199,4 +199,27 @@ mod tests {
             wheel.close(HANGS);
         }
     }
+
+    /// The sync that followed was not listened to: a block that was stored during it, and lost, was flushed with Ok.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn whoever_stores_while_a_lost_piece_is_dealt_with_is_told() {
+        let (wheel, faults) = wheel(0);
+        store(&wheel, 1, 1 << 20);
+        let id = wheel.lanes[0].active().unwrap();
+        faults.hold_syncs(true);
+        let told = thread::spawn({
+            let wheel = Arc::clone(&wheel);
+            move || wheel.write_was_lost(wheel.table.file(id), std::io::ErrorKind::Other.into())
+        });
+        until("the sync is on its way", || faults.held_syncs() == 1);
+        store(&wheel, 2, 1 << 20);
+        assert_eq!(wheel.lanes[0].active(), Some(id), "it was stored to the same file");
+        faults.hold_syncs(false);
+        told.join().unwrap();
+        wheel.flush().unwrap_err();
+        // Its sync has nothing to tell, but that of the block is owed.
+        assert!(wheel.counters.sync_failures.get() >= 2);
+        wheel.close(HANGS);
+    }
 }
