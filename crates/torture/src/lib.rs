@@ -52,6 +52,9 @@ enum Command {
     Kill(kill::KillArguments),
     /// Turns the wheel, with users in the way, and looks at memory, descriptors and mappings
     Soak(soak::SoakArguments),
+    /// The process that does it
+    #[command(hide = true)]
+    SoakChild(soak::SoakChildArguments),
     /// Writes and reads a set many times larger than the memory of its process, in a memory cgroup
     Memory(memory::MemoryArguments),
     /// The process in that group
@@ -72,6 +75,7 @@ fn run(command: &Command) -> Result<String, Failure> {
     match command {
         Command::Kill(arguments) => on_disk(|| kill::run(arguments)),
         Command::Soak(arguments) => on_disk(|| soak::run(arguments)),
+        Command::SoakChild(arguments) => soak::run_child(arguments),
         Command::Memory(arguments) => on_disk(|| memory::run(arguments)),
         Command::MemoryChild(arguments) => memory::run_child(arguments),
         Command::Power(arguments) => power::run(arguments),

@@ -51,21 +51,40 @@ pub(crate) fn run_and_look(
     patience: Duration,
     look: impl Fn(&str) -> Option<Duration>,
 ) -> io::Result<Ended> {
+    let (mut end, mut settled) = (Instant::now() + patience, false);
+    run_until(command, |said| {
+        if !settled && let Some(grace) = look(said) {
+            (settled, end) = (true, end.min(Instant::now() + grace));
+        }
+        end
+    })
+}
+
+/// Runs `command` to its end, or until `progress` has given the same for as long as `patience`.
+pub(crate) fn run_watched(command: &mut Command, patience: Duration, progress: impl Fn() -> u64) -> io::Result<Ended> {
+    let (mut last, mut since) = (progress(), Instant::now());
+    run_until(command, |_| {
+        let now = progress();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since + patience
+    })
+}
+
+/// Runs `command` to its end, or to the moment that `end` names, which is told what was said so far and asked again and again.
+fn run_until(command: &mut Command, mut end: impl FnMut(&str) -> Instant) -> io::Result<Ended> {
     let said = tempfile::tempfile()?;
     command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?).process_group(0);
     let mut child = command.spawn()?;
-    let mut end = Instant::now() + patience;
-    let (mut text, mut settled) = (Vec::new(), false);
+    let mut text = Vec::new();
     loop {
         if let Some(status) = child.try_wait()? {
             read_on(&said, &mut text)?;
             return Ok(Ended { status: Some(status), said: String::from_utf8_lossy(&text).into_owned() });
         }
         read_on(&said, &mut text)?;
-        if !settled && let Some(grace) = look(&String::from_utf8_lossy(&text)) {
-            (settled, end) = (true, end.min(Instant::now() + grace));
-        }
-        if Instant::now() > end {
+        if Instant::now() > end(&String::from_utf8_lossy(&text)) {
             kill(&mut child)?;
             read_on(&said, &mut text)?;
             return Ok(Ended { status: None, said: String::from_utf8_lossy(&text).into_owned() });
@@ -139,5 +158,20 @@ mod tests {
         let ended = run_and_look(&mut shell("echo FAILED; sleep 1000"), LONG * 10, look).unwrap();
         assert!(ended.status.is_none() && begun.elapsed() < LONG, "{ended:?}");
         assert_eq!(ended.said, "FAILED\n");
+    }
+
+    #[test]
+    fn a_process_that_goes_on_is_not_killed_and_one_that_stands_still_is() {
+        let steps = std::cell::Cell::new(0);
+        let goes_on = || {
+            steps.set(steps.get() + 1);
+            steps.get()
+        };
+        // Longer than the patience, which never ends while something goes on.
+        assert!(run_watched(&mut shell("sleep 1"), Duration::from_millis(400), goes_on).unwrap().is_success());
+        let begun = Instant::now();
+        let ended = run_watched(&mut shell("echo begun; sleep 1000"), Duration::from_millis(400), || 7).unwrap();
+        assert!(ended.status.is_none() && begun.elapsed() < LONG, "{ended:?}");
+        assert_eq!((ended.said.as_str(), ended.how().as_str()), ("begun\n", "it hangs"));
     }
 }

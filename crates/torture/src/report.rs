@@ -32,6 +32,11 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 impl Limit {
+    /// The argument that says the same to another process, if a time was given.
+    pub(crate) fn to_argument(self) -> Option<String> {
+        self.time.map(|time| format!("--for={}s", time.as_secs()))
+    }
+
     /// Begins: until the time is over, or without one until `count` steps were made.
     pub(crate) fn start(self, count: u64) -> Until {
         let begun = Instant::now();

@@ -63,7 +63,7 @@ impl Site<'_> {
             Verdict::There => return Ok(()),
             Verdict::Absent => Count::Absent,
             Verdict::IfTurned(_) if !forgets => return Err("a block is missing, and nothing may be forgotten".into()),
-            Verdict::IfTurned(None) => Count::Turned,
+            Verdict::IfTurned(None) => Count::Unproved,
             Verdict::IfTurned(Some(place)) => match self.laps.has_turned(place) {
                 Ok(true) => Count::Turned,
                 Ok(false) => return Err(format!("a block is missing, and its file lives: {place:?}")),

@@ -52,6 +52,8 @@ struct Live {
     place: Option<Place>,
     /// The last version whose call returned well.
     done: u64,
+    /// Where that lies, if it was asked for since.
+    done_place: Option<Place>,
 }
 
 /// One thread.
@@ -215,7 +217,7 @@ impl<'a> Worker<'a> {
         let version = self.begin(key, Kind::Remove);
         match self.scratch.remove(REALM, self.hash(key)) {
             Ok(_) => {
-                self.live.insert(key, Live { solid: version, place: None, done: version });
+                self.live.insert(key, Live { solid: version, done: version, ..Live::default() });
                 if self.site.options.gather == 0 {
                     self.site.oracle.key(key).raise(version, None);
                 } else {
@@ -234,7 +236,7 @@ impl<'a> Worker<'a> {
         }
         let record = self.site.oracle.key(key);
         let place = self.place(key)?;
-        self.live.insert(key, Live { solid: version, place, done: version });
+        self.live.insert(key, Live { solid: version, place, done: version, done_place: None });
         let len = usize::try_from(record.version(version).len).expect("a length");
         // Content that is still gathered by an earlier call is not stored again.
         let at_once = self.site.options.gather == 0
@@ -332,13 +334,23 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
+    /// Asks where the blocks are to lie whose closures may not have run: a closed store does not tell.
+    pub(crate) fn ask_places(&mut self) {
+        let deferred = self.live.iter().filter(|(_, live)| live.done > live.solid);
+        let keys: Vec<_> = deferred.map(|(key, _)| *key).collect();
+        for key in keys {
+            // A closure that runs just now does not tell either, and one that has failed is counted by the store.
+            let place = self.place(key).unwrap_or(None);
+            self.live.entry(key).or_default().done_place = place;
+        }
+    }
+
     /// The store was closed, no closure had failed and none was dropped: all that was done is in its file.
     pub(crate) fn closed_well(&mut self) {
         for (key, live) in &self.live {
             let record = self.site.oracle.key(*key);
             if live.done > record.floor() && record.version(live.done).kind != Kind::Void {
-                // Of a closure it is not known where its block lies.
-                record.raise(live.done, if live.done == live.solid { live.place } else { None });
+                record.raise(live.done, if live.done == live.solid { live.place } else { live.done_place });
             }
         }
     }

@@ -126,7 +126,8 @@ fn work(site: &Site<'_>, scratch: Scratch, dice: &mut Dice) -> Result<(), String
 }
 
 /// Closes the store; `workers` are over, and learn that all they did is stored.
-fn close(site: &Site<'_>, scratch: &Scratch, workers: Option<&mut Vec<Worker<'_>>>) {
+fn close(site: &Site<'_>, scratch: &Scratch, mut workers: Option<&mut Vec<Worker<'_>>>) {
+    workers.iter_mut().flat_map(|workers| workers.iter_mut()).for_each(Worker::ask_places);
     site.oracle.phase(Phase::Closing);
     let report = scratch.close(PATIENCE);
     if let Some(workers) = workers

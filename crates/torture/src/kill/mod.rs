@@ -245,7 +245,8 @@ impl Total {
             ("closes that stored everything", Count::Closed),
             ("turns of files", Count::Turns),
             ("misses because a file had turned", Count::Turned),
-            ("of blocks that had turned before their call returned", Count::NoPlace),
+            ("misses of blocks whose file is not known", Count::Unproved),
+            ("blocks whose file had turned before it could be asked for", Count::NoPlace),
             ("misses where nothing had to be", Count::Absent),
             ("puts lost in gather buffers, within the limit", Count::LostGathered),
         ]

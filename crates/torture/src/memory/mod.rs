@@ -5,8 +5,8 @@
 //! there.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +17,8 @@ use scratchspace::{DiskFileSource, OnFull, ReadError, Scratch};
 
 use crate::blocks::{Blocks, KeyKind};
 use crate::laps::Laps;
-use crate::oracle::{Kind, Oracle, Read, Verdict};
+use crate::oracle::{Count, Kind, Oracle, Read, Verdict};
+use crate::process;
 use crate::report::{self, Failure};
 use crate::site::{FirstWrong, REALM};
 
@@ -26,6 +27,8 @@ const WRITERS: u64 = 4;
 /// The longest block; on average they have half of it.
 const MOST: usize = 512 << 10;
 const PATIENCE: Duration = Duration::from_mins(2);
+/// After so long without a block that was written or compared, the process hangs.
+const STANDSTILL: Duration = Duration::from_mins(4);
 /// Least MiB of a set: with less there are too few files to leave one for tombstones, and room at the end of each.
 const LEAST: u64 = 64;
 
@@ -65,49 +68,49 @@ pub(crate) fn run(arguments: &MemoryArguments) -> Result<String, Failure> {
     let folder = report::folder("memory").map_err(|error| Failure::new(format!("a folder to work in: {error}")))?;
     let failed =
         |what: String| Failure::new(what).replayed_by(&format!("memory --size {size} --memory {memory} --seed {seed}"));
-    let output = std::env::current_exe().and_then(|own| {
-        Command::new(own)
-            .arg("memory-child")
-            .arg("--folder")
-            .arg(folder.path())
-            .arg("--group")
-            .arg(group.folder())
-            .args(["--size", &size.to_string(), "--memory", &memory.to_string(), "--seed", &seed.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
+    let expected = oracle(folder.path(), size, seed).map_err(failed)?;
+    let ended = std::env::current_exe().and_then(|own| {
+        let mut command = Command::new(own);
+        command.arg("memory-child").arg("--folder").arg(folder.path()).arg("--group").arg(group.folder());
+        command.args(["--size", &size.to_string(), "--memory", &memory.to_string(), "--seed", &seed.to_string()]);
+        process::run_watched(&mut command, STANDSTILL, || {
+            expected.count(Count::Calls) + expected.count(Count::Compared)
+        })
     });
-    let output = output.map_err(|error| failed(format!("starting a process: {error}")))?;
+    let ended = ended.map_err(|error| failed(format!("starting a process: {error}")))?;
+    let (how, said) = (ended.how(), ended.said.trim());
     let killed = group.killed().map_err(|error| failed(format!("asking the group: {error}")))?;
     if killed > 0 {
-        return Err(failed(format!("the process was killed for want of memory, {}", output.status)).kept(folder));
+        return Err(failed(format!("the process was killed for want of memory, {how}\n{said}")).kept(folder));
     }
-    if !output.status.success() {
-        return Err(failed(format!("the process ended with {}", output.status)).kept(folder));
+    if !ended.is_success() {
+        return Err(failed(format!("the process has not ended well, {how}\n{said}")).kept(folder));
     }
     let most = group.most().map_or("unknown".to_owned(), |most| format!("{} MiB", most / MIB));
-    let said = String::from_utf8_lossy(&output.stdout);
     Ok(format!(
-        "memory: {} in {memory} MiB, page cache included (at most {most} at once): not killed, 0 wrong bytes",
-        said.trim()
+        "memory: {said} in {memory} MiB, page cache included (at most {most} at once): not killed, 0 wrong bytes"
     ))
 }
 
 /// Writes, reads, opens again and reads.
 pub(crate) fn run_child(arguments: &MemoryChildArguments) -> Result<String, Failure> {
+    crate::worker::end_at_unplanned_panics();
     cgroup::join(&arguments.group).map_err(|error| Failure::new(format!("joining the group: {error}")))?;
     child(arguments).map_err(Failure::new)
 }
 
+/// The expected state of a store of `size` MiB in `folder`.
+fn oracle(folder: &Path, size: u64, seed: u64) -> Result<Oracle, String> {
+    let keys = (size * MIB / (MOST as u64 / 2)).next_multiple_of(WRITERS);
+    let oracle = Oracle::open(&folder.join("oracle"), keys, Blocks::even(seed, MOST));
+    oracle.map_err(|error| format!("the oracle: {error}"))
+}
+
 fn child(arguments: &MemoryChildArguments) -> Result<String, String> {
     let folder = arguments.folder.join("disk");
-    let keys = (arguments.size * MIB / (MOST as u64 / 2)).next_multiple_of(WRITERS);
-    let blocks = Blocks::even(arguments.seed, MOST);
-    let oracle = || {
-        let oracle = Oracle::open(&arguments.folder.join("oracle"), keys, blocks);
-        oracle.map_err(|error| format!("the oracle: {error}"))
-    };
+    let oracle = || oracle(&arguments.folder, arguments.size, arguments.seed);
     let expected = oracle()?;
+    let (keys, blocks) = (expected.keys(), expected.blocks);
     let (budget, mapped) = (arguments.memory * MIB / 16, arguments.memory * MIB / 2);
     let open = || {
         let (capacity, file_size) = layout(arguments.size);
@@ -193,6 +196,7 @@ fn write(oracle: &Oracle, scratch: &Scratch, key: u64) -> Result<(), String> {
     } else {
         scratch.put_named(REALM, hash, &blocks.bytes(key, 1))
     };
+    oracle.add(Count::Calls, 1);
     result.map_err(|error| error.to_string())
 }
 
@@ -200,6 +204,7 @@ fn write(oracle: &Oracle, scratch: &Scratch, key: u64) -> Result<(), String> {
 fn read(oracle: &Oracle, scratch: &Scratch, key: u64, bytes: &AtomicU64) -> Result<(), String> {
     let hash = oracle.blocks.hash(key, KeyKind::Named);
     let version = scratch.read(REALM, hash, |block| {
+        oracle.add(Count::Compared, 1);
         // Relaxed: a sum that is looked at when all threads have ended.
         bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
         oracle.blocks.version_of(key, block)

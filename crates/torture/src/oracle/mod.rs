@@ -140,6 +140,10 @@ pub(crate) enum Count {
     Refused,
     /// Closes that were complete.
     Closed,
+    /// Laps of the wheel.
+    Laps,
+    /// Misses of blocks that may be forgotten, where it is not known which file had them.
+    Unproved,
 }
 
 /// What a process is doing, for whoever chooses the moment to kill it.

@@ -6,7 +6,8 @@
 
 mod actors;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use crate::held::Held;
 use crate::laps::Laps;
 use crate::options::{Layout, Options};
 use crate::oracle::{Count, Oracle};
+use crate::process::{self, Ended};
 use crate::report::{self, Failure, Limit};
 use crate::site::{FirstWrong, Site, WRITERS};
 use crate::worker::{Worker, is_of_closures};
@@ -35,6 +37,10 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const SLACK: u64 = 48 << 20;
 /// How much more the last quarter of a long run may take than the second: arenas still grow into holes by then.
 const GROWTH: u64 = 6 << 20;
+/// Laps of a run that was told nothing.
+const LAPS_OF_A_RUN: u64 = 20;
+/// After so long without a call that wrote or a block that was compared, a run hangs: whatever it waits for, itself it waits less.
+const STANDSTILL: Duration = Duration::from_mins(4);
 /// Openings of a run that is long enough to tell.
 const LONG: usize = 16;
 
@@ -60,15 +66,67 @@ struct Reached {
     opening: u64,
 }
 
+/// What the process that works is told.
+#[derive(Debug, Args)]
+pub(crate) struct SoakChildArguments {
+    #[command(flatten)]
+    soak: SoakArguments,
+    #[arg(long)]
+    folder: PathBuf,
+}
+
+/// Lets another process work: one that panics or hangs is told with its seed like any other failure.
 pub(crate) fn run(arguments: &SoakArguments) -> Result<String, Failure> {
     if !Path::new("/proc/self/status").exists() {
         return Ok("skipped: soak: this system does not tell memory and descriptors in /proc".to_owned());
     }
-    crate::worker::end_at_unplanned_panics();
     let folder = report::folder("soak").map_err(|error| Failure::new(format!("a folder to work in: {error}")))?;
-    let mut reached = Reached { opening: arguments.first, ..Reached::default() };
-    let done = soak(arguments, folder.path(), &mut reached);
-    done.map_err(|what| failed(&what, arguments.seed, arguments.first, reached).kept(folder))
+    let (oracle, _) = oracle(folder.path(), arguments.seed).map_err(Failure::new)?;
+    let own = std::env::current_exe().map_err(|error| Failure::new(format!("the path of this program: {error}")))?;
+    let mut command = Command::new(own);
+    command.arg("soak-child").arg("--folder").arg(folder.path());
+    command.args([format!("--seed={}", arguments.seed), format!("--first={}", arguments.first)]);
+    command.args(arguments.laps.map(|laps| format!("--laps={laps}"))).args(arguments.limit.to_argument());
+    let bar = report::bar("laps", &arguments.limit.start(arguments.laps.unwrap_or(LAPS_OF_A_RUN)));
+    let ended = process::run_watched(&mut command, STANDSTILL, || {
+        bar.set_position(oracle.count(Count::Laps));
+        oracle.count(Count::Calls) + oracle.count(Count::Compared)
+    });
+    bar.finish_and_clear();
+    let ended = ended.map_err(|error| Failure::new(format!("starting a process: {error}")))?;
+    // Each opening, and none but those that are over, has made complete laps.
+    let reached = Reached {
+        laps: oracle.count(Count::Laps),
+        opening: (arguments.first + oracle.count(Count::Opened)).saturating_sub(1).max(arguments.first),
+    };
+    said(&ended, arguments, reached).map_err(|failure| failure.kept(folder))
+}
+
+/// The line of counts, or why there is none.
+fn said(ended: &Ended, arguments: &SoakArguments, reached: Reached) -> Result<String, Failure> {
+    if ended.is_success() {
+        return Ok(ended.said.trim().to_owned());
+    }
+    let what = format!("the process has not ended well, {}\n{}", ended.how(), ended.said.trim());
+    Err(failed(&what, arguments.seed, arguments.first, reached))
+}
+
+/// Works.
+pub(crate) fn run_child(arguments: &SoakChildArguments) -> Result<String, Failure> {
+    crate::worker::end_at_unplanned_panics();
+    soak(&arguments.soak, &arguments.folder).map_err(Failure::new)
+}
+
+fn layout(folder: &Path) -> Layout {
+    Layout { folders: vec![folder.join("disk")], lanes_per_folder: 1, file_size: FILE_SIZE }
+}
+
+/// The expected state of the store in `folder`.
+fn oracle(folder: &Path, seed: u64) -> Result<(Oracle, Layout), String> {
+    let layout = layout(folder);
+    let blocks = Blocks::new(seed, layout.longest_block());
+    let oracle = Oracle::open(&folder.join("oracle"), KEYS, blocks).map_err(|error| format!("the oracle: {error}"))?;
+    Ok((oracle, layout))
 }
 
 /// As many laps again as the run had made, and those of the opening that failed: with the same dice in each opening.
@@ -82,19 +140,18 @@ fn failed(what: &str, seed: u64, first: u64, reached: Reached) -> Failure {
     Failure::new(what).replayed_by(&format!("soak --seed {seed}{from} --laps {}", laps + LAPS))
 }
 
-fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Result<String, String> {
-    let layout = Layout { folders: vec![folder.join("disk")], lanes_per_folder: 1, file_size: FILE_SIZE };
+fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
+    let (oracle, layout) = oracle(folder, arguments.seed)?;
     let options = Options::modest(FILES);
-    let blocks = Blocks::new(arguments.seed, layout.longest_block());
-    let oracle = Oracle::open(&folder.join("oracle"), KEYS, blocks).map_err(|error| format!("the oracle: {error}"))?;
     oracle.set(Count::MayForget, 1);
-    let until = arguments.limit.start(arguments.laps.unwrap_or(20));
-    let bar = report::bar("laps", &until);
+    let until = arguments.limit.start(arguments.laps.unwrap_or(LAPS_OF_A_RUN));
+    let mut reached = Reached { opening: arguments.first, ..Reached::default() };
     let tell = |error: std::io::Error| format!("/proc/self: {error}");
     let before = Held::now().map_err(tell)?;
     let (mut rounds, mut first, mut most, mut anonymous) = (0, None, before, Vec::new());
     while !until.is_reached(reached.laps) {
         let mut dice = Dice::of(arguments.seed, &[reached.opening]);
+        oracle.add(Count::Opened, 1);
         let scratch = options.builder(&layout).and_then(ScratchBuilder::open);
         let scratch = scratch.map_err(|error| format!("opening failed: {error}"))?;
         scratch.wait_recovered(PATIENCE).map_err(|error| format!("recovery does not end: {error}"))?;
@@ -116,7 +173,7 @@ fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Resu
             store_maps: most.store_maps.max(held.store_maps),
         };
         reached.laps += scratch.stats().turns.div_ceil(FILES.into());
-        bar.set_position(reached.laps);
+        oracle.set(Count::Laps, reached.laps);
         for worker in &mut workers {
             worker.give_back()?;
         }
@@ -134,7 +191,6 @@ fn soak(arguments: &SoakArguments, folder: &Path, reached: &mut Reached) -> Resu
         }
         reached.opening += 1;
     }
-    bar.finish_and_clear();
     let grown = judge_growth(&anonymous)?;
     let first = first.unwrap_or(before);
     Ok(format!(
@@ -330,6 +386,24 @@ mod tests {
         }
         let what = flush_all(&scratch, PATIENCE).unwrap_err();
         assert!(what.contains("somebody else"), "{what}");
+    }
+
+    /// A panic ended the process of the run itself, which had not said its seed yet; one that hung said nothing at all.
+    #[test]
+    fn a_run_that_panics_or_hangs_says_how_to_repeat_it() {
+        let arguments = SoakArguments { limit: Limit::default(), laps: None, seed: 7, first: 0 };
+        let ran = |script: &str, patience| {
+            let ended = process::run_watched(Command::new("sh").args(["-c", script]), patience, || 0).unwrap();
+            said(&ended, &arguments, Reached { laps: 893, opening: 81 }).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(ran("echo soak: 20 laps", PATIENCE).unwrap(), "soak: 20 laps");
+        let panicked = ran("echo thread scratch-keep-0 panicked >&2; kill -ABRT $$", PATIENCE).unwrap_err();
+        assert!(panicked.contains("thread scratch-keep-0 panicked") && panicked.contains("signal: 6"), "{panicked}");
+        let hung = ran("sleep 1000", Duration::from_millis(200)).unwrap_err();
+        assert!(hung.contains("it hangs"), "{hung}");
+        for text in [panicked, hung] {
+            assert!(text.ends_with("soak --seed 7 --laps 903"), "{text}");
+        }
     }
 
     /// A failure in lap 900 was repeated by a run of twenty laps.
