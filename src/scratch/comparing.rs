@@ -8,7 +8,7 @@ use crate::scratch::small::{HANGS, REALM, block, eventually, three_files_of, ung
 use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource, Hint};
 use crate::storage::{FileSource, MemoryFileSource};
 use crate::sync::{Arc, thread};
-use crate::wheel::{Access, PIECE, Verify};
+use crate::wheel::{Access, VERIFIED_PIECE as PIECE, Verify};
 
 /// Three pieces, the last of them short.
 const LEN: usize = 2 * PIECE + PIECE / 3 + 7;

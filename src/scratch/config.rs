@@ -119,7 +119,9 @@ impl ScratchBuilder {
     /// 2^24.
     ///
     /// Costs about 11 bytes of memory a block, touched as the index fills. Far more blocks than expected push each
-    /// other out of the index, which [`Stats::evicted`](crate::Stats::evicted) counts.
+    /// other out of the index, which [`Stats::evicted`](crate::Stats::evicted) counts. With [`OnFull::Refuse`] they are
+    /// refused as [`WriteError::Full`](crate::WriteError::Full) instead; of a store that is opened with fewer than it holds,
+    /// those without a place are not found, and `no_room` of the [`RecoveryReport`](crate::RecoveryReport) counts them.
     pub fn expected_blocks(mut self, blocks: u64) -> Self {
         self.options.expected_blocks = Some(blocks);
         self
@@ -271,6 +273,13 @@ impl ScratchBuilder {
     /// ```
     pub fn reset(mut self) -> Self {
         self.options.reset = true;
+        self
+    }
+
+    /// Pages that are sent to the device at once: files of a test are smaller than a piece.
+    #[cfg(test)]
+    pub(crate) fn piece_pages(mut self, pages: u32) -> Self {
+        self.options.piece_pages = pages;
         self
     }
 

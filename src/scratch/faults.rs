@@ -125,7 +125,8 @@ impl Run {
         let open = || {
             let source = self.files.source()?;
             let (gather, delay) = if self.gathers { (64 << 10, LONG) } else { (0, Duration::ZERO) };
-            Scratch::builder(source).gather(gather, delay).wait_timeout(PATIENCE).open()
+            // Files that are this small are sent to the device as a whole, unless they are cut up.
+            Scratch::builder(source).gather(gather, delay).piece_pages(2).wait_timeout(PATIENCE).open()
         };
         let scratch = open().unwrap_or_else(|error| {
             let OpenError::Io(error) = error else { panic!("{error}") };

@@ -111,7 +111,10 @@ impl World {
         };
         let remote = source.remote();
         let builder = Scratch::builder(source).lanes_per_folder(self.lanes_per_folder).gather(gather, delay);
-        let builder = builder.verify(self.oracle.verify).on_full(self.on_full);
+        // Half of them send what they store to the device piece by piece, which a sync alone is not.
+        let piece = if self.dice.one_in(2) { 1 + self.dice.below(6) } else { 1 << 20 };
+        let piece = u32::try_from(piece).expect("a few pages");
+        let builder = builder.verify(self.oracle.verify).on_full(self.on_full).piece_pages(piece);
         let scratch = builder.wait_timeout(Duration::from_millis(300)).open()?;
         // A folder is left out if a sync fails there before a file is removed, and is back once all of them work.
         let began = Instant::now();

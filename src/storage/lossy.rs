@@ -211,7 +211,13 @@ unsafe impl FileMemory for LossyMemory {
         self.is_suspect
     }
 
-    fn start_write_back(&self, _range: Range<u64>) {}
+    fn start_write_back(&self, range: Range<u64>) {
+        self.device.start_write_back(&self.file, &range);
+    }
+
+    fn finish_write_back(&self, range: Range<u64>) -> io::Result<()> {
+        self.device.finish_write_back(&self.file, &range)
+    }
 
     fn will_need(&self, _range: Range<u64>) {}
 
@@ -303,6 +309,33 @@ mod tests {
             lost += u32::from(source.crash().left.files[&file(1)].disk[8192..] != [2; 4096]);
         }
         assert!(lost > 10, "{lost}");
+    }
+
+    #[test]
+    fn a_piece_that_was_waited_for_is_on_the_disk_and_one_that_is_lost_is_told_to_its_sync_as_well() {
+        let (mut lost, mut of_others) = (0, 0);
+        for seed in 0..40 {
+            for failing_syncs in [0, 1] {
+                let source = source(seed);
+                let memory = source.create(file(1), b"header").unwrap();
+                memory.store(4096, &[&[1; 4096]]).unwrap();
+                memory.store(8192, &[&[2; 4096]]).unwrap();
+                source.set_plan(Plan { failing_syncs, ..plan(Crash::PowerCut, u64::MAX) });
+                memory.start_write_back(8192..12_288);
+                let finished = memory.finish_write_back(8192..12_288);
+                assert_eq!(finished.is_err(), failing_syncs == 1);
+                source.set_plan(plan(Crash::PowerCut, u64::MAX));
+                assert_eq!(memory.sync().is_err(), failing_syncs == 1, "told once more, through its own opening");
+                memory.sync().unwrap();
+                let disk = &source.crash().left.files[&file(1)].disk;
+                // What is no part of the piece is not lost with it.
+                of_others += usize::from(disk[4096..8192] != [1; 4096]);
+                let is_lost = disk[8192..] != [2; 4096];
+                assert!(failing_syncs == 1 || !is_lost);
+                lost += u32::from(is_lost);
+            }
+        }
+        assert!(lost > 20 && of_others == 0, "{lost} {of_others}");
     }
 
     #[test]

@@ -41,9 +41,10 @@ pub(crate) struct FileTable {
 }
 
 impl FileTable {
-    pub(crate) fn new(source: Arc<dyn FileSource>, count: u16) -> Self {
+    /// Files `1..=count`, of which pieces of so many pages are sent to the device.
+    pub(crate) fn new(source: Arc<dyn FileSource>, count: u16, piece_pages: u32) -> Self {
         let size = source.file_size();
-        let files = (1..=count).filter_map(FileId::new).map(|id| BlockFile::new(id, size)).collect();
+        let files = (1..=count).filter_map(FileId::new).map(|id| BlockFile::new(id, size, piece_pages)).collect();
         Self { files, source, process: Process::current() }
     }
 
@@ -125,7 +126,7 @@ impl fmt::Debug for BlockFile {
 }
 
 impl BlockFile {
-    fn new(id: FileId, size: FileSize) -> Self {
+    fn new(id: FileId, size: FileSize, piece_pages: u32) -> Self {
         Self {
             id,
             size,
@@ -144,7 +145,7 @@ impl BlockFile {
             live_bytes: AtomicU64::new(0),
             suspicion: Suspicion::default(),
             deleted: AtomicBool::new(false),
-            pieces: Pieces::new(size),
+            pieces: Pieces::new(size, piece_pages),
             regions: Regions::new(size),
             stores: AtomicU64::new(0),
             synced: Mutex::new(Synced::default()),

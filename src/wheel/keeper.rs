@@ -211,7 +211,7 @@ impl FileWheel {
     /// by now, and the next file of a fast writer may be due.
     pub(crate) fn wake_at_marks(&self, file: &BlockFile, page: u32, pages: u32) {
         let (mark, end) = (file.size().pages() / 4 * 3, page + pages);
-        if (page < mark && end >= mark) || ends_a_piece(&(page..end)) {
+        if (page < mark && end >= mark) || ends_a_piece(&(page..end), self.options.piece_pages) {
             self.wake_keepers();
         }
     }
@@ -312,7 +312,7 @@ impl FileWheel {
         nobody_can_write && !patience && of_lane.has_another_to_give()
     }
 
-    fn has_drained(&self, id: FileId) -> bool {
+    pub(super) fn has_drained(&self, id: FileId) -> bool {
         let file = self.table.file(id);
         // Hazard 20: whoever still writes holds nothing.
         (file.is_quiet() || planted::is(20)) && file.pins.is_drained()

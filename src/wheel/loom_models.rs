@@ -38,7 +38,7 @@ impl<T: 'static> Shared<T> {
     fn new(rest: T) -> Arc<Self> {
         // Two pages of payloads, between the header and the directory.
         let source = MemoryFileSource::builder().files_per_folder(3).file_size(4 * PAGE_SIZE).build().unwrap();
-        let shared = Self { table: FileTable::new(Arc::new(source), 1), rest };
+        let shared = Self { table: FileTable::new(Arc::new(source), 1, 1), rest };
         let file = shared.file();
         file.begin_lap(1, 0);
         // The states are there before threads meet: a model does not track how they come to be.

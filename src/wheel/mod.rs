@@ -126,11 +126,12 @@ pub(crate) use self::store::NewBlock;
 #[cfg(all(test, not(loom)))]
 pub(crate) use self::threads::Role;
 #[cfg(all(test, not(loom)))]
-pub(crate) use self::verify::PIECE;
+pub(crate) use self::verify::PIECE as VERIFIED_PIECE;
 
 use self::budget::PendingBudget;
 use self::hook::Events;
 use self::lane::Lane;
+use self::pieces::PIECE;
 use self::pin::Pinner;
 use self::recycle::Lap;
 use self::residency::Residency;
@@ -189,6 +190,8 @@ pub(crate) struct WheelOptions {
     pub(crate) hash_kind: Option<HashKind>,
     pub(crate) temporary: bool,
     pub(crate) reset: bool,
+    /// Pages that are sent to the device at once.
+    pub(crate) piece_pages: u32,
     /// Waits longer than this are told and counted.
     pub(crate) report_waits: Duration,
     /// Taken out at open: the thread that runs it owns it.
@@ -213,6 +216,7 @@ impl Default for WheelOptions {
             hash_kind: None,
             temporary: false,
             reset: false,
+            piece_pages: PIECE,
             report_waits: Duration::from_millis(100),
             hook: HookOption::default(),
         }

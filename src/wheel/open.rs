@@ -106,7 +106,7 @@ impl FileWheel {
         let events = Events::start(options.hook.0.take())
             .map_err(|error| OpenError::Io(IoError::new("starting a thread of the store", None, error)))?;
         Ok(Self {
-            table: Arc::new(FileTable::new(source, count)),
+            table: Arc::new(FileTable::new(source, count, options.piece_pages)),
             index,
             counters: Counters::default(),
             failures: Failures::default(),

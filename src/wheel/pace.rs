@@ -13,21 +13,19 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::block::PAGE_SIZE;
 use crate::sync::MutexGuard;
 use crate::wheel::FileWheel;
 use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
 use crate::wheel::pending::Deadline;
-use crate::wheel::pieces::PIECE;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
 
-/// Bytes of a piece.
-const PIECE_BYTES: u64 = PIECE as u64 * crate::block::PAGE_SIZE;
 /// Bytes that writers are ahead of the disk at most: 1 GiB.
 const MOST: u64 = 1 << 30;
 /// And however little memory there is: 32 MiB, in each lane.
-const LEAST: u64 = 4 * PIECE_BYTES;
+const LEAST: u64 = 32 << 20;
 /// This part of the memory that is left. Linux writes back by itself, and all at once, from a tenth on.
 const PART: u64 = 16;
 /// Longest wait of one call: shorter than waits that are told by default.
@@ -35,9 +33,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(90);
 /// Longest sleep between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Whether a piece ends with one of these pages: the first piece begins behind the header, which is page 0.
-pub(crate) fn ends_a_piece(pages: &Range<u32>) -> bool {
-    let before = |page: u32| page.saturating_sub(1) / PIECE;
+/// Whether a piece of so many pages ends with one of these: the first piece begins behind the header, which is page 0.
+pub(crate) fn ends_a_piece(pages: &Range<u32>, piece: u32) -> bool {
+    let before = |page: u32| page.saturating_sub(1) / piece;
     before(pages.start) != before(pages.end)
 }
 
@@ -56,7 +54,7 @@ impl FileWheel {
         patience: Duration,
         deadline: &Deadline,
     ) -> Duration {
-        if !ends_a_piece(pages) {
+        if !ends_a_piece(pages, self.options.piece_pages) {
             return patience;
         }
         let mut turn = self.turn.lock();
@@ -92,19 +90,21 @@ impl FileWheel {
         let of_lane = &turn.lanes[lane.index()];
         let full = of_lane.order.iter().filter(|file| turn.state(**file) == FileState::Sealing);
         let waiting = full.chain(&of_lane.active).map(|file| u64::from(self.table.file(*file).pieces.waiting()));
-        waiting.sum::<u64>() * PIECE_BYTES > most_ahead(self.residency.left(), self.lanes.len() as u64)
+        let piece = u64::from(self.options.piece_pages) * PAGE_SIZE;
+        waiting.sum::<u64>() * piece > most_ahead(self.residency.left(), self.lanes.len() as u64)
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::wheel::pieces::PIECE;
 
     #[test]
     fn a_block_with_the_last_page_of_a_piece_ends_it() {
         // The first piece is pages 1 to 2048.
         let ends = [1..2, 1..PIECE, 1..PIECE + 1, PIECE..PIECE + 1, PIECE + 1..PIECE + 2, 1..3 * PIECE, 5..5];
-        assert_eq!(ends.map(|pages| ends_a_piece(&pages)), [false, false, true, true, false, true, false]);
+        assert_eq!(ends.map(|pages| ends_a_piece(&pages, PIECE)), [false, false, true, true, false, true, false]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::ops::Range;
 use crate::block::{FileSize, PAGE_SIZE};
 use crate::sync::atomic::{AtomicU32, Ordering};
 
-/// Pages of a piece: 8 MiB.
+/// Pages of a piece, unless a test wants smaller ones: 8 MiB.
 pub(crate) const PIECE: u32 = 2048;
 /// Set in the word of a piece that was handed out; a file has fewer pages.
 const SENT: u32 = 1 << 31;
@@ -21,6 +21,8 @@ const SENT: u32 = 1 << 31;
 /// How many pages of each piece of a file were stored. The first piece begins behind the header.
 #[derive(Debug)]
 pub(crate) struct Pieces {
+    /// Pages of each.
+    len: u32,
     stored: Box<[AtomicU32]>,
     /// How many are whole, and how many of those were handed out.
     whole: AtomicU32,
@@ -28,9 +30,10 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    pub(crate) fn new(size: FileSize) -> Self {
-        let stored = (0..(size.pages() - 1) / PIECE).map(|_| AtomicU32::new(0)).collect();
-        Self { stored, whole: AtomicU32::new(0), sent: AtomicU32::new(0) }
+    /// Of a file of `size`, each of so many pages.
+    pub(crate) fn new(size: FileSize, len: u32) -> Self {
+        let stored = (0..(size.pages() - 1) / len).map(|_| AtomicU32::new(0)).collect();
+        Self { len, stored, whole: AtomicU32::new(0), sent: AtomicU32::new(0) }
     }
 
     /// Begins a lap. Only while nothing is stored.
@@ -54,12 +57,12 @@ impl Pieces {
     pub(crate) fn add(&self, pages: Range<u32>) {
         let mut page = pages.start.max(1);
         while page < pages.end {
-            let piece = (page - 1) / PIECE;
-            let end = pages.end.min(1 + (piece + 1) * PIECE);
+            let piece = (page - 1) / self.len;
+            let end = pages.end.min(1 + (piece + 1) * self.len);
             let Some(stored) = self.stored.get(piece as usize) else { return };
             // Release pairs with the Acquire in `take_whole`: whoever sends a piece comes after its stores.
             let before = stored.fetch_add(end - page, Ordering::Release);
-            if (before..before + (end - page)).contains(&(PIECE - 1)) {
+            if (before..before + (end - page)).contains(&(self.len - 1)) {
                 // Relaxed: as `waiting`.
                 self.whole.fetch_add(1, Ordering::Relaxed);
             }
@@ -69,7 +72,7 @@ impl Pieces {
 
     /// Hands out the pieces that have become whole, as bytes of the file.
     pub(crate) fn take_whole(&self) -> impl Iterator<Item = Range<u64>> {
-        let is_whole = |stored: u32| stored & SENT == 0 && stored >= PIECE;
+        let is_whole = |stored: u32| stored & SENT == 0 && stored >= self.len;
         (0_u64..).zip(&self.stored).filter_map(move |(number, stored)| {
             // Acquire pairs with the Release in `add`.
             let seen = stored.load(Ordering::Acquire);
@@ -81,7 +84,7 @@ impl Pieces {
             }
             // Relaxed: as `waiting`.
             self.sent.fetch_add(1, Ordering::Relaxed);
-            let bytes = u64::from(PIECE) * PAGE_SIZE;
+            let bytes = u64::from(self.len) * PAGE_SIZE;
             Some(PAGE_SIZE + number * bytes..PAGE_SIZE + (number + 1) * bytes)
         })
     }
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_piece_is_whole_when_all_its_pages_were_stored_in_any_order_and_is_handed_out_once() {
-        let pieces = Pieces::new(FileSize::new(3 * 8 * MIB + 2 * PAGE_SIZE).unwrap());
+        let pieces = Pieces::new(FileSize::new(3 * 8 * MIB + 2 * PAGE_SIZE).unwrap(), PIECE);
         let taken = || pieces.take_whole().collect::<Vec<_>>();
         pieces.add(0..1); // the header
         pieces.add(1..2000);
@@ -113,6 +116,6 @@ mod tests {
         pieces.clear();
         pieces.add(1..2049);
         assert_eq!(taken(), [piece(0)]);
-        assert_eq!(Pieces::new(FileSize::MIN).stored.len(), 0);
+        assert_eq!(Pieces::new(FileSize::MIN, PIECE).stored.len(), 0);
     }
 }

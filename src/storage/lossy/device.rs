@@ -11,11 +11,14 @@
 //! 5. A sync that fails leaves sectors that are newer in the cache than on the disk and count as clean. A power cut loses
 //!    them, and a kill may: then the next process reads what the disk has. Only the mark on the file tells it so, and a
 //!    kill does not come between a sync that failed and its mark: nobody could know.
+//! 6. Whoever waits for a piece that is lost is told, as if it were a sync, of that piece alone. The next sync is told, too: it
+//!    goes through another opening of the file.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::crash::{Copy, Crash, Left, SECTOR};
@@ -81,6 +84,8 @@ struct OnDisk {
     lost: BTreeSet<usize>,
     has_failed: bool,
     is_marked: bool,
+    /// Whether the next sync fails, because a piece was lost (invariant 6).
+    owes_an_error: bool,
 }
 
 impl Device {
@@ -241,12 +246,36 @@ impl Device {
         if state.is_the_last() {
             state.crash();
         }
+        let is_owed = std::mem::take(&mut file.on_disk.lock().owes_an_error);
         if state.fails(|plan| plan.failing_syncs) {
             // Some of it is lost, and nobody will hear of it again.
-            file.loses(|_| state.dice.one_in(2));
+            file.loses(|_| true, |_| state.dice.one_in(2));
             return Err(failed("a sync"));
         }
         file.write_back(|_| true);
+        if is_owed { Err(failed("a piece of what is synced")) } else { Ok(()) }
+    }
+
+    /// Some of a piece reaches the disk, the rest is on its way.
+    pub(super) fn start_write_back(&self, file: &Cached, range: &Range<u64>) {
+        let mut state = self.state.lock();
+        let sectors = sectors_of(range);
+        file.write_back(|sector| sectors.contains(&sector) && state.dice.one_in(2));
+    }
+
+    /// A piece has reached the disk, or is lost.
+    pub(super) fn finish_write_back(&self, file: &Cached, range: &Range<u64>) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.is_the_last() {
+            state.crash();
+        }
+        let sectors = sectors_of(range);
+        if state.fails(|plan| plan.failing_syncs) {
+            file.loses(|sector| sectors.contains(&sector), |_| state.dice.one_in(2));
+            file.on_disk.lock().owes_an_error = true;
+            return Err(failed("writing a piece"));
+        }
+        file.write_back(|sector| sectors.contains(&sector));
         Ok(())
     }
 }
@@ -328,7 +357,7 @@ impl Cached {
         let cache = HeapMemory::new(size);
         cache.store(0, &[&copy.cache]).expect("an image is as long as its file");
         let Copy { disk, dirty, lost, is_marked, .. } = copy.clone();
-        let on_disk = OnDisk { bytes: disk, dirty, lost, has_failed: is_marked, is_marked };
+        let on_disk = OnDisk { bytes: disk, dirty, lost, has_failed: is_marked, is_marked, owes_an_error: false };
         Arc::new(Self { cache, on_disk: Mutex::new(on_disk) })
     }
 
@@ -364,11 +393,13 @@ impl Cached {
         }
     }
 
-    /// What is not written back by chance (`written`) counts as clean from now on.
-    fn loses(&self, written: impl FnMut(usize) -> bool) {
-        self.write_back(written);
+    /// Of the sectors that are to be written those that are not, by chance (`written`), count as clean from now on.
+    fn loses(&self, is_to_be: impl Fn(usize) -> bool, mut written: impl FnMut(usize) -> bool) {
+        self.write_back(|sector| is_to_be(sector) && written(sector));
         let mut on_disk = self.on_disk.lock();
-        let lost = std::mem::take(&mut on_disk.dirty);
+        let dirty = std::mem::take(&mut on_disk.dirty);
+        let (lost, dirty): (BTreeSet<_>, BTreeSet<_>) = dirty.into_iter().partition(|sector| is_to_be(*sector));
+        on_disk.dirty = dirty;
         on_disk.lost.extend(lost);
         on_disk.has_failed = true;
     }
@@ -386,6 +417,10 @@ impl Cached {
             !written
         });
     }
+}
+
+fn sectors_of(range: &Range<u64>) -> Range<usize> {
+    in_memory(range.start) / SECTOR..in_memory(range.end) / SECTOR
 }
 
 fn failed(what: &str) -> io::Error {
