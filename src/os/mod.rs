@@ -22,6 +22,8 @@ mod prefetch;
 mod process;
 #[cfg(all(feature = "sigbus-guard", target_os = "linux", not(loom)))]
 mod sigbus;
+#[cfg(any(all(test, loom), all(feature = "sigbus-guard", target_os = "linux", not(loom))))]
+mod span;
 
 #[cfg(all(test, target_os = "linux", not(loom)))]
 pub(crate) mod watch;

@@ -9,7 +9,8 @@
 use std::ptr;
 
 use crate::os::faults::{Faults, Mark};
-use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+use crate::os::span::Span;
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 /// Places in one piece of the registry.
 const PLACES: usize = 64;
@@ -18,11 +19,8 @@ const PLACES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Place {
     taken: AtomicBool,
-    /// Odd while `start` and `len` are being changed.
-    version: AtomicUsize,
-    /// Where the mapping begins; 0 if none is registered.
-    start: AtomicUsize,
-    len: AtomicUsize,
+    /// Where the mapping lies; no range if none is registered.
+    span: Span,
     /// Whose mapping it is: a forked child does not get it, and may have something else there.
     process: AtomicU32,
     poisoned: Mark,
@@ -41,9 +39,7 @@ impl Place {
     const fn new() -> Self {
         Self {
             taken: AtomicBool::new(false),
-            version: AtomicUsize::new(0),
-            start: AtomicUsize::new(0),
-            len: AtomicUsize::new(0),
+            span: Span::new(),
             process: AtomicU32::new(0),
             poisoned: Mark::new(),
             replaced: AtomicU32::new(0),
@@ -61,13 +57,13 @@ impl Place {
         place.poisoned.clear();
         place.replaced.store(0, Ordering::Relaxed);
         place.process.store(std::process::id(), Ordering::Relaxed);
-        place.set(start, len);
+        place.span.set(start, len);
         place
     }
 
     /// Gives the place back; whoever registered it does not use it any more.
     pub(super) fn forget(&self) {
-        self.set(0, 0);
+        self.span.set(0, 0);
         // Release pairs with the Acquire in `take`.
         self.taken.store(false, Ordering::Release);
     }
@@ -118,29 +114,12 @@ impl Place {
         }
     }
 
-    /// Changes the range. The caller has taken the place, so nobody else does.
-    fn set(&self, start: usize, len: usize) {
-        // Relaxed and a fence: as in a sequence lock, the odd version is seen before the range changes.
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::Release);
-        self.start.store(start, Ordering::Relaxed);
-        self.len.store(len, Ordering::Relaxed);
-        // Release pairs with the Acquire in `holding`.
-        self.version.store(version.wrapping_add(2), Ordering::Release);
-    }
-
     /// The range, if `address` lies in it. A range that changes right now is not the one that is being read from
     /// (`sigbus`, invariant 2), so one look is enough.
     fn holding(&self, address: usize) -> Option<(usize, usize)> {
-        // Acquire pairs with the Release in `set`; the fence keeps the second look behind the range.
-        let version = self.version.load(Ordering::Acquire);
-        let (start, len) = (self.start.load(Ordering::Relaxed), self.len.load(Ordering::Relaxed));
-        fence(Ordering::Acquire);
-        let is_whole = version & 1 == 0 && self.version.load(Ordering::Relaxed) == version;
-        let is_within = is_whole && start != 0 && address.wrapping_sub(start) < len;
+        let range = self.span.holding(address)?;
         // Relaxed: set before the range of this process was.
-        (is_within && self.process.load(Ordering::Relaxed) == std::process::id()).then_some((start, len))
+        (self.process.load(Ordering::Relaxed) == std::process::id()).then_some(range)
     }
 }
 
