@@ -59,8 +59,11 @@ impl FileWheel {
             for item in items {
                 if self.has_content(item.hash, realm, item.key, true, deadline) {
                     self.counters.duplicates.add(1);
-                } else {
-                    fresh.push(item);
+                    continue;
+                }
+                match self.check_place(item.hash, item.len) {
+                    Ok(()) => fresh.push(item),
+                    full => result = result.and(full),
                 }
             }
             // The same content twice in one batch is written once.
