@@ -454,3 +454,65 @@ fn an_entry_sealed_with_the_nonce_is_believed_which_is_why_the_owner_of_the_fold
         assert_holds(&scratch, &blocks);
     }
 }
+
+/// How many blocks each verb writes, and the numbers of their bytes: all bytes of a block are its number.
+fn write_short_blocks(scratch: &Scratch, tenant: Realm, lengths: &[usize]) -> u8 {
+    let mut number = 0;
+    for len in lengths {
+        let mut next = || {
+            number += 1;
+            (vec![number; *len], BlockHash::from_u128(u128::from(number)))
+        };
+        let (block, _) = next();
+        scratch.put(tenant, &block).unwrap();
+        let (block, name) = next();
+        scratch.put_named(tenant, name, &block).unwrap();
+        let [(first, _), (second, _)] = [next(), next()];
+        scratch.put_many(tenant, &[&first, &second]).unwrap();
+        let (block, _) = next();
+        scratch.write(tenant, BlockHash::of(&block), *len, move |into| into.copy_from_slice(&block)).unwrap();
+        let (block, name) = next();
+        scratch.write_named(tenant, name, *len, move |into| into.copy_from_slice(&block)).unwrap();
+        let (block, _) = next();
+        let mut writer = scratch.writer(tenant);
+        writer.write_slice(&block);
+        writer.commit().unwrap();
+    }
+    number
+}
+
+#[test]
+fn what_follows_a_block_in_its_last_page_is_zeros_and_not_what_another_realm_had_there() {
+    /// Begins no page that is looked for below: neither a header nor a page of zeros, nor one of the blocks.
+    const THEIRS: u8 = 0xAA;
+    // Their last pages hold at least so many of their bytes, by which these pages are known.
+    const LEAST: usize = 17;
+    let lengths = [LEAST, PAGE - 1, PAGE + LEAST, (64 << 10) - 1, (64 << 10) + LEAST, 300_000];
+    for gathered in [0, 1 << 20] {
+        let folder = test_folder();
+        let scratch = builder(folder.path(), 3, 8 << 20).gather(gathered, Duration::from_millis(1)).open().unwrap();
+        // Each file twice: whatever space the blocks below get, another realm's bytes are in it.
+        for number in 0..6 * 128 {
+            scratch.put_named(realm(1), BlockHash::from_u128(number), &vec![THEIRS; 64 << 10]).unwrap();
+        }
+        let count = write_short_blocks(&scratch, realm(2), &lengths);
+        scratch.flush().unwrap();
+        let mut seen = BTreeSet::new();
+        let mut theirs = 0;
+        for file in fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_none_or(|kind| kind != "scratch") {
+                continue;
+            }
+            for page in fs::read(file).unwrap().chunks(PAGE) {
+                theirs += usize::from(page.iter().all(|byte| *byte == THEIRS));
+                let own = page.iter().take_while(|byte| **byte == page[0]).count();
+                if (LEAST..PAGE).contains(&own) && (1..=count).contains(&page[0]) {
+                    assert!(page[own..].iter().all(|byte| *byte == 0), "behind {own} bytes of block {}", page[0]);
+                    seen.insert(page[0]);
+                }
+            }
+        }
+        assert!(theirs > 100, "space that was written before is what this is about: {theirs} pages");
+        assert_eq!(seen.len(), usize::from(count), "a last page of each block was found");
+    }
+}

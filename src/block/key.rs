@@ -103,6 +103,23 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_crowd_a_bucket_of_one_store_are_spread_over_those_of_another() {
+        const MASK: u32 = 0xFF;
+        let buckets = |secret, key| KeyHash::of(secret, Realm::DEFAULT, BlockHash::from_u128(key)).buckets(MASK);
+        let tried = if cfg!(miri) { 4096 } else { 400_000 };
+        let chosen: Vec<u128> = (0..tried).filter(|key| buckets(7, *key).0 == 5).collect();
+        for secret in [6, 8, 7 << 32, u64::MAX] {
+            let mut crowds = [0; MASK as usize + 1];
+            for key in &chosen {
+                crowds[buckets(secret, *key).0 as usize] += 1;
+            }
+            // Six or so are expected in each.
+            let most = crowds.iter().max().unwrap();
+            assert!(*most < 8 + chosen.len() / 50, "{most} of {} in one bucket under secret {secret}", chosen.len());
+        }
+    }
+
+    #[test]
     fn a_tag_is_never_zero() {
         assert_eq!(KeyHash(0).tag(), 1);
         assert_eq!(KeyHash(1 << 32).tag(), 1);

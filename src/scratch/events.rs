@@ -458,7 +458,8 @@ fn a_file_is_told_to_be_suspect_once() {
             file.store(32 << 10, &[b"later"]).unwrap();
             faults.set(Fault::at(1).only(&[Call::Sync]));
             wheel.sync_file(file);
-            assert_eq!(scratch.stats().sync_failures, failures);
+            // The lane's syncer may be the one who meets it, and counts it a moment after this one was let in.
+            eventually("it is counted", || scratch.stats().sync_failures == failures);
         }
         scratch.close(HANGS);
         let told = events.iter().filter(|event| matches!(event, Event::FileSuspect { .. })).count();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::block::{BlockHash, BlockKind, PAGE_SIZE, Realm};
+use crate::block::{BlockHash, BlockKind, FileId, PAGE_SIZE, Realm, Slot};
 use crate::error::{FailedClosure, ReadError};
 use crate::storage::MemoryFileSource;
 use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
@@ -12,6 +12,7 @@ use crate::wheel::pending::Deferred;
 use crate::wheel::reserve::Purpose;
 use crate::wheel::run::Completion;
 use crate::wheel::slots::State;
+use crate::wheel::state::FileState;
 use crate::wheel::{FileWheel, NewBlock, WheelOptions};
 
 const REALM: Realm = Realm::DEFAULT;
@@ -69,6 +70,20 @@ impl FileWheel {
         self.store_open_gather(&self.lanes[0], |_| true);
     }
 
+    /// Ends the lap of the active file; the next one is there.
+    fn end_lap(&self, file: FileId) {
+        self.seal_early(&self.lanes[0], self.table.file(file));
+    }
+
+    /// What a keeper does of the last steps of a turn, as soon as it may; whether it did.
+    fn finishes_a_turn(&self, file: FileId) -> bool {
+        let has_drained = self.has_drained(file);
+        if has_drained {
+            self.finish_recycling(&self.lanes[0], file);
+        }
+        has_drained
+    }
+
     fn version(&self) -> Option<u8> {
         self.find(REALM, key()).ok().map(|lent| lent[0])
     }
@@ -77,7 +92,7 @@ impl FileWheel {
     fn is_at_rest_with(&self, blocks: u64) {
         assert_eq!(self.live_blocks(), blocks);
         for file in self.table.iter() {
-            assert!((0..file.cursor.next_slot()).filter_map(crate::block::Slot::new).all(|slot| {
+            assert!((0..file.cursor.next_slot()).filter_map(Slot::new).all(|slot| {
                 !matches!(file.slots.get(slot), State::Gathered | State::Pending | State::Running)
                     && file.pending.lock().get(slot).is_none()
             }));
@@ -151,6 +166,63 @@ fn when_two_versions_fail_at_the_same_time_the_one_before_both_is_back() {
         failing.join().unwrap();
         assert_eq!(wheel.version(), Some(1));
         wheel.is_at_rest_with(1);
+    });
+}
+
+/// The pin of a reader holds the lap, wherever the keeper is.
+#[test]
+fn what_is_lent_of_a_file_that_makes_room_keeps_its_lap_from_ending() {
+    explore(|| {
+        let (wheel, _) = wheel();
+        assert!(wheel.put(1));
+        wheel.store_gathered_blocks();
+        let oldest = wheel.lanes[0].active().unwrap();
+        wheel.end_lap(oldest);
+        let generation = wheel.table.file(oldest).generation();
+        let reader = {
+            let wheel = Arc::clone(&wheel);
+            thread::spawn(move || match wheel.find(REALM, key()) {
+                Ok(lent) => {
+                    assert_eq!(wheel.table.file(oldest).generation(), generation);
+                    assert_eq!(lent[..], [1]);
+                }
+                Err(ReadError::Missing { .. }) => {}
+                Err(error) => panic!("{error}"),
+            })
+        };
+        wheel.recycle(&wheel.lanes[0], oldest);
+        let is_over = wheel.finishes_a_turn(oldest);
+        reader.join().unwrap();
+        assert!(is_over || wheel.finishes_a_turn(oldest));
+        assert_eq!((wheel.version(), wheel.turn.lock().state(oldest)), (None, FileState::Free));
+        wheel.is_at_rest_with(0);
+    });
+}
+
+/// A write holds no pin, only its reservation, and what it gathers no more than a count: neither may outlive the lap.
+#[test]
+fn a_write_that_is_under_way_in_a_file_that_makes_room_leaves_nothing_in_its_next_lap() {
+    explore(|| {
+        let (wheel, _) = wheel();
+        assert!(wheel.put(1));
+        wheel.store_gathered_blocks();
+        let oldest = wheel.lanes[0].active().unwrap();
+        let writer = {
+            let wheel = Arc::clone(&wheel);
+            thread::spawn(move || wheel.put(2))
+        };
+        wheel.end_lap(oldest);
+        wheel.recycle(&wheel.lanes[0], oldest);
+        let is_over = wheel.finishes_a_turn(oldest);
+        assert!(writer.join().unwrap());
+        wheel.store_gathered_blocks();
+        assert!(is_over || wheel.finishes_a_turn(oldest));
+        let file = wheel.table.file(oldest);
+        assert_eq!((file.cursor.next_slot(), file.slots.get(Slot::new(0).unwrap())), (0, State::Empty));
+        // It went with the lap, or it is in the next file.
+        let found = wheel.version();
+        assert!(found.is_none_or(|version| version == 2), "{found:?}");
+        wheel.is_at_rest_with(u64::from(found.is_some()));
     });
 }
 

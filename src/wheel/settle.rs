@@ -358,3 +358,44 @@ impl FileWheel {
         pin.into_owned(Arc::clone(&self.table))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::block::{BlockHash, BlockKind, Realm};
+    use crate::storage::MemoryFileSource;
+    use crate::storage::faulty::{Call, FaultySource};
+    use crate::wheel::{NewBlock, WheelOptions, slots};
+
+    /// Each flush walked over every block of the file.
+    #[test]
+    fn a_flush_looks_at_what_waits_and_at_no_block_that_is_stored() {
+        let of_a_flush = |blocks: u32| {
+            let source = MemoryFileSource::builder().files_per_folder(3).file_size(1 << 20).build().unwrap();
+            let source = FaultySource::new(source);
+            let faults = source.faults();
+            let options = WheelOptions { gather_bytes: 0, ..WheelOptions::default() };
+            let wheel = FileWheel::open(Arc::new(source), options).unwrap();
+            for number in 0..blocks {
+                let (key, hash) = (BlockHash::from_u128(number.into()), BlockHash::of(b""));
+                let (realm, kind) = (Realm::DEFAULT, BlockKind::Named);
+                wheel.store_block(&NewBlock { realm, key, kind, hash, parts: &[], len: 0 }, &wheel.deadline()).unwrap();
+            }
+            wheel.flush().unwrap();
+            let key = BlockHash::from_u128(u128::MAX);
+            let closure = Box::new(|_: &mut [u8]| ());
+            wheel.defer_block((Realm::DEFAULT, key), BlockKind::Named, 8, closure, &wheel.deadline()).unwrap();
+            let before = slots::looks();
+            wheel.flush().unwrap();
+            let looks = slots::looks() - before;
+            let synced = faults.count(Call::Sync);
+            wheel.flush().unwrap();
+            assert_eq!(faults.count(Call::Sync), synced, "nothing was written since");
+            wheel.close(Duration::from_mins(1));
+            looks
+        };
+        // As many as it takes to run the closure, or to wait for it.
+        let looks = [2, 1000].map(of_a_flush);
+        assert!(looks[0].max(looks[1]) < 40, "{looks:?}");
+    }
+}

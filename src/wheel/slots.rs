@@ -87,6 +87,17 @@ impl State {
     }
 }
 
+/// How often this thread has looked at the state of a block.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn looks() -> u64 {
+    LOOKS.get()
+}
+
+#[cfg(all(test, not(loom)))]
+thread_local! {
+    static LOOKS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// States and flags of all slots of one file.
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -102,6 +113,8 @@ impl Slots {
     /// How far a block is. A slot beyond the last one is empty.
     #[inline]
     pub(crate) fn get(&self, slot: Slot) -> State {
+        #[cfg(all(test, not(loom)))]
+        LOOKS.set(LOOKS.get() + 1);
         // Acquire pairs with the Release in `set` and `swap_from`: who sees a state sees what was done before it was
         // set; for READY these are the bytes of payload and entry.
         self.existing(slot).map_or(State::Empty, |byte| State::of(byte.load(Ordering::Acquire)))

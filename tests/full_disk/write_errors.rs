@@ -95,6 +95,9 @@ fn lose_writes(place: &Path, below: &Path) {
     scratch.flush().unwrap();
     // Until later no file of the folder is renamed: the next run would not know what this one is told once.
     let is_fixed = change(place, "+i");
+    if !is_fixed {
+        skipped("lost writes whose mark cannot be made: no chattr fixes the names of a folder here");
+    }
     let filler = fill(below);
     for number in 100..103 {
         scratch.put(REALM, &block(number)).unwrap();

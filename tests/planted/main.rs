@@ -1,4 +1,5 @@
-//! The list of planted bugs agrees with the code: `bugs.txt` names the test that must catch each.
+//! The lists of hazards agree with the code: `bugs.txt` names the test that must catch each planted bug, `docs/hazards.md` the
+//! tests of each hazard.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -77,4 +78,27 @@ fn each_test_that_is_named_is_there() {
         let is_there = |file: &PathBuf| fs::read_to_string(file).unwrap().contains(&name);
         assert!(files.iter().any(is_there), "bug {number}: no `{name}` in {target}");
     }
+}
+
+#[test]
+fn each_hazard_has_its_row_and_the_tests_that_it_names_are_there() {
+    let table = fs::read_to_string(root().join("docs/hazards.md")).unwrap();
+    let is_number = |cell: &str| cell.starts_with(|first: char| first.is_ascii_digit());
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| ")).filter(|row| is_number(row));
+    let mut numbers = Vec::new();
+    for row in rows {
+        let cells: Vec<&str> = row.trim_end_matches('|').split(" | ").map(str::trim).collect();
+        let [number, _hazard, _rule, tests] = cells[..] else { panic!("four columns: {row}") };
+        let (is_planted, number) = (number.ends_with('*'), number.trim_end_matches('*').parse::<u8>().unwrap());
+        assert_eq!(is_planted, MUST_BE_PLANTED.contains(&number), "a star says that hazard {number} is planted");
+        for of_file in tests.split("; ") {
+            let (path, names) = of_file.split_once(": ").unwrap_or_else(|| panic!("a file and its tests: {row}"));
+            let text = fs::read_to_string(root().join(path.trim_matches('`'))).unwrap_or_default();
+            for name in names.split(", ").map(|name| name.trim_matches('`')) {
+                assert!(text.contains(&format!("fn {name}(")), "hazard {number}: {path} has no test {name}");
+            }
+        }
+        numbers.push(number);
+    }
+    assert_eq!(numbers, (1..=56).collect::<Vec<_>>());
 }
