@@ -277,7 +277,7 @@ impl ScratchBuilder {
     }
 
     /// Pages that are sent to the device at once: files of a test are smaller than a piece.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn piece_pages(mut self, pages: u32) -> Self {
         self.options.piece_pages = pages;
         self
