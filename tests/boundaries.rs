@@ -349,42 +349,6 @@ fn with_many_more_blocks_than_expected_some_are_missing_and_each_of_them_is_coun
     assert!((10_000..=1 << 14).contains(&found) && there(&(blocks - 1)), "{found} are found");
 }
 
-/// What was refused had been stored before that was known: each try took room, and the next opening found the blocks.
-#[test]
-fn a_store_that_refuses_stores_nothing_for_which_its_index_has_no_place() {
-    let files = MemoryFileSource::builder().files_per_folder(4).file_size(16 << 20).build().unwrap();
-    let open = || Scratch::builder(files.clone()).expected_blocks(1).on_full(OnFull::Refuse).open().unwrap();
-    let scratch = open();
-    let key = |number: u64| BlockHash::of(&number.to_le_bytes());
-    let is_refused = |result: Result<(), WriteError>| match result {
-        Ok(()) => false,
-        Err(WriteError::Full { .. }) => true,
-        Err(error) => panic!("{error}"),
-    };
-    let (mut refused, mut written) = (Vec::new(), 0);
-    // The smallest index has room for 2^14.
-    for number in 0..24_000_u64 {
-        let result = match number % 3 {
-            0 => scratch.put_named(R, key(number), b""),
-            1 => scratch.write_named(R, key(number), 0, |_| ()),
-            _ => scratch.put_many(R, &[&number.to_le_bytes()]).map(drop),
-        };
-        if is_refused(result) { refused.push(number) } else { written += 1 }
-    }
-    assert!(refused.len() > 11_000 && written > 12_000, "{} refused, {written} written", refused.len());
-    // What is there may be replaced.
-    scratch.put_named(R, key(0), b"").unwrap();
-    assert!(scratch.close(LONG).is_clean());
-    drop(scratch);
-    let scratch = open();
-    let report = scratch.wait_recovered(LONG).unwrap();
-    // In the order in which they are found one or the other may have no place.
-    assert_eq!(report.blocks + report.skipped.no_room, written);
-    assert!(report.skipped.no_room < 20, "{report:?}");
-    let there = |number: &&u64| scratch.contains(R, key(**number)).unwrap();
-    assert_eq!(refused.iter().filter(there).count(), 0);
-}
-
 #[test]
 fn what_a_reading_closure_returns_is_told_from_what_the_store_says() {
     let scratch = Scratch::open(MemoryFileSource::builder().build().unwrap()).unwrap();

@@ -120,14 +120,6 @@ impl BlockIndex {
         self.scan(place).candidates(place.tag)
     }
 
-    /// Whether a block of this key would find a place now without another giving way, and next to each would find its own again
-    /// in any other order: one is empty and no more than [`capacity`](Self::capacity) are taken, or one is perhaps its own.
-    pub(crate) fn has_place(&self, key: KeyHash) -> bool {
-        let place = self.place(key);
-        let scan = self.scan(place);
-        scan.tagged(place.tag).len() > 0 || (scan.emptiest().is_some() && self.len() < self.capacity())
-    }
-
     /// Asks the processor for the two cache lines of a key, ahead of a look-up or a publish.
     pub(crate) fn prefetch(&self, key: KeyHash) {
         for bucket in self.place(key).buckets {

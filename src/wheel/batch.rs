@@ -59,11 +59,8 @@ impl FileWheel {
             for item in items {
                 if self.has_content(item.hash, realm, item.key, true, deadline) {
                     self.counters.duplicates.add(1);
-                    continue;
-                }
-                match self.check_place(item.hash, item.len) {
-                    Ok(()) => fresh.push(item),
-                    full => result = result.and(full),
+                } else {
+                    fresh.push(item);
                 }
             }
             // The same content twice in one batch is written once.

@@ -36,7 +36,6 @@ impl FileWheel {
     ) -> Result<(), WriteError> {
         let hash = self.key_hash(realm, key);
         let lane = self.lane_of(hash);
-        self.check_place(hash, len)?;
         let (charge, reservation) = self.charge_and_reserve(lane, len, deadline)?;
         let (file, slot, address) = (reservation.file(), reservation.slot(), reservation.address());
         let pages = reservation.page()..reservation.page() + pages_of(len);

@@ -16,7 +16,7 @@ use crate::wheel::pending::{Deadline, Gathered, Hides, Record};
 use crate::wheel::publish::Outcome;
 use crate::wheel::reserve::{Purpose, Reservation};
 use crate::wheel::slots::{self, State};
-use crate::wheel::{BlockView, FileWheel, OnFull};
+use crate::wheel::{BlockView, FileWheel};
 
 /// A block on its way into the store.
 #[derive(Clone, Copy, Debug)]
@@ -59,9 +59,6 @@ impl FileWheel {
         self.go_on()?;
         let hash = self.key_hash(block.realm, block.key);
         let lane = self.lane_of(hash);
-        if !block.kind.is_tombstone() {
-            self.check_place(hash, block.len)?;
-        }
         let hidden = if self.is_gathered(block.len) {
             self.store_gathered(hash, lane, block, deadline)?
         } else {
@@ -70,15 +67,6 @@ impl FileWheel {
         self.counters.blocks_written.add(u64::from(!block.kind.is_tombstone()));
         self.counters.bytes_written.add(u64::from(block.len));
         Ok(hidden)
-    }
-
-    /// Refuses a block that has no place in the index, where none may give way, before it takes room in a file: what lies there
-    /// and is in no index comes back with the next opening. Others may still take the last place meanwhile.
-    pub(crate) fn check_place(&self, hash: KeyHash, len: u32) -> Result<(), WriteError> {
-        if self.options.on_full == OnFull::Recycle || self.index.has_place(hash) {
-            return Ok(());
-        }
-        Err(WriteError::Full { needed: len.into(), live: self.live_bytes() })
     }
 
     fn store_alone(
