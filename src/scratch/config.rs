@@ -120,8 +120,8 @@ impl ScratchBuilder {
     ///
     /// Costs about 11 bytes of memory a block, touched as the index fills. Far more blocks than expected push each
     /// other out of the index, which [`Stats::evicted`](crate::Stats::evicted) counts. With [`OnFull::Refuse`] they are
-    /// refused as [`WriteError::Full`](crate::WriteError::Full) instead; of a store that is opened with fewer than it holds,
-    /// those without a place are not found, and `no_room` of the [`RecoveryReport`](crate::RecoveryReport) counts them.
+    /// refused as [`WriteError::Full`](crate::WriteError::Full) instead. What finds no place after a restart is not found, until
+    /// an opening that expects more: `no_room` of the [`RecoveryReport`](crate::RecoveryReport) counts it.
     pub fn expected_blocks(mut self, blocks: u64) -> Self {
         self.options.expected_blocks = Some(blocks);
         self

@@ -27,8 +27,8 @@ const WRITERS: u64 = 4;
 /// The longest block; on average they have half of it.
 const MOST: usize = 512 << 10;
 const PATIENCE: Duration = Duration::from_mins(2);
-/// After so long without a block that was written or compared, the process hangs.
-const STANDSTILL: Duration = Duration::from_mins(4);
+/// After so long without a block that was written or compared, the process hangs: it flushes a large set and finds it again meanwhile.
+const STANDSTILL: Duration = Duration::from_mins(20);
 /// Least MiB of a set: with less there are too few files to leave one for tombstones, and room at the end of each.
 const LEAST: u64 = 64;
 
