@@ -333,7 +333,7 @@ impl Lane {
     pub(crate) fn push(&self, deferred: Arc<Deferred>) {
         let mut queue = self.queue.lock();
         queue.closures.push_back(deferred);
-        // Whoever sleeps is woken, and once: a call of the system for each closure would be half of what its write costs.
+        // Whoever sleeps is woken, and once: a call of the system for each closure was a fifth of what a small write costs.
         let sleeps = std::mem::take(&mut queue.is_idle);
         drop(queue);
         if sleeps {

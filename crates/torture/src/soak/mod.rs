@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: &SoakArguments) -> Result<String, Failure> {
     });
     bar.finish_and_clear();
     let ended = ended.map_err(|error| Failure::new(format!("starting a process: {error}")))?;
-    // Each opening, and none but those that are over, has made complete laps.
+    // An opening counts when it begins, its laps when they were made.
     let reached = Reached {
         laps: oracle.count(Count::Laps),
         opening: (arguments.first + oracle.count(Count::Opened)).saturating_sub(1).max(arguments.first),
