@@ -4,7 +4,7 @@
 use std::io;
 
 use crate::block::{BlockAddress, BlockHash, FileId, KeyHash, Realm, Slot};
-use crate::index::{BlockIndex, Published, View};
+use crate::index::{BlockIndex, Published, Room, View};
 
 /// Slots of a file: one for each block of these benches, file after file.
 const SLOTS: u64 = 1 << 20;
@@ -23,10 +23,6 @@ impl View for Numbers {
 
     fn version(&self, address: BlockAddress) -> (u64, u32) {
         (u64::from(address.file().get()), address.slot().get())
-    }
-
-    fn may_evict(&self) -> bool {
-        false
     }
 }
 
@@ -47,7 +43,7 @@ impl Index {
     ///
     /// If the address space cannot be had.
     pub fn new(expected_blocks: u64) -> io::Result<Self> {
-        BlockIndex::new(expected_blocks).map(Self)
+        BlockIndex::new(expected_blocks, Room::Fixed).map(Self)
     }
 
     /// Whether the block was inserted, which it is not if it is there already.

@@ -349,6 +349,53 @@ fn with_many_more_blocks_than_expected_some_are_missing_and_each_of_them_is_coun
     assert!((10_000..=1 << 14).contains(&found) && there(&(blocks - 1)), "{found} are found");
 }
 
+/// It refused what its index had no place for, once that was stored, and an opening that expected no more blocks did not find
+/// all that had been.
+#[test]
+fn a_store_that_refuses_finds_all_its_blocks_however_few_were_expected() {
+    let files = MemoryFileSource::builder().files_per_folder(4).file_size(64 << 20).build().unwrap();
+    let open = || {
+        let scratch = Scratch::builder(files.clone()).expected_blocks(1).on_full(OnFull::Refuse).open().unwrap();
+        let report = scratch.wait_recovered(LONG).unwrap();
+        (scratch, report)
+    };
+    let key = |number: u64| BlockHash::of(&number.to_le_bytes());
+    let there = |scratch: &Scratch, number: u64| match scratch.read(R, key(number), <[u8]>::to_vec) {
+        Ok(found) => found == number.to_le_bytes() || found.is_empty(),
+        Err(error) => panic!("{number}: {error}"),
+    };
+    let (scratch, _) = open();
+    let few = scratch.stats().index_bytes;
+    // The smallest index has room for 2^14.
+    let blocks = 60_000_u64;
+    for number in 0..blocks {
+        match number % 3 {
+            0 => scratch.put_named(R, key(number), b"").unwrap(),
+            1 => scratch.write_named(R, key(number), 0, |_| ()).unwrap(),
+            _ => drop(scratch.put_many(R, &[&number.to_le_bytes()]).unwrap()),
+        }
+    }
+    assert!((0..blocks).all(|number| there(&scratch, number)));
+    assert!(scratch.stats().index_bytes > few + blocks * 6, "{:?}", scratch.stats());
+    assert!(scratch.close(LONG).is_clean());
+    drop(scratch);
+    let (scratch, report) = open();
+    assert_eq!((report.blocks, report.skipped.no_room, scratch.len()), (blocks, 0, blocks));
+    assert!((0..blocks).all(|number| there(&scratch, number)));
+    // Tombstones take as many places as blocks, and make none less.
+    for number in 0..blocks {
+        assert_eq!(scratch.remove(R, key(number)), Ok(true));
+    }
+    assert!(scratch.is_empty());
+    for number in blocks..blocks + 20_000 {
+        scratch.put_named(R, key(number), b"").unwrap();
+    }
+    assert!((blocks..blocks + 20_000).all(|number| there(&scratch, number)));
+    let missing = |number: u64| scratch.read(R, key(number), |_| ()).is_err_and(|error| error.is_missing());
+    assert!((0..blocks).all(missing));
+    assert_eq!(scratch.stats().evicted, 0);
+}
+
 #[test]
 fn what_a_reading_closure_returns_is_told_from_what_the_store_says() {
     let scratch = Scratch::open(MemoryFileSource::builder().build().unwrap()).unwrap();

@@ -13,7 +13,8 @@ use super::{BlockHash, Realm};
 
 /// A realm and a key, mixed with the store's secret: chosen keys cannot crowd a bucket.
 ///
-/// Bits 0..32 are the tag, 32..64 and 64..96 the buckets, 96..128 the lane.
+/// Bits 0..32 are the tag, 32..64 and 64..96 the buckets, 96..128 the lane: the high ones of these decide, and the low ones
+/// which bucket of a larger level of the index stands for one of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct KeyHash(u128);
 
@@ -36,6 +37,11 @@ impl KeyHash {
         debug_assert!(mask.wrapping_add(1).is_power_of_two() || mask == u32::MAX, "{mask:#x} is no mask");
         let (first, second) = (self.word(1) & mask, self.word(2) & mask);
         if first == second { (first, (second ^ 1) & mask) } else { (first, second) }
+    }
+
+    /// Bits that say nothing of the tag, the buckets, or, the low ones, the lane.
+    pub(crate) fn spread(self) -> u32 {
+        self.word(3)
     }
 
     /// The lane of the key among `lanes`, for ever: `docs/format.md` has the formula.

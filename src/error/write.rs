@@ -28,9 +28,12 @@ pub enum WriteError {
         /// How long the call waited.
         waited: Duration,
     },
-    /// The store may not forget anything, and what it holds leaves too little space in the files or in the index. With
-    /// [`OnFull::Recycle`](crate::OnFull::Recycle) too, if the index is overfull and the block is older than what gave
-    /// way there: expect more blocks.
+    /// The store may not forget anything, and what it holds leaves too little space in the files. Nothing was stored.
+    ///
+    /// Or the index has no place for a block that is stored already, so that it is not found, unless by a later opening: with
+    /// [`OnFull::Recycle`](crate::OnFull::Recycle) if many more blocks are there than were expected, and this one is older than
+    /// what gave way for them, as in a lane that is seldom written to; with [`OnFull::Refuse`](crate::OnFull::Refuse) if the
+    /// system has no memory for a larger index. Expect more blocks; to remove its key makes sure that it is not found.
     #[error(
         "the store is full: {needed} bytes are needed and {live} bytes are live; remove blocks, or open it with more \
          files"

@@ -24,10 +24,6 @@ impl View for Key {
     fn version(&self, address: BlockAddress) -> (u64, u32) {
         (address.file().get().into(), address.slot().get())
     }
-
-    fn may_evict(&self) -> bool {
-        true
-    }
 }
 
 fn key_of(address: BlockAddress) -> u32 {
@@ -40,7 +36,7 @@ impl Key {
     }
 
     fn place(self, buckets: [usize; 2]) -> Place {
-        Place { tag: TAG, buckets, stripe: self.0 as usize % Stripes::COUNT }
+        Place { tag: TAG, buckets, spread: 0, stripe: self.0 as usize % Stripes::COUNT }
     }
 
     fn publish(self, index: &BlockIndex, buckets: [usize; 2], new: BlockAddress) -> Published {
@@ -48,7 +44,23 @@ impl Key {
     }
 
     fn find(self, index: &BlockIndex, buckets: [usize; 2]) -> Vec<BlockAddress> {
-        index.scan(self.place(buckets)).candidates(TAG).filter(|&address| key_of(address) == self.0).collect()
+        index.candidates_at(self.place(buckets)).filter(|&address| key_of(address) == self.0).collect()
+    }
+
+    /// Both buckets are the first one, and no other key has this tag.
+    fn alone(self) -> Place {
+        Place { tag: TAG + self.0, ..self.place(ONE_BUCKET) }
+    }
+
+    fn publish_alone(self, index: &BlockIndex, new: BlockAddress) -> Published {
+        index.publish_at(self.alone(), new, &self)
+    }
+
+    fn find_alone(self, index: &BlockIndex) -> Vec<BlockAddress> {
+        let mut found: Vec<_> = index.candidates_at(self.alone()).collect();
+        // Its word is in both of its buckets.
+        found.dedup();
+        found
     }
 }
 
@@ -70,7 +82,15 @@ const B: Key = Key(1);
 const C: Key = Key(2);
 
 fn index(buckets: usize) -> Arc<BlockIndex> {
-    Arc::new(BlockIndex::with_buckets(buckets).unwrap())
+    Arc::new(BlockIndex::with_buckets(buckets, Room::Fixed).unwrap())
+}
+
+/// One bucket and a second level, which is there from the beginning: how that comes is the business of `OnceLock`, which loom
+/// does not see.
+fn growing() -> Arc<BlockIndex> {
+    let index = BlockIndex::with_buckets(1, Room::Grows).unwrap();
+    assert!(index.levels.grow_to(1));
+    Arc::new(index)
 }
 
 fn all(index: &BlockIndex) -> Vec<BlockAddress> {
@@ -127,6 +147,86 @@ fn a_look_up_misses_a_key_only_if_it_was_absent_meanwhile() {
         }
         writer.join().unwrap();
         assert_eq!(all(&index), [B.at(1, 0), A.at(2, 0)]);
+    });
+}
+
+/// A has its word in the second level, removes it, and comes back in the first: the order in which these are read.
+#[test]
+fn a_look_up_misses_a_key_that_goes_to_another_level_only_if_it_was_absent_meanwhile() {
+    explore(|| {
+        let index = growing();
+        for key in [B, C, A] {
+            assert_eq!(key.publish_alone(&index, key.at(1, 0)), Published::Inserted);
+        }
+        let absent = Arc::new(AtomicU64::new(0));
+        let writer = {
+            let (index, absent) = (Arc::clone(&index), Arc::clone(&absent));
+            thread::spawn(move || {
+                assert!(index.remove_at(C.alone(), C.at(1, 0)));
+                assert_eq!(A.publish_alone(&index, A.at(2, 0)), Published::Replaced(A.at(1, 0)));
+                absent.store(1, Ordering::SeqCst);
+                assert!(index.remove_at(A.alone(), A.at(2, 0)));
+                assert_eq!(A.publish_alone(&index, A.at(3, 0)), Published::Inserted);
+                absent.store(2, Ordering::SeqCst);
+            })
+        };
+        let before = absent.load(Ordering::SeqCst);
+        let found = A.find_alone(&index);
+        let after = absent.load(Ordering::SeqCst);
+        if found.is_empty() {
+            assert!(before < 2 && after > 0, "a miss with no absence");
+        }
+        writer.join().unwrap();
+        assert_eq!(all(&index), [B.at(1, 0), A.at(3, 0)]);
+        assert_eq!(index.scan_at(1, A.alone()).unwrap().candidates(A.alone().tag).count(), 0);
+    });
+}
+
+#[test]
+fn two_inserts_that_both_need_another_level_share_it_and_are_found() {
+    explore(|| {
+        let index = growing();
+        for key in [B, C] {
+            assert_eq!(key.publish_alone(&index, key.at(1, 0)), Published::Inserted);
+        }
+        let other = {
+            let index = Arc::clone(&index);
+            thread::spawn(move || {
+                assert_eq!(Key(3).publish_alone(&index, Key(3).at(1, 0)), Published::Inserted);
+                assert_eq!(Key(3).find_alone(&index), [Key(3).at(1, 0)]);
+            })
+        };
+        assert_eq!(A.publish_alone(&index, A.at(1, 0)), Published::Inserted);
+        assert_eq!(A.find_alone(&index), [A.at(1, 0)]);
+        other.join().unwrap();
+        assert_eq!(all(&index), [A.at(1, 0), B.at(1, 0), C.at(1, 0), Key(3).at(1, 0)]);
+        assert_eq!(index.levels.count(), 2);
+    });
+}
+
+#[test]
+fn two_inserts_of_one_key_into_another_level_leave_the_newer_word() {
+    explore(|| {
+        let index = growing();
+        for key in [B, C] {
+            assert_eq!(key.publish_alone(&index, key.at(1, 0)), Published::Inserted);
+        }
+        let other = {
+            let index = Arc::clone(&index);
+            thread::spawn(move || {
+                let _ = index.remove_at(C.alone(), C.at(1, 0));
+                A.publish_alone(&index, A.at(1, 0))
+            })
+        };
+        let newer = A.publish_alone(&index, A.at(1, 1));
+        let older = other.join().unwrap();
+        let expected = if newer == Published::Inserted {
+            (Published::Superseded(A.at(1, 1)), Published::Inserted)
+        } else {
+            (Published::Inserted, Published::Replaced(A.at(1, 0)))
+        };
+        assert_eq!((older, newer), expected);
+        assert_eq!(all(&index), [B.at(1, 0), A.at(1, 1)]);
     });
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A table of fixed size, buckets of eight words, each a tag and an address. A key has two candidate buckets; an insert
 //! takes the emptier one. The tag is a hint: the entry or the pending record behind an address decides whose it is.
-//! When both buckets are full, the oldest block among their sixteen (or the new one, if it is older) gives way.
+//! When both buckets are full, the oldest block among their sixteen (or the new one, if it is older) gives way; in an
+//! index that grows none does, and the key has its word in the next level, a table like the first (`levels`).
 //!
 //! # Invariants
 //!
@@ -18,13 +19,14 @@
 //!
 //! # A look-up that finds nothing may say so
 //!
-//! It reads sixteen words one after the other, not at one instant. If the key has no word when it begins, then that is
+//! It reads sixteen words a level one after the other, not at one instant. If the key has no word when it begins, then that is
 //! the instant at which *nothing* is true. Else the word is in one place P, and by invariant 1 it is there until it is
 //! taken away. When the look-up reads P it finds the word, or one of the same key that replaced it, tag and all: a
 //! candidate. Or it finds P empty or another key's: then the word was taken away since the look-up began, and between
 //! that and any later insert (possibly into a place already passed by) the key was in the index nowhere. That instant
 //! lies within the look-up. An insert or replace that happened before the look-up cannot be overlooked: reads of one
-//! word never go back in its history, whatever the order of the reads.
+//! word never go back in its history, whatever the order of the reads. That a level is not there yet is read like a word
+//! of it that is empty.
 //!
 //! # What the writers of one key must not do to each other, nor to others
 //!
@@ -40,6 +42,7 @@
 #![deny(unsafe_code)]
 
 mod bucket;
+mod levels;
 mod publish;
 mod scan;
 mod shards;
@@ -54,12 +57,12 @@ use std::fmt;
 use std::io;
 
 use self::bucket::{SLOTS, Word};
+use self::levels::Levels;
 use self::publish::Age;
 pub(crate) use self::publish::{Published, View};
 pub(crate) use self::scan::Candidates;
 use self::scan::Scan;
 use self::shards::{Floors, Stripes, Tally};
-use self::table::Table;
 use crate::block::{BlockAddress, FileId, KeyHash};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -74,9 +77,18 @@ const MIN_WORDS: u64 = if cfg!(loom) {
 };
 const MAX_WORDS: u64 = 1 << 27;
 
-/// The index of a store. Fixed in size: 8 bytes a word, three quarters of them meant to be used.
+/// Whether an index takes every block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It stays as large as it is, and the oldest blocks give way.
+    Fixed,
+    /// It grows, and none gives way.
+    Grows,
+}
+
+/// The index of a store: 8 bytes a word, three quarters of them meant to be used.
 pub(crate) struct BlockIndex {
-    table: Table,
+    levels: Levels,
     stripes: Stripes,
     floors: Floors,
     tally: Tally,
@@ -87,25 +99,35 @@ pub(crate) struct BlockIndex {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     tag: u32,
+    /// In the first level.
     buckets: [usize; 2],
+    /// Which of the buckets of a larger level that stand for one of the first.
+    spread: u32,
     stripe: usize,
 }
 
+/// Where a word is among those of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Spot {
+    level: usize,
+    way: usize,
+}
+
 impl BlockIndex {
-    /// Room for `expected_blocks` at load 0.75, between 2^14 and 2^27 words. Memory is taken as it is touched.
+    /// Room for `expected_blocks` at load 0.75, between 2^14 and 2^27 words at first. Memory is taken as it is touched.
     ///
     /// # Errors
     /// When the address space cannot be had.
-    pub(crate) fn new(expected_blocks: u64) -> io::Result<Self> {
+    pub(crate) fn new(expected_blocks: u64, room: Room) -> io::Result<Self> {
         let words = expected_blocks.saturating_mul(4).div_ceil(3).clamp(MIN_WORDS, MAX_WORDS);
         let buckets = words.div_ceil(SLOTS as u64) as usize;
-        Self::with_buckets(buckets)
+        Self::with_buckets(buckets, room)
     }
 
     /// Any number of buckets: tests want few.
-    pub(crate) fn with_buckets(buckets: usize) -> io::Result<Self> {
+    pub(crate) fn with_buckets(buckets: usize, room: Room) -> io::Result<Self> {
         Ok(Self {
-            table: Table::new(buckets)?,
+            levels: Levels::new(buckets, room == Room::Grows)?,
             stripes: Stripes::new(),
             floors: Floors::new(),
             tally: Tally::new(),
@@ -113,24 +135,38 @@ impl BlockIndex {
         })
     }
 
-    /// The addresses that may be this key's, at most 16 and rarely more than one. No lock, no allocation, two cache
-    /// lines.
+    /// The addresses that may be this key's, at most 16 and rarely more than one. No lock, no allocation, two cache lines,
+    /// unless the index has grown.
     pub(crate) fn candidates(&self, key: KeyHash) -> Candidates {
-        let place = self.place(key);
-        self.scan(place).candidates(place.tag)
+        self.candidates_at(self.place(key))
+    }
+
+    fn candidates_at(&self, place: Place) -> Candidates {
+        if self.levels.is_one() { self.scan(place).candidates(place.tag) } else { self.candidates_of_levels(place) }
+    }
+
+    #[cold]
+    fn candidates_of_levels(&self, place: Place) -> Candidates {
+        loop {
+            // There are never more than fit (`insert_deeper`): some of those seen had left when others were put there.
+            if let Some(candidates) = Candidates::of_all(self.scans(place), place.tag) {
+                return candidates;
+            }
+            crate::sync::thread::yield_now();
+        }
     }
 
     /// Asks the processor for the two cache lines of a key, ahead of a look-up or a publish.
     pub(crate) fn prefetch(&self, key: KeyHash) {
         for bucket in self.place(key).buckets {
-            self.table.prefetch(bucket);
+            self.levels.first().prefetch(bucket);
         }
     }
 
     /// Has the memory of a small index at hand: much of it is about to be touched, in no order. A page at each first touch takes
     /// ten times as long, and if somebody has looked there before, it stops all that run.
     pub(crate) fn populate(&self) {
-        self.table.populate();
+        self.levels.first().populate();
     }
 
     /// Puts `new` in place of the key's older address, or where there is room.
@@ -164,8 +200,8 @@ impl BlockIndex {
         let _turn = self.stripes.lock(place.stripe);
         let old = Word::new(place.tag, old);
         // Losing the exchange means that the word was taken away: it cannot have gone elsewhere under the lock.
-        self.way_of(place, old)
-            .is_some_and(|way| prepare() && self.exchange(place, way, old, Word::new(place.tag, new)))
+        self.spot_of(place, old)
+            .is_some_and(|spot| prepare() && self.exchange(place, spot, old, Word::new(place.tag, new)))
     }
 
     /// Removes the word of this key if it is still exactly this address.
@@ -175,16 +211,17 @@ impl BlockIndex {
 
     fn remove_at(&self, place: Place, address: BlockAddress) -> bool {
         let word = Word::new(place.tag, address);
-        let removed = self.way_of(place, word).filter(|&way| self.exchange(place, way, word, Word::EMPTY));
-        removed.inspect(|&way| self.tally.subtract(place.bucket(way))).is_some()
+        let removed = self.spot_of(place, word).filter(|&spot| self.exchange(place, spot, word, Word::EMPTY));
+        removed.inspect(|&spot| self.tally.subtract(place.bucket(spot))).is_some()
     }
 
-    /// Removes every word of a file, tells each, and returns how many there were. Reads the whole table.
+    /// Removes every word of a file, tells each, and returns how many there were. Reads all tables.
     ///
     /// Words that others put there meanwhile may be missed: the caller sweeps again when no writer of the file is left.
     pub(crate) fn sweep(&self, file: FileId, mut removed: impl FnMut(BlockAddress)) -> u64 {
         let mut count = 0;
-        for (number, bucket) in self.table.iter().enumerate() {
+        let buckets = self.levels.iter().flat_map(|table| table.iter().enumerate());
+        for (number, bucket) in buckets {
             for slot in 0..SLOTS {
                 let mut word = bucket.word(slot);
                 while let Some(address) = word.address().filter(|address| address.file() == file) {
@@ -205,7 +242,7 @@ impl BlockIndex {
 
     /// Calls `visit` with every address, in no order. What is written meanwhile may be seen or not.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(BlockAddress)) {
-        for bucket in &*self.table {
+        for bucket in self.levels.iter().flat_map(|table| table.iter()) {
             (0..SLOTS).filter_map(|slot| bucket.word(slot).address()).for_each(&mut visit);
         }
     }
@@ -215,9 +252,9 @@ impl BlockIndex {
         self.tally.sum()
     }
 
-    /// How many blocks it holds at load 0.75, up to which next to none has to give way.
+    /// How many blocks its first table holds at load 0.75, up to which next to none has to give way, or to go to another.
     pub(crate) fn capacity(&self) -> u64 {
-        (self.table.len() * SLOTS) as u64 * 3 / 4
+        (self.levels.first().len() * SLOTS) as u64 * 3 / 4
     }
 
     /// How many blocks gave way because their buckets were full.
@@ -228,35 +265,66 @@ impl BlockIndex {
 
     /// Bytes of address space. Memory is taken as buckets are touched.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.table.bytes() + self.stripes.bytes() + self.floors.bytes() + size_of::<Self>() as u64
+        self.levels.bytes() + self.stripes.bytes() + self.floors.bytes() + size_of::<Self>() as u64
     }
 
     fn place(&self, key: KeyHash) -> Place {
-        let count = self.table.len() as u64;
+        let count = self.levels.first().len() as u64;
         let (first, second) = key.buckets(u32::MAX);
         // 32 random bits times the count, high half: below the count, and any count will do, not powers of two only.
         let bucket = |bits: u32| ((u64::from(bits) * count) >> 32) as usize;
-        Place { tag: key.tag(), buckets: [bucket(first), bucket(second)], stripe: key.stripe(Stripes::COUNT) }
+        let buckets = [bucket(first), bucket(second)];
+        Place { tag: key.tag(), buckets, spread: key.spread(), stripe: key.stripe(Stripes::COUNT) }
     }
 
+    /// What the first level has at a place.
     fn scan(&self, place: Place) -> Scan {
         let [first, second] = place.buckets;
-        Scan::new(&self.table[first], &self.table[second])
+        Scan::new(&self.levels.first()[first], &self.levels.first()[second])
     }
 
-    fn way_of(&self, place: Place, word: Word) -> Option<usize> {
-        let scan = self.scan(place);
-        scan.tagged(place.tag).find(|&way| scan.word(way) == word)
+    /// What each level has there.
+    fn scans(&self, place: Place) -> impl Iterator<Item = Scan> {
+        std::iter::once_with(move || self.scan(place)).chain(self.deeper_scans(place))
     }
 
-    fn exchange(&self, place: Place, way: usize, from: Word, to: Word) -> bool {
-        self.table[place.bucket(way)].exchange(way % SLOTS, from, to).is_ok()
+    /// What the other levels have there, the second one first.
+    fn deeper_scans(&self, place: Place) -> impl Iterator<Item = Scan> {
+        (1..).map_while(move |level| self.scan_at(level, place))
+    }
+
+    fn scan_at(&self, level: usize, place: Place) -> Option<Scan> {
+        self.levels.buckets(level, place).map(|[first, second]| Scan::new(first, second))
+    }
+
+    fn spot_of(&self, place: Place, word: Word) -> Option<Spot> {
+        self.scans(place).enumerate().find_map(|(level, scan)| {
+            let way = scan.tagged(place.tag).find(|&way| scan.word(way) == word)?;
+            Some(Spot { level, way })
+        })
+    }
+
+    fn exchange(&self, place: Place, spot: Spot, from: Word, to: Word) -> bool {
+        let bucket = self.levels.buckets(spot.level, place).map(|buckets| buckets[spot.way / SLOTS]);
+        bucket.is_some_and(|bucket| bucket.exchange(spot.way % SLOTS, from, to).is_ok())
+    }
+}
+
+impl Spot {
+    fn first_level(way: usize) -> Self {
+        Self { level: 0, way }
     }
 }
 
 impl Place {
-    fn bucket(self, way: usize) -> usize {
-        self.buckets[way / SLOTS]
+    /// The buckets of the key in a level: in a larger one than the first, one of those that stand for one of the first.
+    fn buckets_at(self, level: usize) -> [usize; 2] {
+        let doubled = level.saturating_sub(1);
+        self.buckets.map(|bucket| bucket << doubled | self.spread as usize & ((1 << doubled) - 1))
+    }
+
+    fn bucket(self, spot: Spot) -> usize {
+        self.buckets_at(spot.level)[spot.way / SLOTS]
     }
 }
 

@@ -2,9 +2,9 @@
 //! comes last.
 #![forbid(unsafe_code)]
 
-use super::bucket::Word;
+use super::bucket::{SLOTS, Word};
 use super::scan::{Scan, WAYS, Ways};
-use super::{BlockIndex, Place};
+use super::{BlockIndex, Place, Spot};
 use crate::block::BlockAddress;
 use crate::planted;
 use crate::sync::atomic::Ordering;
@@ -24,9 +24,6 @@ pub(crate) trait View {
     ///
     /// The generation is that of the file in memory, which changes only when no word of the file is left.
     fn version(&self, address: BlockAddress) -> (u64, u32);
-
-    /// Whether a block may be forgotten for want of room. Asked under a lock.
-    fn may_evict(&self) -> bool;
 }
 
 /// What became of an address.
@@ -43,7 +40,7 @@ pub(crate) enum Published {
     /// usually another key's, and the new one was inserted; or the new one itself, when it is older than the others or
     /// than what gave way here before.
     Evicted(BlockAddress),
-    /// There was no room and nothing may give way: nothing changed.
+    /// There was no room, and none could be made where nothing may give way: nothing changed.
     Full,
 }
 
@@ -64,7 +61,7 @@ impl Age {
     }
 }
 
-/// What the words of the key's tag turned out to be, asked before the lock was taken.
+/// What the words of the key's tag in one level turned out to be, asked before the lock was taken.
 struct Known {
     scan: Scan,
     tagged: Ways,
@@ -113,18 +110,18 @@ impl BlockIndex {
         loop {
             // Slow, and calls out: no lock is held. Most often there is nothing to ask about.
             let known = Known::ask(self.scan(place), place.tag, view);
+            let deeper: Vec<_> = self.deeper_scans(place).map(|scan| Known::ask(scan, place.tag, view)).collect();
             let _turn = self.stripes.lock(place.stripe);
             let now = self.scan(place);
-            match known.own_way(&now, place.tag, view) {
+            match self.own_spot(place, &now, &known, &deeper, view) {
                 Err(Changed) => {}
                 Ok(None) => return self.insert(place, now, new, view),
-                Ok(Some(way)) => {
-                    let (word, age) = (now.word(way), known.ages[way]);
+                Ok(Some((spot, word, age))) => {
                     if let Some(old) = word.address().filter(|_| age >= Age::of(view, new)) {
                         return Published::Superseded(old);
                     }
                     match word.address() {
-                        Some(old) if self.exchange(place, way, word, Word::new(place.tag, new)) => {
+                        Some(old) if self.exchange(place, spot, word, Word::new(place.tag, new)) => {
                             return Published::Replaced(old);
                         }
                         // It was taken away. By invariant 2 the key has no word now.
@@ -135,30 +132,54 @@ impl BlockIndex {
         }
     }
 
+    /// Where the key's word is, under its lock, and the word and its age; `now` is what the first level has.
+    fn own_spot(
+        &self,
+        place: Place,
+        now: &Scan,
+        known: &Known,
+        deeper: &[Known],
+        view: &impl View,
+    ) -> Result<Option<(Spot, Word, Age)>, Changed> {
+        if let Some(way) = known.own_way(now, place.tag, view)? {
+            return Ok(Some((Spot::first_level(way), now.word(way), known.ages[way])));
+        }
+        if self.levels.count() != 1 + deeper.len() {
+            return Err(Changed);
+        }
+        for ((known, now), level) in deeper.iter().zip(self.deeper_scans(place)).zip(1..) {
+            if let Some(way) = known.own_way(&now, place.tag, view)? {
+                return Ok(Some((Spot { level, way }, now.word(way), known.ages[way])));
+            }
+        }
+        Ok(None)
+    }
+
     /// Under the key's lock, when the key has no word and `now` was read after that became so.
     fn insert(&self, place: Place, mut now: Scan, new: BlockAddress, view: &impl View) -> Published {
         let (word, age) = (Word::new(place.tag, new), Age::of(view, new));
         loop {
             if age < self.floors.of(place.buckets) {
-                return self.give_up(place, new, age, view);
+                return self.give_up(place, new, age);
             }
             if let Some(way) = now.emptiest() {
-                if self.exchange(place, way, Word::EMPTY, word) {
-                    self.tally.add(place.bucket(way));
+                if self.fill(place, Spot::first_level(way), word) {
                     return Published::Inserted;
                 }
+            } else if self.levels.grows() {
+                return self.insert_deeper(place, word);
             } else {
                 let Some((oldest, victim, way)) = oldest(&now, view).filter(|&(oldest, ..)| oldest < age) else {
-                    return self.give_up(place, new, age, view);
+                    return self.give_up(place, new, age);
                 };
                 // Hazard 16: a full index is an error, and the block has its room in the file already.
-                if !view.may_evict() || planted::is(16) {
+                if planted::is(16) {
                     return Published::Full;
                 }
                 // Before the exchange, so that whoever sees the word gone sees the floor. If the exchange is lost, the
                 // floor is higher than it had to be, by a block that was the oldest of sixteen.
-                self.floors.raise(place.bucket(way), oldest);
-                if self.exchange(place, way, now.word(way), word) {
+                self.floors.raise(place.buckets[way / SLOTS], oldest);
+                if self.exchange(place, Spot::first_level(way), now.word(way), word) {
                     self.evictions.fetch_add(1, Ordering::Relaxed);
                     return Published::Evicted(victim);
                 }
@@ -167,12 +188,39 @@ impl BlockIndex {
         }
     }
 
-    /// The new block is the oldest one that wants to stay: it gives way itself.
-    fn give_up(&self, place: Place, new: BlockAddress, age: Age, view: &impl View) -> Published {
-        if !view.may_evict() {
+    /// As `insert`, where the first level had no room and none may give way.
+    ///
+    /// A place has no more words of one tag than the first level alone could have. All keys of a tag share a lock, so nobody adds
+    /// one meanwhile. Of random tags not even three will ever meet.
+    fn insert_deeper(&self, place: Place, word: Word) -> Published {
+        if self.scans(place).map(|scan| scan.tagged(place.tag).len()).sum::<usize>() >= WAYS {
             return Published::Full;
         }
-        self.floors.raise(place.bucket(0), age);
+        let mut level = 1;
+        while self.levels.grow_to(level) {
+            let Some(now) = self.scan_at(level, place) else { break };
+            match now.emptiest() {
+                Some(way) if self.fill(place, Spot { level, way }, word) => return Published::Inserted,
+                // Another key's writer was quicker.
+                Some(_) => {}
+                None => level += 1,
+            }
+        }
+        Published::Full
+    }
+
+    /// Puts a word where there was none.
+    fn fill(&self, place: Place, spot: Spot, word: Word) -> bool {
+        let is_filled = self.exchange(place, spot, Word::EMPTY, word);
+        if is_filled {
+            self.tally.add(place.bucket(spot));
+        }
+        is_filled
+    }
+
+    /// The new block is the oldest one that wants to stay: it gives way itself.
+    fn give_up(&self, place: Place, new: BlockAddress, age: Age) -> Published {
+        self.floors.raise(place.buckets[0], age);
         self.evictions.fetch_add(1, Ordering::Relaxed);
         Published::Evicted(new)
     }

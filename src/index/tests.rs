@@ -16,7 +16,6 @@ use crate::block::{BlockHash, Realm, Slot};
 struct Blocks {
     keys: RefCell<HashMap<BlockAddress, u32>>,
     publishing: Cell<u32>,
-    may_not_evict: Cell<bool>,
 }
 
 impl View for Blocks {
@@ -26,10 +25,6 @@ impl View for Blocks {
 
     fn version(&self, address: BlockAddress) -> (u64, u32) {
         (u64::from(address.file().get()), address.slot().get())
-    }
-
-    fn may_evict(&self) -> bool {
-        !self.may_not_evict.get()
     }
 }
 
@@ -41,7 +36,7 @@ impl Blocks {
     }
 
     fn of(&self, index: &BlockIndex, place: Place, key: u32) -> Vec<BlockAddress> {
-        let candidates: HashSet<_> = index.scan(place).candidates(place.tag).collect();
+        let candidates: HashSet<_> = index.candidates_at(place).collect();
         candidates.into_iter().filter(|address| self.keys.borrow()[address] == key).collect()
     }
 }
@@ -54,15 +49,15 @@ fn key(number: u64) -> KeyHash {
     KeyHash::of(0x5EED, Realm::DEFAULT, BlockHash::from_u128(number.into()))
 }
 
-const PLACE: Place = Place { tag: 7, buckets: [0, 1], stripe: 3 };
+const PLACE: Place = Place { tag: 7, buckets: [0, 1], spread: 0, stripe: 3 };
 
 fn two_buckets() -> (BlockIndex, Blocks) {
-    (BlockIndex::with_buckets(2).unwrap(), Blocks::default())
+    (BlockIndex::with_buckets(2, Room::Fixed).unwrap(), Blocks::default())
 }
 
 #[test]
 fn the_first_address_of_a_key_is_inserted_and_found() {
-    let (index, blocks) = (BlockIndex::new(0).unwrap(), Blocks::default());
+    let (index, blocks) = (BlockIndex::new(0, Room::Fixed).unwrap(), Blocks::default());
     assert_eq!(index.candidates(key(1)).next(), None);
     blocks.keys.borrow_mut().insert(address(1, 5), 0);
     assert_eq!(index.publish_if_newer(key(1), address(1, 5), &blocks), Published::Inserted);
@@ -115,7 +110,8 @@ fn an_insert_takes_the_emptier_bucket() {
     for key in 3..6 {
         let _ = blocks.publish(&index, PLACE, key, address(1, key));
     }
-    let used = |bucket: usize| (0..SLOTS).filter(|&slot| index.table[bucket].word(slot) != Word::EMPTY).count();
+    let used =
+        |bucket: usize| (0..SLOTS).filter(|&slot| index.levels.first()[bucket].word(slot) != Word::EMPTY).count();
     assert_eq!([used(0), used(1)], [3, 3]);
 }
 
@@ -164,19 +160,67 @@ fn an_older_version_does_not_return_after_a_newer_one_gave_way() {
 }
 
 #[test]
-fn an_index_that_may_not_evict_says_full_and_changes_nothing() {
-    let (index, blocks) = two_buckets();
-    for key in 0..16 {
-        let _ = blocks.publish(&index, PLACE, key, address(3, key));
+fn in_an_index_that_grows_none_gives_way_however_many_come() {
+    let (index, blocks) = (BlockIndex::with_buckets(2, Room::Grows).unwrap(), Blocks::default());
+    // All in one place, which larger levels do not spread: sixteen a level.
+    let levels = if cfg!(miri) { 3 } else { 8 };
+    let keys = levels * 16;
+    let place = |key: u32| Place { tag: key % (2 * levels) + 1, ..PLACE };
+    let old = |key: u32| address(if key == 11 { 2 } else { 3 }, key);
+    for key in 0..keys {
+        assert_eq!(blocks.publish(&index, place(key), key, old(key)), Published::Inserted);
     }
-    blocks.may_not_evict.set(true);
-    assert_eq!(blocks.publish(&index, PLACE, 16, address(4, 0)), Published::Full);
-    assert_eq!(blocks.publish(&index, PLACE, 16, address(1, 0)), Published::Full);
-    for key in 0..16 {
-        assert_eq!(blocks.of(&index, PLACE, key), [address(3, key)]);
+    assert_eq!(index.levels.count(), levels as usize);
+    assert_eq!((index.len(), index.evictions()), (keys.into(), 0));
+    for key in 0..keys {
+        assert_eq!(blocks.publish(&index, place(key), key, address(1, key)), Published::Superseded(old(key)));
+        assert_eq!(blocks.publish(&index, place(key), key, address(4, key)), Published::Replaced(old(key)));
+        assert_eq!(blocks.of(&index, place(key), key), [address(4, key)]);
     }
-    assert_eq!((index.len(), index.evictions()), (16, 0));
-    assert_eq!(blocks.publish(&index, PLACE, 5, address(4, 1)), Published::Replaced(address(3, 5)));
+    let last = keys - 1;
+    assert!(index.compare_exchange_at(place(last), address(4, last), address(3, last), || true));
+    assert!(index.remove_at(place(last), address(3, last)) && !index.remove_at(place(last), address(3, last)));
+    let mut seen = HashSet::new();
+    index.for_each(|address| assert!(seen.insert(address)));
+    assert_eq!(seen, (0..last).map(|key| address(4, key)).collect());
+    assert_eq!(index.sweep(FileId::new(4).unwrap(), |address| assert!(seen.remove(&address))), last.into());
+    assert_eq!((seen.len(), index.len()), (0, 0));
+    // What left made room.
+    assert_eq!(blocks.publish(&index, place(1), 1, address(5, 1)), Published::Inserted);
+    assert_eq!(index.scan(PLACE).candidates(place(1).tag).collect::<Vec<_>>(), [address(5, 1)]);
+}
+
+/// Candidates are sixteen at most: a place that had more words of a tag would hide some from its readers.
+#[test]
+fn a_place_has_no_more_words_of_one_tag_than_a_look_up_gives() {
+    let (index, blocks) = (BlockIndex::with_buckets(2, Room::Grows).unwrap(), Blocks::default());
+    for key in 0..8 {
+        let other = Place { tag: 9, ..PLACE };
+        assert_eq!(blocks.publish(&index, other, key, address(1, key)), Published::Inserted);
+    }
+    for key in 8..24 {
+        assert_eq!(blocks.publish(&index, PLACE, key, address(1, key)), Published::Inserted);
+    }
+    assert_eq!(blocks.publish(&index, PLACE, 24, address(1, 24)), Published::Full);
+    assert!((8..24).all(|key| blocks.of(&index, PLACE, key) == [address(1, key)]));
+    assert!(index.remove_at(PLACE, address(1, 20)));
+    assert_eq!(blocks.publish(&index, PLACE, 24, address(1, 24)), Published::Inserted);
+    assert_eq!(blocks.of(&index, PLACE, 24), [address(1, 24)]);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
+fn an_index_that_grows_is_as_well_filled_as_a_large_one() {
+    let (index, blocks) = (BlockIndex::with_buckets(128, Room::Grows).unwrap(), 100_000_u32);
+    for number in 0..blocks {
+        let own = Numbered { key: number, keys: u32::MAX };
+        assert_eq!(index.publish_if_newer(key(number.into()), address(1, number), &own), Published::Inserted);
+    }
+    let words = index.levels.bytes() / 8;
+    assert!(words <= 2 << 17, "{words} words for {blocks} blocks, made for 768");
+    let found = |number: &u32| index.candidates(key((*number).into())).any(|found| found == address(1, *number));
+    assert!((0..blocks).all(|number| found(&number)));
+    assert!(index.candidates(key(u64::MAX)).next().is_none());
 }
 
 #[test]
@@ -195,9 +239,6 @@ fn an_address_that_changed_its_key_while_it_was_asked_about_is_asked_about_again
         fn version(&self, address: BlockAddress) -> (u64, u32) {
             (3, address.slot().get())
         }
-        fn may_evict(&self) -> bool {
-            true
-        }
     }
     impl View for Turns<'_> {
         fn is_same_key(&self, address: BlockAddress) -> bool {
@@ -214,11 +255,8 @@ fn an_address_that_changed_its_key_while_it_was_asked_about_is_asked_about_again
         fn version(&self, address: BlockAddress) -> (u64, u32) {
             (if address.file().get() == 1 { self.generation.get() } else { 4 }, address.slot().get())
         }
-        fn may_evict(&self) -> bool {
-            true
-        }
     }
-    let index = BlockIndex::with_buckets(2).unwrap();
+    let index = BlockIndex::with_buckets(2, Room::Fixed).unwrap();
     assert_eq!(index.publish_at(PLACE, address(1, 0), &Quick), Published::Inserted);
     let view = Turns { index: &index, generation: Cell::new(1), questions: Cell::new(0) };
     assert_eq!(index.publish_at(PLACE, address(2, 0), &view), Published::Inserted);
@@ -228,7 +266,7 @@ fn an_address_that_changed_its_key_while_it_was_asked_about_is_asked_about_again
 
 #[test]
 fn only_the_exact_address_is_exchanged_or_removed() {
-    let index = BlockIndex::new(0).unwrap();
+    let index = BlockIndex::new(0, Room::Fixed).unwrap();
     let blocks = Blocks::default();
     let _ = index.publish_if_newer(key(1), address(2, 5), &blocks);
     assert!(!index.compare_exchange_if(key(1), address(2, 4), address(3, 0), || true));
@@ -251,7 +289,7 @@ fn only_the_exact_address_is_exchanged_or_removed() {
 
 #[test]
 fn a_sweep_takes_all_words_of_its_file_and_no_other() {
-    let (index, blocks) = (BlockIndex::new(0).unwrap(), Blocks::default());
+    let (index, blocks) = (BlockIndex::new(0, Room::Fixed).unwrap(), Blocks::default());
     for number in 0..300_u32 {
         let file = if number % 3 == 0 { 1 } else { 1023 };
         let _ = index.publish_if_newer(key(number.into()), address(file, number), &blocks);
@@ -268,7 +306,7 @@ fn a_sweep_takes_all_words_of_its_file_and_no_other() {
 #[test]
 #[cfg_attr(miri, ignore = "a table is smaller where it is interpreted")]
 fn capacity_is_what_was_asked_for_within_bounds() {
-    let of = |expected| BlockIndex::new(expected).unwrap();
+    let of = |expected| BlockIndex::new(expected, Room::Fixed).unwrap();
     assert_eq!(of(0).capacity(), (1 << 14) * 3 / 4);
     assert!((100_000..100_010).contains(&of(100_000).capacity()));
     assert!(of(100_000).memory_bytes() <= 11 * 100_000 + 50_000);
@@ -283,7 +321,7 @@ fn capacity_is_what_was_asked_for_within_bounds() {
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn next_to_nothing_gives_way_at_load_three_quarters() {
     let blocks = 1_u32 << 14;
-    let (index, view) = (BlockIndex::new(blocks.into()).unwrap(), Blocks::default());
+    let (index, view) = (BlockIndex::new(blocks.into(), Room::Fixed).unwrap(), Blocks::default());
     let mut lost = HashSet::new();
     for number in 0..blocks {
         view.keys.borrow_mut().insert(address(1, number), number);
@@ -335,7 +373,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// Three buckets and three tags for 48 keys: collisions and overflow all the time.
 fn crowded(key: u32) -> Place {
     let buckets = [[0, 1], [1, 2], [2, 0]][key as usize % 3];
-    Place { tag: key / 3 % 3 + 1, buckets, stripe: key as usize % Stripes::COUNT }
+    Place { tag: key / 3 % 3 + 1, buckets, spread: key / 9, stripe: key as usize % Stripes::COUNT }
 }
 
 proptest! {
@@ -347,9 +385,15 @@ proptest! {
 
     #[test]
     fn a_key_is_found_at_its_newest_address_unless_it_was_reported_gone(
+        grows: bool,
         steps in prop::collection::vec(step(), 1..if cfg!(miri) { 40 } else { 400 }),
     ) {
-        let (index, blocks) = (BlockIndex::with_buckets(3).unwrap(), Blocks::default());
+        let room = if grows { Room::Grows } else { Room::Fixed };
+        // One bucket where each second key has to go to another level.
+        let buckets = if grows { 1 } else { 3 };
+        let (index, blocks) = (BlockIndex::with_buckets(buckets, room).unwrap(), Blocks::default());
+        let few = |key| Place { buckets: [0, 0], tag: key % 12 + 1, ..crowded(key) };
+        let crowded = |key| if grows { few(key) } else { crowded(key) };
         let mut model: HashMap<u32, BlockAddress> = HashMap::new();
         let mut gave_way: HashMap<u32, BlockAddress> = HashMap::new();
         let mut written = Vec::new();
@@ -420,7 +464,7 @@ proptest! {
                         prop_assert!(age(by) >= age(new));
                     }
                     Published::Evicted(gone) => {
-                        prop_assert_eq!(had, None);
+                        prop_assert!(!grows && had.is_none());
                         evictions += 1;
                         let owner = blocks.keys.borrow()[&gone];
                         if gone != new {
@@ -431,7 +475,7 @@ proptest! {
                         let youngest = gave_way.entry(owner).or_insert(gone);
                         *youngest = if age(*youngest) < age(gone) { gone } else { *youngest };
                     }
-                    Published::Full => prop_assert!(false, "may always evict"),
+                    Published::Full => prop_assert!(false, "may evict, or has memory"),
                 }
             }
             for key in 0..48 {
@@ -457,31 +501,32 @@ impl View for Numbered {
     fn version(&self, address: BlockAddress) -> (u64, u32) {
         (1, address.slot().get())
     }
-
-    fn may_evict(&self) -> bool {
-        true
-    }
 }
 
 #[test]
 fn readers_never_miss_a_key_that_several_writers_keep_replacing() {
-    const KEYS: u32 = 8;
+    never_misses(8, Room::Fixed);
+    // In three levels.
+    never_misses(40, Room::Grows);
+}
+
+fn never_misses(keys: u32, room: Room) {
     let versions: u32 = if cfg!(miri) { 40 } else { 20_000 };
-    let (index, done) = (&BlockIndex::with_buckets(2).unwrap(), &AtomicBool::new(false));
-    let newest: &[AtomicU32; KEYS as usize] = &std::array::from_fn(|_| AtomicU32::new(0));
-    // All keys share buckets and tag, stripes differ.
-    let place = |key: u32| Place { stripe: key as usize, ..PLACE };
-    for key in 0..KEYS {
-        assert_eq!(index.publish_at(place(key), address(1, key), &Numbered { key, keys: KEYS }), Published::Inserted);
+    let (index, done) = (&BlockIndex::with_buckets(2, room).unwrap(), &AtomicBool::new(false));
+    let newest: &[AtomicU32] = &(0..keys).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
+    // All keys share buckets, and eight a tag; stripes differ.
+    let place = |key: u32| Place { tag: key / 8 + 1, stripe: key as usize, ..PLACE };
+    for key in 0..keys {
+        assert_eq!(index.publish_at(place(key), address(1, key), &Numbered { key, keys }), Published::Inserted);
     }
     thread::scope(|scope| {
         let writers: Vec<_> = (0..2)
             .map(|writer| {
                 scope.spawn(move || {
                     for version in (1..versions).filter(|version| version % 2 == writer) {
-                        for key in 0..KEYS {
-                            let new = address(1, version * KEYS + key);
-                            let published = index.publish_at(place(key), new, &Numbered { key, keys: KEYS });
+                        for key in 0..keys {
+                            let new = address(1, version * keys + key);
+                            let published = index.publish_at(place(key), new, &Numbered { key, keys });
                             assert!(
                                 matches!(published, Published::Replaced(_) | Published::Superseded(_)),
                                 "{published:?}"
@@ -494,11 +539,10 @@ fn readers_never_miss_a_key_that_several_writers_keep_replacing() {
             .collect();
         let reader = scope.spawn(move || {
             while !done.load(Ordering::Acquire) {
-                for key in 0..KEYS {
+                for key in 0..keys {
                     let at_least = newest[key as usize].load(Ordering::Acquire);
-                    let found =
-                        index.scan(place(key)).candidates(PLACE.tag).find(|found| found.slot().get() % KEYS == key);
-                    let found = found.expect("a key that is only ever replaced").slot().get() / KEYS;
+                    let found = index.candidates_at(place(key)).find(|found| found.slot().get() % keys == key);
+                    let found = found.expect("a key that is only ever replaced").slot().get() / keys;
                     assert!(found >= at_least, "version {found} after {at_least}");
                 }
             }
@@ -511,17 +555,19 @@ fn readers_never_miss_a_key_that_several_writers_keep_replacing() {
     });
     let mut left = HashSet::new();
     index.for_each(|address| assert!(left.insert(address)));
-    assert_eq!(left, (0..KEYS).map(|key| address(1, (versions - 1) * KEYS + key)).collect());
+    assert_eq!(left, (0..keys).map(|key| address(1, (versions - 1) * keys + key)).collect());
 }
 
-#[test]
-fn words_are_neither_lost_nor_doubled_under_writers_evictions_and_sweeps() {
+fn none_is_lost_or_doubled(buckets: u16, room: Room) {
     const KEYS: u32 = 64;
+    // At most eight keys of a tag meet.
+    let (tags, buckets) = (8 / u32::from(buckets), usize::from(buckets));
     let rounds: u32 = if cfg!(miri) { 3 } else { 3_000 };
-    let index = &BlockIndex::with_buckets(4).unwrap();
+    let index = &BlockIndex::with_buckets(buckets, room).unwrap();
     let place = |key: u32| Place {
-        tag: key % 2 + 1,
-        buckets: [key as usize % 4, (key as usize / 4) % 4],
+        tag: key % tags + 1,
+        buckets: [key as usize % buckets, (key as usize / 4) % buckets],
+        spread: key / 16,
         stripe: key as usize % Stripes::COUNT,
     };
     // Each removal is told to exactly one party, so what was put in minus what was told is what is there.
@@ -541,7 +587,7 @@ fn words_are_neither_lost_nor_doubled_under_writers_evictions_and_sweeps() {
                                 put.fetch_add(1, Ordering::Relaxed);
                                 gone.fetch_add(1, Ordering::Relaxed);
                             }
-                            Published::Full => panic!("may evict"),
+                            Published::Full => panic!("may evict, or has memory"),
                             _ => {}
                         }
                         if key % 16 == round % 16 && index.remove_at(place(key), new) {
@@ -565,4 +611,14 @@ fn words_are_neither_lost_nor_doubled_under_writers_evictions_and_sweeps() {
     index.for_each(|address| assert!(keys.insert(address.slot().get() % KEYS), "two words for one key"));
     assert_eq!(keys.len(), (put.load(Ordering::Relaxed) - gone.load(Ordering::Relaxed)) as usize);
     assert_eq!(index.len(), keys.len() as u64);
+}
+
+#[test]
+fn words_are_neither_lost_nor_doubled_under_writers_evictions_and_sweeps() {
+    none_is_lost_or_doubled(4, Room::Fixed);
+}
+
+#[test]
+fn words_are_neither_lost_nor_doubled_under_writers_and_sweeps_of_an_index_that_grows() {
+    none_is_lost_or_doubled(1, Room::Grows);
 }

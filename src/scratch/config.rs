@@ -119,9 +119,11 @@ impl ScratchBuilder {
     /// 2^24.
     ///
     /// Costs about 11 bytes of memory a block, touched as the index fills. Far more blocks than expected push each
-    /// other out of the index, which [`Stats::evicted`](crate::Stats::evicted) counts. With [`OnFull::Refuse`] they are
-    /// refused as [`WriteError::Full`](crate::WriteError::Full) instead. What finds no place after a restart is not found, until
-    /// an opening that expects more: `no_room` of the [`RecoveryReport`](crate::RecoveryReport) counts it.
+    /// other out of the index, which [`Stats::evicted`](crate::Stats::evicted) counts. What finds no place after a restart is
+    /// not found, until an opening that expects more: `no_room` of the [`RecoveryReport`](crate::RecoveryReport) counts it.
+    ///
+    /// With [`OnFull::Refuse`] nothing is pushed out, and all is found after a restart: the index grows, each time to twice its
+    /// size, and takes 8 to 16 bytes a block. What has not been stored is then looked for in one more place for each time.
     pub fn expected_blocks(mut self, blocks: u64) -> Self {
         self.options.expected_blocks = Some(blocks);
         self

@@ -11,7 +11,7 @@ use crate::index::Published;
 use crate::scratch::Scratch;
 use crate::scratch::small::{Collision, REALM, block, eventually, three_files_of, ungathered};
 use crate::storage::faulty::{Call, Errno, Fault, FaultySource};
-use crate::wheel::{OnFull, Verify};
+use crate::wheel::Verify;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const SIZE: u64 = 1 << 20;
@@ -191,7 +191,7 @@ fn a_block_with_too_many_pins_is_busy_and_not_missing() {
 fn a_block_without_room_in_the_index_is_removed_by_an_entry() {
     let files = three_files_of(4 << 20);
     let open = |blocks: u64| {
-        let builder = Scratch::builder(files.clone()).on_full(OnFull::Refuse).gather(0, Duration::ZERO);
+        let builder = Scratch::builder(files.clone()).gather(0, Duration::ZERO);
         let scratch = builder.expected_blocks(blocks).open().unwrap();
         let report = scratch.wait_recovered(PATIENCE).unwrap();
         (scratch, report)

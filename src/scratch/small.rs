@@ -96,8 +96,4 @@ impl View for Collision {
     fn version(&self, address: BlockAddress) -> (u64, u32) {
         (1, address.slot().get())
     }
-
-    fn may_evict(&self) -> bool {
-        true
-    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, FileId, FileSize, KeyHash, PAGE_LEN, PAGE_SIZE, Realm, Slot};
-use crate::index::{BlockIndex, Published, View};
+use crate::index::{BlockIndex, Published, Room, View};
 use crate::storage::MemoryFileSource;
 use crate::sync::atomic::{AtomicU32, Ordering, fence};
 use crate::sync::{Arc, Mutex, thread};
@@ -205,10 +205,6 @@ impl View for InFile<'_> {
     fn version(&self, address: BlockAddress) -> (u64, u32) {
         (self.0.generation(), address.slot().get())
     }
-
-    fn may_evict(&self) -> bool {
-        true
-    }
 }
 
 fn key() -> KeyHash {
@@ -217,7 +213,7 @@ fn key() -> KeyHash {
 
 impl Shared<BlockIndex> {
     fn indexed() -> Arc<Self> {
-        Self::new(BlockIndex::with_buckets(1).unwrap())
+        Self::new(BlockIndex::with_buckets(1, Room::Fixed).unwrap())
     }
 
     /// A write: reserved, published, finished. It may come at any time of a recycling.

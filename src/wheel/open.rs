@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind};
 
 use crate::block::FileId;
 use crate::error::{ConfigError, IoError, OpenError};
-use crate::index::BlockIndex;
+use crate::index::{BlockIndex, Room};
 use crate::os;
 use crate::storage::{Contained, FileSource, Panics, check_source};
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -101,7 +101,8 @@ impl FileWheel {
         let budget = u64::from(in_place) * size.get();
         let expected =
             options.expected_blocks.unwrap_or_else(|| (budget / ASSUMED_BLOCK).clamp(LEAST_EXPECTED, 1 << 24));
-        let index = BlockIndex::new(expected)
+        let room = if options.on_full == OnFull::Refuse { Room::Grows } else { Room::Fixed };
+        let index = BlockIndex::new(expected, room)
             .map_err(|error| OpenError::Io(IoError::new("reserving memory for the index", None, error)))?;
         let events = Events::start(options.hook.0.take())
             .map_err(|error| OpenError::Io(IoError::new("starting a thread of the store", None, error)))?;

@@ -117,10 +117,6 @@ impl View for KeyView<'_> {
         }
         (file.generation(), address.slot().get())
     }
-
-    fn may_evict(&self) -> bool {
-        self.wheel.options.on_full == OnFull::Recycle
-    }
 }
 
 impl KeyView<'_> {
