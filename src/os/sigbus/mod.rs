@@ -34,6 +34,8 @@ static FAULTS: Faults = Faults::new();
 
 /// Who handled the signal before; null for the system's default.
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
+/// All that it has ever pointed to: a handler may be reading either, for ever, and what looks for leaks finds them here.
+static KEPT: [AtomicPtr<libc::sigaction>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
 /// How many pages were replaced in this process: as long as that is the same nothing new is poisoned.
 #[inline]
@@ -105,12 +107,12 @@ fn install() -> io::Result<()> {
         if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut before) } != 0 {
             return io::Error::last_os_error().raw_os_error();
         }
-        remember(before);
+        remember(before, &KEPT[0]);
         if !set_handler(&mut before) {
             return io::Error::last_os_error().raw_os_error();
         }
         // Somebody may have come in between.
-        remember(before);
+        remember(before, &KEPT[1]);
         None
     });
     failure.map_or(Ok(()), |number| Err(io::Error::from_raw_os_error(number)))
@@ -134,10 +136,13 @@ fn no_action() -> libc::sigaction {
     unsafe { std::mem::zeroed() }
 }
 
-/// Keeps who handled the signal before. At most two are ever leaked: a handler may be reading the first.
-fn remember(before: libc::sigaction) {
+/// Keeps who handled the signal before, for good.
+fn remember(before: libc::sigaction, kept: &AtomicPtr<libc::sigaction>) {
+    let before = Box::into_raw(Box::new(before));
+    // Relaxed: nobody reads it.
+    kept.store(before, Ordering::Relaxed);
     // Release pairs with the Acquire in `chain`.
-    BEFORE.store(Box::into_raw(Box::new(before)), Ordering::Release);
+    BEFORE.store(before, Ordering::Release);
 }
 
 /// The handler itself (invariant 1).
@@ -172,7 +177,7 @@ fn replace_page(info: *mut libc::siginfo_t) -> bool {
 fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void, code: libc::c_int) {
     // Acquire pairs with the Release in `remember`.
     let before = BEFORE.load(Ordering::Acquire);
-    // SAFETY: null, or leaked by `remember` and never changed.
+    // SAFETY: null, or kept for good by `remember` and never changed.
     let before = unsafe { before.as_ref() };
     let handler = before.map_or(libc::SIG_DFL, |before| before.sa_sigaction);
     // Sent by somebody, or by a fault of the processor: the former may be ignored.
