@@ -217,6 +217,15 @@ mod tests {
         put(&wheel).unwrap();
         let lane = &wheel.lanes[0];
         let gathered = lane.gather_now().take().unwrap();
+        // The flusher itself would have taken it, as soon as it is awake.
+        lane.stop();
+        let is_over =
+            |thread: &thread::JoinHandle<()>| thread.thread().name() != Some("scratch-flush-0") || thread.is_finished();
+        let began = Instant::now();
+        while !wheel.threads.lock().iter().all(is_over) {
+            assert!(began.elapsed() < AT_ONCE);
+            thread::yield_now();
+        }
         lane.leave(gathered);
         wheel.contain(Role::Flusher, 0, |_| panic!("as the test asks"));
         assert!(lane.wait_for_outstanding(&crate::wheel::pending::Deadline::after(Duration::ZERO)));
