@@ -361,7 +361,7 @@ fn a_store_that_refuses_finds_all_its_blocks_however_few_were_expected() {
     };
     let key = |number: u64| BlockHash::of(&number.to_le_bytes());
     let there = |scratch: &Scratch, number: u64| match scratch.read(R, key(number), <[u8]>::to_vec) {
-        Ok(found) => found == number.to_le_bytes() || found.is_empty(),
+        Ok(found) => found == if number % 3 == 2 { number.to_le_bytes().to_vec() } else { Vec::new() },
         Err(error) => panic!("{number}: {error}"),
     };
     let (scratch, _) = open();
@@ -388,12 +388,42 @@ fn a_store_that_refuses_finds_all_its_blocks_however_few_were_expected() {
     }
     assert!(scratch.is_empty());
     for number in blocks..blocks + 20_000 {
-        scratch.put_named(R, key(number), b"").unwrap();
+        let content = if number % 3 == 2 { number.to_le_bytes().to_vec() } else { Vec::new() };
+        scratch.put_named(R, key(number), &content).unwrap();
     }
     assert!((blocks..blocks + 20_000).all(|number| there(&scratch, number)));
     let missing = |number: u64| scratch.read(R, key(number), |_| ()).is_err_and(|error| error.is_missing());
     assert!((0..blocks).all(missing));
     assert_eq!(scratch.stats().evicted, 0);
+}
+
+#[test]
+fn what_has_no_place_in_an_index_of_a_fixed_size_is_found_or_stays_removed_in_one_that_grows() {
+    let files = MemoryFileSource::builder().files_per_folder(4).file_size(16 << 20).build().unwrap();
+    let open = |on_full| {
+        let scratch = Scratch::builder(files.clone()).expected_blocks(1).on_full(on_full).open().unwrap();
+        let report = scratch.wait_recovered(LONG).unwrap();
+        (scratch, report.skipped.no_room)
+    };
+    let key = |number: u64| BlockHash::of(&number.to_le_bytes());
+    let blocks = 40_000_u64;
+    let (scratch, _) = open(OnFull::Refuse);
+    for number in 0..blocks {
+        scratch.put_named(R, key(number), b"").unwrap();
+    }
+    drop(scratch);
+    let (scratch, no_room) = open(OnFull::Recycle);
+    assert!(no_room > 20_000, "{no_room}");
+    // Found or not.
+    for number in (0..blocks).filter(|number| number % 5 == 0) {
+        scratch.remove(R, key(number)).unwrap();
+    }
+    drop(scratch);
+    let (scratch, no_room) = open(OnFull::Refuse);
+    assert_eq!(no_room, 0);
+    for number in 0..blocks {
+        assert_eq!(scratch.contains(R, key(number)).unwrap(), number % 5 != 0, "{number}");
+    }
 }
 
 #[test]

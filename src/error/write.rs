@@ -28,15 +28,16 @@ pub enum WriteError {
         /// How long the call waited.
         waited: Duration,
     },
-    /// The store may not forget anything, and what it holds leaves too little space in the files. Nothing was stored.
+    /// The store may not forget anything, and what it holds leaves too little space in the files: remove blocks, or give it
+    /// more files. This block was not stored; of a batch others may be.
     ///
-    /// Or the index has no place for a block that is stored already, so that it is not found, unless by a later opening: with
+    /// Or the index has no place for a block that may be stored already, and a later opening may find it: with
     /// [`OnFull::Recycle`](crate::OnFull::Recycle) if many more blocks are there than were expected, and this one is older than
-    /// what gave way for them, as in a lane that is seldom written to; with [`OnFull::Refuse`](crate::OnFull::Refuse) if the
-    /// system has no memory for a larger index. Expect more blocks; to remove its key makes sure that it is not found.
+    /// what gave way for them, as in a lane that is seldom written to: expect more blocks. With
+    /// [`OnFull::Refuse`](crate::OnFull::Refuse) only if the system has no memory for a larger index.
     #[error(
         "the store is full: {needed} bytes are needed and {live} bytes are live; remove blocks, or open it with more \
-         files"
+         files, or for more blocks"
     )]
     Full {
         /// The bytes of space that the write needs.

@@ -3,8 +3,9 @@
 //! # Invariants
 //!
 //! 1. A level is there once that before it is, and stays until the index is dropped.
-//! 2. The second is as large as the first, each after it twice its predecessor: each doubles the index. So a miss looks into
-//!    few of them, however many blocks more there are than were expected.
+//! 2. The second is an eighth of the first: for the few that find no place there although no more blocks came than were
+//!    expected. The third is as large as the first, and each after it twice its predecessor, so that it doubles the index: a
+//!    miss looks into few of them, however many more blocks there are.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -12,23 +13,26 @@ use std::io;
 use super::Place;
 use super::bucket::Bucket;
 use super::table::Table;
-use crate::sync::OnceLock;
 
-/// Levels of an index that grows: of 2^14 words, the fewest, they make 2^33, twice as many as there are addresses.
-const LEVELS: usize = 20;
+/// Most levels of an index that grows: of 2^14 words, the fewest, they make 2^33, twice as many as there are addresses.
+pub(crate) const MOST: usize = if cfg!(loom) { 3 } else { 21 };
+/// How many times larger the first level is than the second, as a power of two.
+const SMALLER: usize = 3;
 
 /// One table, and those that it was not large enough for.
 #[derive(Debug)]
 pub(super) struct Levels {
     first: Table,
     /// Empty if the index does not grow.
-    more: Box<[OnceLock<Table>]>,
+    more: Box<[Level]>,
 }
 
 impl Levels {
-    pub(super) fn new(buckets: usize, grows: bool) -> io::Result<Self> {
-        let more = if grows { LEVELS - 1 } else { 0 };
-        Ok(Self { first: Table::new(buckets)?, more: (0..more).map(|_| OnceLock::new()).collect() })
+    /// At most `most` levels, of which the first is there.
+    pub(super) fn new(buckets: usize, most: usize) -> io::Result<Self> {
+        let first = Table::new(buckets)?;
+        let more = (1..most).map(|level| Level::new(size_of_level(buckets, level))).collect();
+        Ok(Self { first, more })
     }
 
     /// The one that is there from the beginning.
@@ -41,50 +45,28 @@ impl Levels {
         1 + self.more.iter().take_while(|level| level.get().is_some()).count()
     }
 
-    /// Whether there is more than the first: what every look-up asks.
-    pub(super) fn is_one(&self) -> bool {
-        // Acquire in `get`, which pairs with `set`: whoever was told of a block in the second level sees that.
-        self.more.first().is_none_or(|second| second.get().is_none())
+    /// Whether there is more than the first: what every look-up asks that finds nothing there.
+    pub(super) fn have_grown(&self) -> bool {
+        self.more.first().is_some_and(|second| second.get().is_some())
     }
 
     /// All tables, the first one first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Table> {
-        std::iter::once(&self.first).chain(self.more.iter().map_while(OnceLock::get))
+        std::iter::once(&self.first).chain(self.more.iter().map_while(Level::get))
     }
 
-    /// A table that is there.
-    pub(super) fn level(&self, level: usize) -> Option<&Table> {
-        let Some(deeper) = level.checked_sub(1) else { return Some(&self.first) };
-        self.more.get(deeper)?.get()
-    }
-
-    /// The buckets of a key in a table that is there.
+    /// The buckets of a key in a level, if that is there.
     pub(super) fn buckets(&self, level: usize, place: Place) -> Option<[&Bucket; 2]> {
-        let table = self.level(level)?;
-        Some(place.buckets_at(level).map(|bucket| &table[bucket]))
+        let table = match level.checked_sub(1) {
+            None => &self.first,
+            Some(deeper) => self.more.get(deeper)?.get()?,
+        };
+        Some(buckets_at(level, place).map(|bucket| &table[bucket]))
     }
 
-    /// Has this level, and all before it; whether it is there now. It is not if the index does not grow, or has no memory.
-    ///
-    /// Who comes at the same time with another table loses it, and uses the one that is there.
+    /// Has this level, after all before it; whether it is there now. It is not if there may be no more, or is no memory.
     pub(super) fn grow_to(&self, level: usize) -> bool {
-        let Some(last) = level.checked_sub(1) else { return true };
-        if last >= self.more.len() {
-            return false;
-        }
-        self.more[..=last].iter().enumerate().all(|(number, more)| {
-            more.get().is_some()
-                || Table::new(self.first.len() << number).is_ok_and(|table| {
-                    // Somebody else's is as good.
-                    let _ = more.set(table);
-                    true
-                })
-        })
-    }
-
-    /// Whether it may have more tables than the first.
-    pub(super) fn grows(&self) -> bool {
-        !self.more.is_empty()
+        self.more.get(..level).is_some_and(|levels| levels.iter().all(Level::make))
     }
 
     /// Bytes of address space.
@@ -93,24 +75,107 @@ impl Levels {
     }
 }
 
+/// Buckets of a level whose first has so many.
+fn size_of_level(first: usize, level: usize) -> usize {
+    match level {
+        0 => first,
+        1 => first.div_ceil(1 << SMALLER),
+        // Saturated: there is no memory for it.
+        _ => first.saturating_mul(1 << (level - 2)),
+    }
+}
+
+/// The buckets of a key in a level: of a smaller one those that several of the first share, of a larger one one of those that
+/// stand for one of the first.
+pub(super) fn buckets_at(level: usize, place: Place) -> [usize; 2] {
+    match level {
+        0 => place.buckets,
+        1 => place.buckets.map(|bucket| bucket >> SMALLER),
+        _ => {
+            let doubled = level - 2;
+            place.buckets.map(|bucket| bucket << doubled | place.spread as usize & ((1 << doubled) - 1))
+        }
+    }
+}
+
+/// A table that is made when it is needed.
+#[cfg(not(loom))]
+#[derive(Debug)]
+struct Level {
+    table: crate::sync::OnceLock<Table>,
+    size: usize,
+}
+
+#[cfg(not(loom))]
+impl Level {
+    fn new(size: usize) -> Self {
+        Self { table: crate::sync::OnceLock::new(), size }
+    }
+
+    fn get(&self) -> Option<&Table> {
+        // Acquire, which pairs with the Release of `set`: whoever was told of a block in this level sees the level.
+        self.table.get()
+    }
+
+    /// Who comes at the same time with another table loses it, and uses the one that is there.
+    fn make(&self) -> bool {
+        self.get().is_some()
+            || Table::new(self.size).is_ok_and(|table| {
+                let _ = self.table.set(table);
+                true
+            })
+    }
+}
+
+/// The same, where a model checker follows who sees it: what is made is that it is there.
+#[cfg(loom)]
+#[derive(Debug)]
+struct Level {
+    is_there: crate::sync::atomic::AtomicBool,
+    table: Table,
+}
+
+#[cfg(loom)]
+impl Level {
+    fn new(size: usize) -> Self {
+        Self { is_there: crate::sync::atomic::AtomicBool::new(false), table: Table::new(size).unwrap() }
+    }
+
+    fn get(&self) -> Option<&Table> {
+        self.is_there.load(crate::sync::atomic::Ordering::Acquire).then_some(&self.table)
+    }
+
+    fn make(&self) -> bool {
+        self.is_there.store(true, crate::sync::atomic::Ordering::Release);
+        true
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
     #[test]
-    fn levels_come_one_after_the_other_each_twice_as_large_from_the_second_on() {
-        let levels = Levels::new(3, true).unwrap();
-        assert!(levels.is_one() && levels.grows() && levels.level(1).is_none());
-        assert!(levels.grow_to(3) && levels.grow_to(2));
-        assert_eq!(levels.iter().map(|table| table.len()).collect::<Vec<_>>(), [3, 3, 6, 12]);
-        assert!(!levels.is_one() && levels.count() == 4 && levels.bytes() == 24 * 64);
+    fn levels_come_one_after_the_other_a_small_one_and_then_each_doubles_the_index() {
+        let levels = Levels::new(17, MOST).unwrap();
+        assert!(!levels.have_grown() && levels.count() == 1);
+        assert!(levels.grow_to(4) && levels.grow_to(2) && levels.have_grown());
+        assert_eq!(levels.iter().map(|table| table.len()).collect::<Vec<_>>(), [17, 3, 17, 34, 68]);
+        assert_eq!((levels.count(), levels.bytes()), (5, 139 * 64));
         // Each bucket of a key is one of its level.
         for spread in [0, 5, u32::MAX] {
-            let place = Place { tag: 1, buckets: [0, 2], spread, stripe: 0 };
-            assert!((0..4).all(|level| levels.buckets(level, place).is_some()), "{spread}");
-            assert!(levels.buckets(4, place).is_none());
+            let place = Place { tag: 1, buckets: [0, 16], spread, stripe: 0 };
+            assert!((0..5).all(|level| levels.buckets(level, place).is_some()), "{spread}");
+            assert!(levels.buckets(5, place).is_none());
         }
-        assert!(!levels.grow_to(LEVELS), "there is no more than so many");
-        assert!(!Levels::new(3, false).unwrap().grow_to(1));
+        assert!(!levels.grow_to(MOST), "there is no more than so many");
+        assert!(!Levels::new(17, 1).unwrap().grow_to(1));
+    }
+
+    #[test]
+    fn the_levels_of_the_smallest_index_have_a_word_for_each_address() {
+        let buckets = (1 << 14) / super::super::bucket::SLOTS;
+        let words: usize = (0..MOST).map(|level| size_of_level(buckets, level) * super::super::bucket::SLOTS).sum();
+        assert!(words > 1 << 33, "{words}");
     }
 }

@@ -44,12 +44,12 @@ impl Key {
     }
 
     fn find(self, index: &BlockIndex, buckets: [usize; 2]) -> Vec<BlockAddress> {
-        index.candidates_at(self.place(buckets)).filter(|&address| key_of(address) == self.0).collect()
+        index.all_candidates_at(self.place(buckets)).filter(|&address| key_of(address) == self.0).collect()
     }
 
-    /// Both buckets are the first one, and no other key has this tag.
+    /// Both buckets are the first one of each level.
     fn alone(self) -> Place {
-        Place { tag: TAG + self.0, ..self.place(ONE_BUCKET) }
+        self.place(ONE_BUCKET)
     }
 
     fn publish_alone(self, index: &BlockIndex, new: BlockAddress) -> Published {
@@ -57,8 +57,8 @@ impl Key {
     }
 
     fn find_alone(self, index: &BlockIndex) -> Vec<BlockAddress> {
-        let mut found: Vec<_> = index.candidates_at(self.alone()).collect();
-        // Its word is in both of its buckets.
+        let mut found = self.find(index, ONE_BUCKET);
+        // A bucket that is both of a key's shows each word twice.
         found.dedup();
         found
     }
@@ -85,12 +85,9 @@ fn index(buckets: usize) -> Arc<BlockIndex> {
     Arc::new(BlockIndex::with_buckets(buckets, Room::Fixed).unwrap())
 }
 
-/// One bucket and a second level, which is there from the beginning: how that comes is the business of `OnceLock`, which loom
-/// does not see.
+/// One bucket, and levels to come.
 fn growing() -> Arc<BlockIndex> {
-    let index = BlockIndex::with_buckets(1, Room::Grows).unwrap();
-    assert!(index.levels.grow_to(1));
-    Arc::new(index)
+    Arc::new(BlockIndex::with_buckets(1, Room::Grows(LEVELS)).unwrap())
 }
 
 fn all(index: &BlockIndex) -> Vec<BlockAddress> {
@@ -178,7 +175,7 @@ fn a_look_up_misses_a_key_that_goes_to_another_level_only_if_it_was_absent_meanw
         }
         writer.join().unwrap();
         assert_eq!(all(&index), [B.at(1, 0), A.at(3, 0)]);
-        assert_eq!(index.scan_at(1, A.alone()).unwrap().candidates(A.alone().tag).count(), 0);
+        assert_eq!(index.scan_at(1, A.alone()).unwrap().candidates(TAG).count(), 0);
     });
 }
 

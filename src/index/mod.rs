@@ -57,7 +57,8 @@ use std::fmt;
 use std::io;
 
 use self::bucket::{SLOTS, Word};
-use self::levels::Levels;
+pub(crate) use self::levels::MOST as LEVELS;
+use self::levels::{Levels, buckets_at};
 use self::publish::Age;
 pub(crate) use self::publish::{Published, View};
 pub(crate) use self::scan::Candidates;
@@ -82,13 +83,14 @@ const MAX_WORDS: u64 = 1 << 27;
 pub(crate) enum Room {
     /// It stays as large as it is, and the oldest blocks give way.
     Fixed,
-    /// It grows, and none gives way.
-    Grows,
+    /// It grows to so many tables, and none gives way.
+    Grows(usize),
 }
 
 /// The index of a store: 8 bytes a word, three quarters of them meant to be used.
 pub(crate) struct BlockIndex {
     levels: Levels,
+    room: Room,
     stripes: Stripes,
     floors: Floors,
     tally: Tally,
@@ -127,7 +129,8 @@ impl BlockIndex {
     /// Any number of buckets: tests want few.
     pub(crate) fn with_buckets(buckets: usize, room: Room) -> io::Result<Self> {
         Ok(Self {
-            levels: Levels::new(buckets, room == Room::Grows)?,
+            levels: Levels::new(buckets, if let Room::Grows(most) = room { most } else { 1 })?,
+            room,
             stripes: Stripes::new(),
             floors: Floors::new(),
             tally: Tally::new(),
@@ -135,25 +138,34 @@ impl BlockIndex {
         })
     }
 
-    /// The addresses that may be this key's, at most 16 and rarely more than one. No lock, no allocation, two cache lines,
-    /// unless the index has grown.
+    /// The addresses in the first table that may be this key's, at most 16 and rarely more than one. No lock, no allocation,
+    /// two cache lines.
     pub(crate) fn candidates(&self, key: KeyHash) -> Candidates {
-        self.candidates_at(self.place(key))
+        let place = self.place(key);
+        self.scan(place).candidates(place.tag)
     }
 
-    fn candidates_at(&self, place: Place) -> Candidates {
-        if self.levels.is_one() { self.scan(place).candidates(place.tag) } else { self.candidates_of_levels(place) }
+    /// Those in the other tables, asked for one after the other, if the index has grown.
+    pub(crate) fn deeper_candidates(&self, key: KeyHash) -> impl Iterator<Item = BlockAddress> {
+        self.deeper_candidates_at(self.place(key))
     }
 
-    #[cold]
-    fn candidates_of_levels(&self, place: Place) -> Candidates {
-        loop {
-            // There are never more than fit (`insert_deeper`): some of those seen had left when others were put there.
-            if let Some(candidates) = Candidates::of_all(self.scans(place), place.tag) {
-                return candidates;
-            }
-            crate::sync::thread::yield_now();
-        }
+    fn deeper_candidates_at(&self, place: Place) -> impl Iterator<Item = BlockAddress> {
+        self.deeper_scans(place).flat_map(move |scan| scan.candidates(place.tag))
+    }
+
+    /// Those in all tables.
+    pub(crate) fn all_candidates(&self, key: KeyHash) -> impl Iterator<Item = BlockAddress> {
+        self.all_candidates_at(self.place(key))
+    }
+
+    fn all_candidates_at(&self, place: Place) -> impl Iterator<Item = BlockAddress> {
+        self.scan(place).candidates(place.tag).chain(self.deeper_candidates_at(place))
+    }
+
+    /// Whether there is more than the first table.
+    pub(crate) fn has_grown(&self) -> bool {
+        self.levels.have_grown()
     }
 
     /// Asks the processor for the two cache lines of a key, ahead of a look-up or a publish.
@@ -283,11 +295,6 @@ impl BlockIndex {
         Scan::new(&self.levels.first()[first], &self.levels.first()[second])
     }
 
-    /// What each level has there.
-    fn scans(&self, place: Place) -> impl Iterator<Item = Scan> {
-        std::iter::once_with(move || self.scan(place)).chain(self.deeper_scans(place))
-    }
-
     /// What the other levels have there, the second one first.
     fn deeper_scans(&self, place: Place) -> impl Iterator<Item = Scan> {
         (1..).map_while(move |level| self.scan_at(level, place))
@@ -298,7 +305,8 @@ impl BlockIndex {
     }
 
     fn spot_of(&self, place: Place, word: Word) -> Option<Spot> {
-        self.scans(place).enumerate().find_map(|(level, scan)| {
+        let scans = (0..).map_while(|level| self.scan_at(level, place));
+        scans.enumerate().find_map(|(level, scan)| {
             let way = scan.tagged(place.tag).find(|&way| scan.word(way) == word)?;
             Some(Spot { level, way })
         })
@@ -317,14 +325,8 @@ impl Spot {
 }
 
 impl Place {
-    /// The buckets of the key in a level: in a larger one than the first, one of those that stand for one of the first.
-    fn buckets_at(self, level: usize) -> [usize; 2] {
-        let doubled = level.saturating_sub(1);
-        self.buckets.map(|bucket| bucket << doubled | self.spread as usize & ((1 << doubled) - 1))
-    }
-
     fn bucket(self, spot: Spot) -> usize {
-        self.buckets_at(spot.level)[spot.way / SLOTS]
+        buckets_at(spot.level, self)[spot.way / SLOTS]
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::bucket::{SLOTS, Word};
 use super::scan::{Scan, WAYS, Ways};
-use super::{BlockIndex, Place, Spot};
+use super::{BlockIndex, Place, Room, Spot};
 use crate::block::BlockAddress;
 use crate::planted;
 use crate::sync::atomic::Ordering;
@@ -38,10 +38,8 @@ pub(crate) enum Published {
     Superseded(BlockAddress),
     /// There was no room, and this address is in the index no more. It is the oldest of all that wanted to stay:
     /// usually another key's, and the new one was inserted; or the new one itself, when it is older than the others or
-    /// than what gave way here before.
+    /// than what gave way here before, or when there is no memory for an index that grows.
     Evicted(BlockAddress),
-    /// There was no room, and none could be made where nothing may give way: nothing changed.
-    Full,
 }
 
 /// Generation and slot of a block in one number: the larger the younger.
@@ -155,7 +153,7 @@ impl BlockIndex {
         Ok(None)
     }
 
-    /// Under the key's lock, when the key has no word and `now` was read after that became so.
+    /// Under the key's lock, when the key has no word; `now` is what the first level had before that was known, or has now.
     fn insert(&self, place: Place, mut now: Scan, new: BlockAddress, view: &impl View) -> Published {
         let (word, age) = (Word::new(place.tag, new), Age::of(view, new));
         loop {
@@ -166,15 +164,15 @@ impl BlockIndex {
                 if self.fill(place, Spot::first_level(way), word) {
                     return Published::Inserted;
                 }
-            } else if self.levels.grows() {
-                return self.insert_deeper(place, word);
+            } else if self.room != Room::Fixed {
+                return self.insert_deeper(place, word, new, age);
             } else {
                 let Some((oldest, victim, way)) = oldest(&now, view).filter(|&(oldest, ..)| oldest < age) else {
                     return self.give_up(place, new, age);
                 };
                 // Hazard 16: a full index is an error, and the block has its room in the file already.
                 if planted::is(16) {
-                    return Published::Full;
+                    return self.give_up(place, new, age);
                 }
                 // Before the exchange, so that whoever sees the word gone sees the floor. If the exchange is lost, the
                 // floor is higher than it had to be, by a block that was the oldest of sixteen.
@@ -188,14 +186,9 @@ impl BlockIndex {
         }
     }
 
-    /// As `insert`, where the first level had no room and none may give way.
-    ///
-    /// A place has no more words of one tag than the first level alone could have. All keys of a tag share a lock, so nobody adds
-    /// one meanwhile. Of random tags not even three will ever meet.
-    fn insert_deeper(&self, place: Place, word: Word) -> Published {
-        if self.scans(place).map(|scan| scan.tagged(place.tag).len()).sum::<usize>() >= WAYS {
-            return Published::Full;
-        }
+    /// As `insert`, where the first level had no room and none may give way; only where no memory is had for another level
+    /// the new block does.
+    fn insert_deeper(&self, place: Place, word: Word, new: BlockAddress, age: Age) -> Published {
         let mut level = 1;
         while self.levels.grow_to(level) {
             let Some(now) = self.scan_at(level, place) else { break };
@@ -206,7 +199,7 @@ impl BlockIndex {
                 None => level += 1,
             }
         }
-        Published::Full
+        self.give_up(place, new, age)
     }
 
     /// Puts a word where there was none.
@@ -218,7 +211,7 @@ impl BlockIndex {
         is_filled
     }
 
-    /// The new block is the oldest one that wants to stay: it gives way itself.
+    /// The new block is the oldest one that wants to stay, or there is no memory for it: it gives way itself.
     fn give_up(&self, place: Place, new: BlockAddress, age: Age) -> Published {
         self.floors.raise(place.buckets[0], age);
         self.evictions.fetch_add(1, Ordering::Relaxed);

@@ -92,19 +92,6 @@ pub(crate) struct Candidates {
     addresses: [u32; WAYS],
 }
 
-impl Candidates {
-    /// Those of several levels; `None` if there are more than fit.
-    pub(super) fn of_all(scans: impl Iterator<Item = Scan>, tag: u32) -> Option<Self> {
-        let mut all = Self { ways: Ways::NONE, addresses: [0; WAYS] };
-        let of_scan = |scan: Scan| scan.tagged(tag).map(move |way| scan.word(way).address_bits());
-        for (way, address) in scans.flat_map(of_scan).enumerate() {
-            *all.addresses.get_mut(way)? = address;
-            all.ways.insert(way);
-        }
-        Some(all)
-    }
-}
-
 #[expect(clippy::copy_iterator, reason = "a few words that a look-up may want to walk again")]
 impl Iterator for Candidates {
     type Item = BlockAddress;

@@ -122,8 +122,9 @@ impl ScratchBuilder {
     /// other out of the index, which [`Stats::evicted`](crate::Stats::evicted) counts. What finds no place after a restart is
     /// not found, until an opening that expects more: `no_room` of the [`RecoveryReport`](crate::RecoveryReport) counts it.
     ///
-    /// With [`OnFull::Refuse`] nothing is pushed out, and all is found after a restart: the index grows, each time to twice its
-    /// size, and takes 8 to 16 bytes a block. What has not been stored is then looked for in one more place for each time.
+    /// With [`OnFull::Refuse`] nothing is pushed out, and all is found after a restart: the index grows, by an eighth and then
+    /// each time to twice its size, and takes up to 22 bytes for each block that there is. What has no place in its first table
+    /// is looked for in one more for each time, and so is each block that is written.
     pub fn expected_blocks(mut self, blocks: u64) -> Self {
         self.options.expected_blocks = Some(blocks);
         self
@@ -275,6 +276,13 @@ impl ScratchBuilder {
     /// ```
     pub fn reset(mut self) -> Self {
         self.options.reset = true;
+        self
+    }
+
+    /// An index that has no memory for more than so many tables.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn index_levels(mut self, levels: usize) -> Self {
+        self.options.index_levels = levels;
         self
     }
 

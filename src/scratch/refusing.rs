@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::block::BlockHash;
 use crate::error::WriteError;
+use crate::index::LEVELS;
 use crate::scratch::Scratch;
 use crate::scratch::small::{HANGS, MILLISECOND, REALM, block, eventually, three_files_of};
 use crate::storage::MemoryFileSource;
@@ -220,4 +221,44 @@ fn a_file_that_waits_for_the_disk_is_not_told_to_be_pinned() {
         assert!(matches!(error, WriteError::Timeout { .. }) && began.elapsed() < HANGS, "{error}");
     }
     scratch.close(HANGS);
+}
+
+/// What an opening had no memory to index did not count as live: once the others of its file were removed, the file made room,
+/// and what had been neither removed nor replaced was gone.
+#[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
+fn a_file_whose_blocks_have_no_place_in_the_index_waits_for_an_opening_that_has_one() {
+    let source = MemoryFileSource::builder().files_per_folder(3).file_size(1 << 20).build().unwrap();
+    let open = |levels| {
+        let builder = Scratch::builder(source.clone()).on_full(OnFull::Refuse).gather(0, Duration::ZERO);
+        let scratch =
+            builder.expected_blocks(1).index_levels(levels).wait_timeout(Duration::from_secs(1)).open().unwrap();
+        let report = scratch.wait_recovered(Duration::from_mins(1)).unwrap();
+        (scratch, report)
+    };
+    // More than a file has entries for, and than a table has words.
+    let keys: Vec<_> = (0..20_000).map(BlockHash::from_u128).collect();
+    let (scratch, _) = open(LEVELS);
+    for key in &keys {
+        scratch.put_named(REALM, *key, b"").unwrap();
+    }
+    drop(scratch);
+    let (scratch, report) = open(1);
+    let (found, lost): (Vec<BlockHash>, Vec<BlockHash>) =
+        keys.iter().copied().partition(|key| scratch.contains(REALM, *key).unwrap());
+    assert_eq!((report.skipped.no_room, report.blocks), (lost.len() as u64, found.len() as u64));
+    assert!(lost.len() > 3_000 && scratch.stats().blocks == 20_000, "{}", lost.len());
+    for key in found {
+        assert!(scratch.remove(REALM, key).unwrap());
+    }
+    // Each of these is refused, for want of a place or of a file, once the store is full.
+    let stored = (0..2_000_u32).filter(|number| {
+        let key = BlockHash::of(&number.to_le_bytes());
+        scratch.put_named(REALM, key, &[0; 4096]).is_ok()
+    });
+    assert!(stored.count() < 400);
+    drop(scratch);
+    let (scratch, report) = open(LEVELS);
+    assert_eq!(report.skipped.no_room, 0);
+    assert!(lost.iter().all(|key| scratch.contains(REALM, *key).unwrap()));
 }

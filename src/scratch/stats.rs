@@ -81,7 +81,7 @@ pub struct Stats {
     /// Bytes of blocks that should be in memory, by whole pages: those that were written, or read, and not released since.
     /// What is brought with a block that is read counts too.
     pub resident_bytes: u64,
-    /// Bytes of memory that the index may take; it is touched as it fills.
+    /// Bytes of memory that the index may take; it is touched as it fills, and grows with [`OnFull::Refuse`](crate::OnFull::Refuse).
     pub index_bytes: u64,
 }
 

@@ -71,6 +71,18 @@ enum Candidate<'a> {
     Gone,
 }
 
+/// What a look-up has come to in the tables that an index has grown by.
+enum Deeper<'a> {
+    Found(Lent<'a>),
+    /// The key's newest version says that it was removed.
+    Removed,
+    /// One that may be the key's cannot be read.
+    Unreadable(ReadError),
+    /// The index names others by now.
+    Moved,
+    Nothing,
+}
+
 /// Begins to run at the first wait: a read that does not wait does not look at the clock.
 pub(crate) struct LazyDeadline<'a> {
     wheel: &'a FileWheel,
@@ -141,6 +153,15 @@ impl FileWheel {
                     Err(error) => unreadable = Some(error),
                 }
             }
+            if self.index.has_grown() {
+                match self.find_deeper(hash, (realm, key), verify, &mut deadline) {
+                    Deeper::Found(lent) => return Ok(lent),
+                    Deeper::Removed => return Err(ReadError::Missing { realm, hash: key }),
+                    Deeper::Unreadable(error) => unreadable = Some(error),
+                    Deeper::Moved if unreadable.is_none() => continue,
+                    Deeper::Moved | Deeper::Nothing => {}
+                }
+            }
             if let Some(error) = unreadable {
                 return Err(error);
             }
@@ -151,6 +172,32 @@ impl FileWheel {
                     _ => return Err(ReadError::Missing { realm, hash: key }),
                 }
             }
+        }
+    }
+
+    /// As `find_block`, in the other tables.
+    #[inline(never)]
+    fn find_deeper(
+        &self,
+        hash: KeyHash,
+        (realm, key): (Realm, BlockHash),
+        verify: Verify,
+        deadline: &mut LazyDeadline<'_>,
+    ) -> Deeper<'_> {
+        let asked: Vec<_> = self.index.deeper_candidates(hash).collect();
+        let mut unreadable = None;
+        for address in &asked {
+            match self.candidate(hash, *address, realm, key, verify, deadline) {
+                Ok(Candidate::Found(lent)) => return Deeper::Found(lent),
+                Ok(Candidate::Removed) => return Deeper::Removed,
+                Ok(Candidate::Other | Candidate::Gone) => {}
+                Err(error) => unreadable = Some(error),
+            }
+        }
+        match unreadable {
+            Some(error) => Deeper::Unreadable(error),
+            None if self.has_moved_deeper(hash, &asked) => Deeper::Moved,
+            None => Deeper::Nothing,
         }
     }
 
@@ -180,6 +227,13 @@ impl FileWheel {
         asked.len() > 0 && !asked.eq(self.index.candidates(hash))
     }
 
+    /// The same of what it names in the other tables.
+    pub(crate) fn has_moved_deeper(&self, hash: KeyHash, asked: &[BlockAddress]) -> bool {
+        !asked.is_empty() && !asked.iter().copied().eq(self.index.deeper_candidates(hash))
+    }
+
+    #[expect(clippy::inline_always, reason = "as if it had one caller: a call is a tenth of a look-up")]
+    #[inline(always)]
     fn candidate<'a>(
         &'a self,
         hash: KeyHash,
@@ -299,7 +353,7 @@ impl FileWheel {
     /// Asks for a block that will be read soon: the disk for its pages if it is stored and cold, else the processor for what
     /// is looked at first. How many bytes the disk was asked for.
     pub(crate) fn request_ahead(&self, hash: KeyHash, realm: Realm, key: BlockHash) -> u64 {
-        for address in self.index.candidates(hash) {
+        for address in self.index.all_candidates(hash) {
             let (Some(file), slot) = (self.table.get(address.file()), address.slot()) else { continue };
             if file.slots.flags(slot) & slots::WARM != 0 {
                 file.prefetch(slot);
@@ -330,7 +384,7 @@ impl FileWheel {
         deadline: &Deadline,
     ) -> bool {
         let lane = self.lane_of(hash);
-        for address in self.index.candidates(hash) {
+        for address in self.index.all_candidates(hash) {
             let Some(Ok(pin)) = self.table.get(address.file()).map(BlockFile::pin) else { continue };
             let (file, slot) = (pin.file(), address.slot());
             let of_content = |block: &crate::wheel::BlockView| {
@@ -360,7 +414,7 @@ impl FileWheel {
 
     /// Completes the closure of a named key that waits, so that the next version finds a settled one.
     pub(crate) fn complete_pending(&self, hash: KeyHash, realm: Realm, key: BlockHash, deadline: &Deadline) -> bool {
-        for address in self.index.candidates(hash) {
+        for address in self.index.all_candidates(hash) {
             let Some(file) = self.table.get(address.file()) else { continue };
             let deferred = file.pending.lock().deferred_at(address.slot());
             if let Some(deferred) = deferred.filter(|deferred| deferred.key == key && deferred.realm == realm)

@@ -95,7 +95,7 @@ use std::time::Duration;
 
 use crate::block::{BlockHash, FileId, FileSize, HashKind, KeyHash, Realm};
 use crate::error::IoError;
-use crate::index::BlockIndex;
+use crate::index::{BlockIndex, LEVELS};
 use crate::storage::Panics;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, thread};
@@ -192,6 +192,8 @@ pub(crate) struct WheelOptions {
     pub(crate) reset: bool,
     /// Pages that are sent to the device at once.
     pub(crate) piece_pages: u32,
+    /// Most tables of an index that grows.
+    pub(crate) index_levels: usize,
     /// Waits longer than this are told and counted.
     pub(crate) report_waits: Duration,
     /// Taken out at open: the thread that runs it owns it.
@@ -217,6 +219,7 @@ impl Default for WheelOptions {
             temporary: false,
             reset: false,
             piece_pages: PIECE,
+            index_levels: LEVELS,
             report_waits: Duration::from_millis(100),
             hook: HookOption::default(),
         }

@@ -101,7 +101,7 @@ impl FileWheel {
         let budget = u64::from(in_place) * size.get();
         let expected =
             options.expected_blocks.unwrap_or_else(|| (budget / ASSUMED_BLOCK).clamp(LEAST_EXPECTED, 1 << 24));
-        let room = if options.on_full == OnFull::Refuse { Room::Grows } else { Room::Fixed };
+        let room = if options.on_full == OnFull::Refuse { Room::Grows(options.index_levels) } else { Room::Fixed };
         let index = BlockIndex::new(expected, room)
             .map_err(|error| OpenError::Io(IoError::new("reserving memory for the index", None, error)))?;
         let events = Events::start(options.hook.0.take())

@@ -42,7 +42,7 @@ pub(crate) enum Outcome {
     Superseded(BlockAddress),
     /// As `Superseded`, but the newer one may still fail: then the index names this block.
     Waiting(BlockAddress),
-    /// The index has no room and nothing may give way.
+    /// The index has no room for it.
     Full,
 }
 
@@ -276,7 +276,7 @@ impl FileWheel {
                 }
                 Outcome::Published(hidden)
             }
-            // Older than what had to give way here before: it is not in the index.
+            // Older than what had to give way here before, or there is no memory for it: it is not in the index.
             Published::Evicted(other) if other == address => {
                 if counts {
                     file.sub_live(len);
@@ -294,12 +294,6 @@ impl FileWheel {
                     file.sub_live(len);
                 }
                 if waits { Outcome::Waiting(newer) } else { Outcome::Superseded(newer) }
-            }
-            Published::Full => {
-                if counts {
-                    file.sub_live(len);
-                }
-                Outcome::Full
             }
         }
     }
@@ -325,7 +319,7 @@ impl FileWheel {
     ) {
         while let Some(hidden) = previous {
             // Whoever has replaced it since hides what it hid.
-            if self.index.candidates(hash).all(|address| address != failed) {
+            if self.index.all_candidates(hash).all(|address| address != failed) {
                 return;
             }
             if self.put_in_place(hash, failed, live, &hidden) {

@@ -16,7 +16,6 @@
 
 use crate::block::{BlockKind, Entry, FileId, KeyHash, Slot};
 use crate::sync::Arc;
-use crate::wheel::FileWheel;
 use crate::wheel::directory::{Directory, ask_for_directory};
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::{Known, Lane};
@@ -26,6 +25,7 @@ use crate::wheel::recycle::Lap;
 use crate::wheel::slots::State;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Searched;
+use crate::wheel::{FileWheel, OnFull};
 
 /// How often a found entry is offered to the index, while newer versions turn out to be bad.
 const OFFERS: usize = 64;
@@ -263,8 +263,12 @@ impl FileWheel {
                     return;
                 }
                 Outcome::Full => {
-                    // The disk has it: removing its key writes a tombstone.
+                    // The disk has it: removing its key writes a tombstone. Where nothing may be forgotten it is live for
+                    // its file, which waits for an opening that has a place for it.
                     self.counters.strays.add(1);
+                    if self.options.on_full == OnFull::Refuse && !entry.kind.is_tombstone() {
+                        file.add_live(entry.len);
+                    }
                     came_to.skipped.no_room += 1;
                     return;
                 }

@@ -20,8 +20,9 @@ impl FileWheel {
     ) -> Result<Option<(BlockAddress, BlockView)>, ReadError> {
         loop {
             let asked = self.index.candidates(hash);
+            let deeper: Vec<_> = self.index.deeper_candidates(hash).collect();
             let mut unreadable = None;
-            for address in asked {
+            for address in asked.chain(deeper.iter().copied()) {
                 match self.try_view_of(hash, address) {
                     Ok(Some(block)) if block.key == key && block.realm == realm => return Ok(Some((address, block))),
                     Ok(_) => {}
@@ -29,7 +30,8 @@ impl FileWheel {
                 }
             }
             // A damaged one has just left the index.
-            if matches!(unreadable, Some(ReadError::Corrupted { .. })) || !self.has_moved(hash, asked) {
+            let is_damaged = matches!(unreadable, Some(ReadError::Corrupted { .. }));
+            if is_damaged || !(self.has_moved(hash, asked) || self.has_moved_deeper(hash, &deeper)) {
                 return unreadable.map_or(Ok(None), Err);
             }
         }
