@@ -34,7 +34,8 @@ pub enum WriteError {
     /// Or the index has no place for a block that may be stored already, and a later opening may find it: with
     /// [`OnFull::Recycle`](crate::OnFull::Recycle) if many more blocks are there than were expected, and this one is older than
     /// what gave way for them, as in a lane that is seldom written to: expect more blocks. With
-    /// [`OnFull::Refuse`](crate::OnFull::Refuse) only if the system has no memory for a larger index.
+    /// [`OnFull::Refuse`](crate::OnFull::Refuse) only if the system had no memory for a larger index, for this block or for a
+    /// younger one before it: open the store again when it has.
     #[error(
         "the store is full: {needed} bytes are needed and {live} bytes are live; remove blocks, or open it with more \
          files, or for more blocks"

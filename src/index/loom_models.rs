@@ -85,9 +85,13 @@ fn index(buckets: usize) -> Arc<BlockIndex> {
     Arc::new(BlockIndex::with_buckets(buckets, Room::Fixed).unwrap())
 }
 
-/// One bucket, and levels to come.
+/// One bucket that is full of two keys, and levels to come.
 fn growing() -> Arc<BlockIndex> {
-    Arc::new(BlockIndex::with_buckets(1, Room::Grows(LEVELS)).unwrap())
+    let index = BlockIndex::with_buckets(1, Room::Grows(LEVELS)).unwrap();
+    for key in [B, C] {
+        assert_eq!(key.publish_alone(&index, key.at(1, 0)), Published::Inserted);
+    }
+    Arc::new(index)
 }
 
 fn all(index: &BlockIndex) -> Vec<BlockAddress> {
@@ -152,9 +156,7 @@ fn a_look_up_misses_a_key_only_if_it_was_absent_meanwhile() {
 fn a_look_up_misses_a_key_that_goes_to_another_level_only_if_it_was_absent_meanwhile() {
     explore(|| {
         let index = growing();
-        for key in [B, C, A] {
-            assert_eq!(key.publish_alone(&index, key.at(1, 0)), Published::Inserted);
-        }
+        assert_eq!(A.publish_alone(&index, A.at(1, 0)), Published::Inserted);
         let absent = Arc::new(AtomicU64::new(0));
         let writer = {
             let (index, absent) = (Arc::clone(&index), Arc::clone(&absent));
@@ -183,9 +185,6 @@ fn a_look_up_misses_a_key_that_goes_to_another_level_only_if_it_was_absent_meanw
 fn two_inserts_that_both_need_another_level_share_it_and_are_found() {
     explore(|| {
         let index = growing();
-        for key in [B, C] {
-            assert_eq!(key.publish_alone(&index, key.at(1, 0)), Published::Inserted);
-        }
         let other = {
             let index = Arc::clone(&index);
             thread::spawn(move || {
@@ -205,9 +204,6 @@ fn two_inserts_that_both_need_another_level_share_it_and_are_found() {
 fn two_inserts_of_one_key_into_another_level_leave_the_newer_word() {
     explore(|| {
         let index = growing();
-        for key in [B, C] {
-            assert_eq!(key.publish_alone(&index, key.at(1, 0)), Published::Inserted);
-        }
         let other = {
             let index = Arc::clone(&index);
             thread::spawn(move || {

@@ -3,7 +3,8 @@
 //! A table of fixed size, buckets of eight words, each a tag and an address. A key has two candidate buckets; an insert
 //! takes the emptier one. The tag is a hint: the entry or the pending record behind an address decides whose it is.
 //! When both buckets are full, the oldest block among their sixteen (or the new one, if it is older) gives way; in an
-//! index that grows none does, and the key has its word in the next level, a table like the first (`levels`).
+//! index that grows none does, and the key has its word in the next level, a table like the first (`levels`); only where no
+//! memory is had for that the new block gives way.
 //!
 //! # Invariants
 //!
@@ -26,7 +27,8 @@
 //! that and any later insert (possibly into a place already passed by) the key was in the index nowhere. That instant
 //! lies within the look-up. An insert or replace that happened before the look-up cannot be overlooked: reads of one
 //! word never go back in its history, whatever the order of the reads. That a level is not there yet is read like a word
-//! of it that is empty.
+//! of it that is empty. What lies between two reads does not matter, nor how long it takes: the candidates of one level are
+//! looked at before the next level is read.
 //!
 //! # What the writers of one key must not do to each other, nor to others
 //!

@@ -85,7 +85,8 @@ impl ExactSizeIterator for Ways {}
 
 /// The addresses that may be those of a key: the tag is a hint, the block's entry or record decides.
 ///
-/// None is a proof that the key was not in the index at some instant of the look-up.
+/// None, and none in the other tables of an index that has grown, is a proof that the key was not in the index at some instant of
+/// the look-up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidates {
     ways: Ways,

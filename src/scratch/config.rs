@@ -122,9 +122,10 @@ impl ScratchBuilder {
     /// other out of the index, which [`Stats::evicted`](crate::Stats::evicted) counts. What finds no place after a restart is
     /// not found, until an opening that expects more: `no_room` of the [`RecoveryReport`](crate::RecoveryReport) counts it.
     ///
-    /// With [`OnFull::Refuse`] nothing is pushed out, and all is found after a restart: the index grows, by an eighth and then
-    /// each time to twice its size, and takes up to 22 bytes for each block that there is. What has no place in its first table
-    /// is looked for in one more for each time, and so is each block that is written.
+    /// With [`OnFull::Refuse`] nothing is pushed out, and all is found after a restart, as long as there is memory: the index grows,
+    /// by an eighth and then each time to twice its size, to up to 22 bytes for each block or removal that it has held at once.
+    /// What has no place in its first table is looked for in one more for each time, and so is each block that is written. What an
+    /// opening has no memory for is counted by `no_room`, and keeps its files until an opening that has, also if it is removed.
     pub fn expected_blocks(mut self, blocks: u64) -> Self {
         self.options.expected_blocks = Some(blocks);
         self

@@ -66,7 +66,7 @@ pub struct Stats {
     pub recycled_blocks: u64,
     /// Blocks whose bytes, or whose entry, did not match any more, each once.
     pub corrupted: u64,
-    /// Blocks that left the index because both of their buckets were full.
+    /// Blocks that left the index because both of their buckets were full, or found no place in it.
     pub evicted: u64,
     /// Calls that waited for space, for budget, or for a disk that is behind.
     pub waits: u64,

@@ -184,15 +184,16 @@ impl FileWheel {
         verify: Verify,
         deadline: &mut LazyDeadline<'_>,
     ) -> Deeper<'_> {
-        let asked: Vec<_> = self.index.deeper_candidates(hash).collect();
-        let mut unreadable = None;
-        for address in &asked {
-            match self.candidate(hash, *address, realm, key, verify, deadline) {
+        let (mut asked, mut unreadable) = (Vec::new(), None);
+        for address in self.index.deeper_candidates(hash) {
+            match self.candidate(hash, address, realm, key, verify, deadline) {
                 Ok(Candidate::Found(lent)) => return Deeper::Found(lent),
                 Ok(Candidate::Removed) => return Deeper::Removed,
                 Ok(Candidate::Other | Candidate::Gone) => {}
                 Err(error) => unreadable = Some(error),
             }
+            // The first one is nearly always it: then no memory is taken.
+            asked.push(address);
         }
         match unreadable {
             Some(error) => Deeper::Unreadable(error),

@@ -64,7 +64,7 @@ pub struct Skipped {
     /// Pieces of directories (of up to 1 MiB) that the disk could not read: their blocks are missing, or found as older
     /// versions, until an opening that can read them.
     pub unreadable: u64,
-    /// Blocks that found no room in the index: see [`expected_blocks`](crate::ScratchBuilder::expected_blocks).
+    /// Blocks, removals and older versions that found no room in the index: see [`expected_blocks`](crate::ScratchBuilder::expected_blocks).
     pub no_room: u64,
 }
 
