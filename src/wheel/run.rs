@@ -128,10 +128,11 @@ impl FileWheel {
         });
         match result {
             Ok(()) => {
-                reservation.finish();
+                // Counted before a flush may find the file without unfinished reservations, and return.
                 self.counters.closures_run.add(1);
                 self.counters.blocks_written.add(1);
                 self.counters.bytes_written.add(u64::from(deferred.len));
+                reservation.finish();
                 unsettled.settle(Ok(()));
                 Completion::Done
             }
