@@ -190,10 +190,10 @@ mod tests {
             let suspect = || wheel.table.iter().find(|file| file.is_suspect());
             until("the file is suspect", || suspect().is_some_and(|file| !file.is_dirty()));
             faults.clear();
-            assert_eq!(
-                (wheel.table.iter().filter(|file| file.is_suspect()).count(), wheel.counters.sync_failures.get()),
-                (1, 1)
-            );
+            assert_eq!(wheel.table.iter().filter(|file| file.is_suspect()).count(), 1);
+            let failures = wheel.counters.sync_failures.get();
+            // What was being stored meanwhile is owed to a sync of its own, which fails as well where syncs do.
+            assert!(failures == 1 || (sync_fails && failures > 1), "{failures}");
             wheel.flush().unwrap_err();
             wheel.flush().unwrap();
             wheel.close(HANGS);
