@@ -538,7 +538,10 @@ impl Model {
         let each = |at, result: Result<&[u8], ReadError>| results.push((at, result.map(<[u8]>::to_vec)));
         self.scratch.get_many(realm, &hashes, each).unwrap();
         assert_eq!(results.iter().map(|(at, _)| *at).collect::<Vec<_>>(), (0..asked.len()).collect::<Vec<_>>());
-        for ((_, result), hash) in results.into_iter().zip(hashes) {
+        // A file may make room meanwhile: what was found of it is told to the model before what was not.
+        let mut answers: Vec<_> = results.into_iter().map(|(_, result)| result).zip(hashes).collect();
+        answers.sort_by_key(|(result, _)| result.is_err());
+        for (result, hash) in answers {
             let mut result = Some(result);
             self.compare((realm, hash), |scratch| {
                 // A block that was found may be gone a moment later, for a second mention of its key.
