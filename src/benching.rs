@@ -43,7 +43,7 @@ impl Index {
     ///
     /// If the address space cannot be had.
     pub fn new(expected_blocks: u64) -> io::Result<Self> {
-        BlockIndex::new(expected_blocks, Room::Fixed).map(Self)
+        BlockIndex::new(expected_blocks, u64::MAX, Room::Fixed).map(Self)
     }
 
     /// Whether the block was inserted, which it is not if it is there already.

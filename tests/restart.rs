@@ -858,6 +858,7 @@ fn every_refused_option_is_named_with_its_value_and_its_range() {
         (builder().gather((16 << 20) + 1, none), "gather bytes", "16777217", "65536 to 16777216"),
         (builder().gather(64 << 10, seconds(11)), "gather delay", "11s", "at most 10s"),
         (builder().max_staging_bytes(4095), "max_staging_bytes", "4095", "at least 4096"),
+        (builder().max_index_bytes(131_071), "max_index_bytes", "131071", "at least 131072"),
         (builder().expected_blocks(0), "expected_blocks", "0", "1 to 100663296"),
         (builder().expected_blocks(u64::MAX), "expected_blocks", "18446744073709551615", "1 to 100663296"),
         (builder().lanes_per_folder(0), "lanes_per_folder", "0 with `files_per_folder` 7", "1 to 2"),

@@ -65,8 +65,9 @@ pub enum ReadError {
          in the child"
     )]
     Forked,
-    /// The operating system refused. The block is still in the index; or its folder was not there when the store was
-    /// opened, so that nobody knows whether there is one.
+    /// The operating system refused. The block is still in the index; or nobody knows whether there is one, as its folder was
+    /// not there when the store was opened, or as the store may not forget, and of an earlier run not all was found: the index had
+    /// no memory for it, or a directory could not be read, which is so until the next opening.
     #[error(transparent)]
     Io(#[from] IoError),
 }

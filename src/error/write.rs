@@ -34,11 +34,11 @@ pub enum WriteError {
     /// Or the index has no place for a block that may be stored already, and a later opening may find it: with
     /// [`OnFull::Recycle`](crate::OnFull::Recycle) if many more blocks are there than were expected, and this one is older than
     /// what gave way for them, as in a lane that is seldom written to: expect more blocks. With
-    /// [`OnFull::Refuse`](crate::OnFull::Refuse) only if the system had no memory for a larger index, for this block or for a
-    /// younger one before it: open the store again when it has.
+    /// [`OnFull::Refuse`](crate::OnFull::Refuse) only if the index may take no more memory, or the system has none, for this
+    /// block or for a younger one before it: open the store again with more. Tried again it takes its space again.
     #[error(
         "the store is full: {needed} bytes are needed and {live} bytes are live; remove blocks, or open it with more \
-         files, or for more blocks"
+         files, for more blocks, or with more memory for its index"
     )]
     Full {
         /// The bytes of space that the write needs.

@@ -15,7 +15,7 @@ use super::bucket::Bucket;
 use super::table::Table;
 
 /// Most levels of an index that grows: of 2^14 words, the fewest, they make 2^33, twice as many as there are addresses.
-pub(crate) const MOST: usize = if cfg!(loom) { 3 } else { 21 };
+const MOST: usize = if cfg!(loom) { 3 } else { 21 };
 /// How many times larger the first level is than the second, as a power of two.
 const SMALLER: usize = 3;
 
@@ -28,11 +28,15 @@ pub(super) struct Levels {
 }
 
 impl Levels {
-    /// At most `most` levels, of which the first is there.
-    pub(super) fn new(buckets: usize, most: usize) -> io::Result<Self> {
+    /// As many levels as take at most so many bytes together; the first is there, whatever it takes.
+    pub(super) fn new(buckets: usize, most_bytes: u64) -> io::Result<Self> {
         let first = Table::new(buckets)?;
-        let more = (1..most).map(|level| Level::new(size_of_level(buckets, level))).collect();
-        Ok(Self { first, more })
+        let sizes = (1..MOST).map(|level| size_of_level(buckets, level));
+        let sizes = sizes.scan(first.bytes(), |bytes, size| {
+            *bytes = bytes.saturating_add((size as u64).saturating_mul(size_of::<Bucket>() as u64));
+            (*bytes <= most_bytes).then_some(size)
+        });
+        Ok(Self { first, more: sizes.map(Level::new).collect() })
     }
 
     /// The one that is there from the beginning.
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn levels_come_one_after_the_other_a_small_one_and_then_each_doubles_the_index() {
-        let levels = Levels::new(17, MOST).unwrap();
+        let levels = Levels::new(17, u64::MAX).unwrap();
         assert!(!levels.have_grown() && levels.count() == 1);
         assert!(levels.grow_to(4) && levels.grow_to(2) && levels.have_grown());
         assert_eq!(levels.iter().map(|table| table.len()).collect::<Vec<_>>(), [17, 3, 17, 34, 68]);
@@ -169,7 +173,15 @@ mod tests {
             assert!(levels.buckets(5, place).is_none());
         }
         assert!(!levels.grow_to(MOST), "there is no more than so many");
-        assert!(!Levels::new(17, 1).unwrap().grow_to(1));
+    }
+
+    #[test]
+    fn levels_take_no_more_bytes_than_they_may() {
+        let largest = |buckets: u64| {
+            let levels = Levels::new(17, buckets * 64).unwrap();
+            (0..MOST).take_while(|level| levels.grow_to(*level)).count()
+        };
+        assert_eq!([0, 17, 19, 20, 36, 37, 70, 71].map(largest), [1, 1, 1, 2, 2, 3, 3, 4]);
     }
 
     #[test]

@@ -59,7 +59,6 @@ use std::fmt;
 use std::io;
 
 use self::bucket::{SLOTS, Word};
-pub(crate) use self::levels::MOST as LEVELS;
 use self::levels::{Levels, buckets_at};
 use self::publish::Age;
 pub(crate) use self::publish::{Published, View};
@@ -71,22 +70,22 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Words a table may have: 2^14 ..= 2^27, that is 128 KiB to 1 GiB. Two, where each is a tracked object of a model, and
 /// few where a store has a few blocks: under fuzzing, which sweeps its table thousands of times a second, and interpreted.
-const MIN_WORDS: u64 = if cfg!(loom) {
+pub(crate) const MIN_WORDS: u64 = if cfg!(loom) {
     2
 } else if cfg!(any(fuzzing, miri)) {
     1 << 10
 } else {
     1 << 14
 };
-const MAX_WORDS: u64 = 1 << 27;
+pub(crate) const MAX_WORDS: u64 = 1 << 27;
 
 /// Whether an index takes every block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// It stays as large as it is, and the oldest blocks give way.
     Fixed,
-    /// It grows to so many tables, and none gives way.
-    Grows(usize),
+    /// It grows, by tables that take so many bytes at most with the first one, and none gives way.
+    Grows(u64),
 }
 
 /// The index of a store: 8 bytes a word, three quarters of them meant to be used.
@@ -118,12 +117,14 @@ struct Spot {
 }
 
 impl BlockIndex {
-    /// Room for `expected_blocks` at load 0.75, between 2^14 and 2^27 words at first. Memory is taken as it is touched.
+    /// Room for `expected_blocks` at load 0.75, between 2^14 and 2^27 words at first, and no more than `most_bytes` take.
+    /// Memory is taken as it is touched.
     ///
     /// # Errors
     /// When the address space cannot be had.
-    pub(crate) fn new(expected_blocks: u64, room: Room) -> io::Result<Self> {
-        let words = expected_blocks.saturating_mul(4).div_ceil(3).clamp(MIN_WORDS, MAX_WORDS);
+    pub(crate) fn new(expected_blocks: u64, most_bytes: u64, room: Room) -> io::Result<Self> {
+        let words = expected_blocks.saturating_mul(4).div_ceil(3).min(most_bytes / size_of::<u64>() as u64);
+        let words = words.clamp(MIN_WORDS, MAX_WORDS);
         let buckets = words.div_ceil(SLOTS as u64) as usize;
         Self::with_buckets(buckets, room)
     }
@@ -131,7 +132,7 @@ impl BlockIndex {
     /// Any number of buckets: tests want few.
     pub(crate) fn with_buckets(buckets: usize, room: Room) -> io::Result<Self> {
         Ok(Self {
-            levels: Levels::new(buckets, if let Room::Grows(most) = room { most } else { 1 })?,
+            levels: Levels::new(buckets, if let Room::Grows(most_bytes) = room { most_bytes } else { 0 })?,
             room,
             stripes: Stripes::new(),
             floors: Floors::new(),

@@ -57,7 +57,7 @@ fn two_buckets() -> (BlockIndex, Blocks) {
 
 #[test]
 fn the_first_address_of_a_key_is_inserted_and_found() {
-    let (index, blocks) = (BlockIndex::new(0, Room::Fixed).unwrap(), Blocks::default());
+    let (index, blocks) = (BlockIndex::new(0, u64::MAX, Room::Fixed).unwrap(), Blocks::default());
     assert_eq!(index.candidates(key(1)).next(), None);
     blocks.keys.borrow_mut().insert(address(1, 5), 0);
     assert_eq!(index.publish_if_newer(key(1), address(1, 5), &blocks), Published::Inserted);
@@ -161,7 +161,7 @@ fn an_older_version_does_not_return_after_a_newer_one_gave_way() {
 
 #[test]
 fn in_an_index_that_grows_none_gives_way_however_many_come() {
-    let (index, blocks) = (BlockIndex::with_buckets(2, Room::Grows(LEVELS)).unwrap(), Blocks::default());
+    let (index, blocks) = (BlockIndex::with_buckets(2, Room::Grows(u64::MAX)).unwrap(), Blocks::default());
     // All in one place, which larger levels do not spread: sixteen a level, and eight in the second, where it is one bucket.
     let levels = if cfg!(miri) { 2 } else { 8 };
     let keys = levels * 16 - 8;
@@ -193,7 +193,7 @@ fn in_an_index_that_grows_none_gives_way_however_many_come() {
 /// A look-up that gave sixteen candidates at most hid the others of a tag from their readers.
 #[test]
 fn more_keys_of_one_tag_than_a_table_has_words_at_a_place_are_all_found() {
-    let (index, blocks) = (BlockIndex::with_buckets(2, Room::Grows(LEVELS)).unwrap(), Blocks::default());
+    let (index, blocks) = (BlockIndex::with_buckets(2, Room::Grows(u64::MAX)).unwrap(), Blocks::default());
     for key in 0..30 {
         assert_eq!(blocks.publish(&index, PLACE, key, address(1, key)), Published::Inserted);
     }
@@ -202,7 +202,7 @@ fn more_keys_of_one_tag_than_a_table_has_words_at_a_place_are_all_found() {
 
 #[test]
 fn without_memory_for_another_table_the_new_block_gives_way_and_no_older_version_of_it_comes_after_it() {
-    let (index, blocks) = (BlockIndex::with_buckets(2, Room::Grows(1)).unwrap(), Blocks::default());
+    let (index, blocks) = (BlockIndex::with_buckets(2, Room::Grows(0)).unwrap(), Blocks::default());
     for key in 0..16 {
         assert_eq!(blocks.publish(&index, PLACE, key, address(2, key)), Published::Inserted);
     }
@@ -218,7 +218,7 @@ fn without_memory_for_another_table_the_new_block_gives_way_and_no_older_version
 #[test]
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn an_index_that_grows_is_as_well_filled_as_a_large_one() {
-    let (index, blocks) = (BlockIndex::with_buckets(128, Room::Grows(LEVELS)).unwrap(), 100_000_u32);
+    let (index, blocks) = (BlockIndex::with_buckets(128, Room::Grows(u64::MAX)).unwrap(), 100_000_u32);
     for number in 0..blocks {
         let own = Numbered { key: number, keys: u32::MAX };
         assert_eq!(index.publish_if_newer(key(number.into()), address(1, number), &own), Published::Inserted);
@@ -273,7 +273,7 @@ fn an_address_that_changed_its_key_while_it_was_asked_about_is_asked_about_again
 
 #[test]
 fn only_the_exact_address_is_exchanged_or_removed() {
-    let index = BlockIndex::new(0, Room::Fixed).unwrap();
+    let index = BlockIndex::new(0, u64::MAX, Room::Fixed).unwrap();
     let blocks = Blocks::default();
     let _ = index.publish_if_newer(key(1), address(2, 5), &blocks);
     assert!(!index.compare_exchange_if(key(1), address(2, 4), address(3, 0), || true));
@@ -296,7 +296,7 @@ fn only_the_exact_address_is_exchanged_or_removed() {
 
 #[test]
 fn a_sweep_takes_all_words_of_its_file_and_no_other() {
-    let (index, blocks) = (BlockIndex::new(0, Room::Fixed).unwrap(), Blocks::default());
+    let (index, blocks) = (BlockIndex::new(0, u64::MAX, Room::Fixed).unwrap(), Blocks::default());
     let count: u32 = if cfg!(miri) { 60 } else { 300 };
     for number in 0..count {
         let file = if number % 3 == 0 { 1 } else { 1023 };
@@ -314,7 +314,7 @@ fn a_sweep_takes_all_words_of_its_file_and_no_other() {
 #[test]
 #[cfg_attr(miri, ignore = "a table is smaller where it is interpreted")]
 fn capacity_is_what_was_asked_for_within_bounds() {
-    let of = |expected| BlockIndex::new(expected, Room::Fixed).unwrap();
+    let of = |expected| BlockIndex::new(expected, u64::MAX, Room::Fixed).unwrap();
     assert_eq!(of(0).capacity(), (1 << 14) * 3 / 4);
     assert!((100_000..100_010).contains(&of(100_000).capacity()));
     assert!(of(100_000).memory_bytes() <= 11 * 100_000 + 50_000);
@@ -329,7 +329,7 @@ fn capacity_is_what_was_asked_for_within_bounds() {
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn next_to_nothing_gives_way_at_load_three_quarters() {
     let blocks = 1_u32 << 14;
-    let (index, view) = (BlockIndex::new(blocks.into(), Room::Fixed).unwrap(), Blocks::default());
+    let (index, view) = (BlockIndex::new(blocks.into(), u64::MAX, Room::Fixed).unwrap(), Blocks::default());
     let mut lost = HashSet::new();
     for number in 0..blocks {
         view.keys.borrow_mut().insert(address(1, number), number);
@@ -396,7 +396,7 @@ proptest! {
         grows: bool,
         steps in prop::collection::vec(step(), 1..if cfg!(miri) { 12 } else { 400 }),
     ) {
-        let room = if grows { Room::Grows(LEVELS) } else { Room::Fixed };
+        let room = if grows { Room::Grows(u64::MAX) } else { Room::Fixed };
         // One bucket where each second key has to go to another level.
         let buckets = if grows { 1 } else { 3 };
         let (index, blocks) = (BlockIndex::with_buckets(buckets, room).unwrap(), Blocks::default());
@@ -514,7 +514,7 @@ impl View for Numbered {
 fn readers_never_miss_a_key_that_several_writers_keep_replacing() {
     never_misses(8, Room::Fixed);
     // In two levels, or three.
-    never_misses(if cfg!(miri) { 20 } else { 40 }, Room::Grows(LEVELS));
+    never_misses(if cfg!(miri) { 20 } else { 40 }, Room::Grows(u64::MAX));
 }
 
 fn never_misses(keys: u32, room: Room) {
@@ -624,5 +624,5 @@ fn words_are_neither_lost_nor_doubled_under_writers_evictions_and_sweeps() {
 
 #[test]
 fn words_are_neither_lost_nor_doubled_under_writers_and_sweeps_of_an_index_that_grows() {
-    none_is_lost_or_doubled(1, Room::Grows(LEVELS));
+    none_is_lost_or_doubled(1, Room::Grows(u64::MAX));
 }

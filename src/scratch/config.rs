@@ -22,6 +22,7 @@ const GATHER_BYTES: (u64, u64) = (64 * KIB, 16 * MIB);
 const LONGEST_GATHER_DELAY: Duration = Duration::from_secs(10);
 const LEAST_STAGING: u64 = 4 * KIB;
 const MOST_EXPECTED: u64 = 3 << 25;
+const LEAST_INDEX: u64 = 128 * KIB;
 
 /// Options of a store, checked all at once by [`open`](Self::open).
 ///
@@ -125,9 +126,22 @@ impl ScratchBuilder {
     /// With [`OnFull::Refuse`] nothing is pushed out, and all is found after a restart, as long as there is memory: the index grows,
     /// by an eighth and then each time to twice its size, to up to 22 bytes for each block or removal that it has held at once.
     /// What has no place in its first table is looked for in one more for each time, and so is each block that is written. What an
-    /// opening has no memory for is counted by `no_room`, and keeps its files until an opening that has, also if it is removed.
+    /// opening has no memory for is counted by `no_room`, and keeps its files until an opening that has, also if it is removed;
+    /// until then what is not found is no [`Missing`](crate::ReadError::Missing), but an error.
     pub fn expected_blocks(mut self, blocks: u64) -> Self {
         self.options.expected_blocks = Some(blocks);
+        self
+    }
+
+    /// How many bytes the tables of the index take at most: 128 KiB or more, whatever is expected. Default: no bound.
+    ///
+    /// With [`OnFull::Recycle`] the index is made for fewer blocks then. With [`OnFull::Refuse`] it grows up to here, and a
+    /// write that it has no place for is [`WriteError::Full`](crate::WriteError::Full). Where memory is bounded from outside,
+    /// as by a memory cgroup, this is the only bound that ends in an error: a process that takes more is killed. Opened with
+    /// less than its blocks need, such a store answers for each key that it does not find that nobody knows
+    /// ([`ReadError::Io`](crate::ReadError::Io)).
+    pub fn max_index_bytes(mut self, bytes: u64) -> Self {
+        self.options.max_index_bytes = Some(bytes);
         self
     }
 
@@ -280,10 +294,10 @@ impl ScratchBuilder {
         self
     }
 
-    /// An index that has no memory for more than so many tables.
+    /// Buckets of the first table of the index: blocks of a test are few.
     #[cfg(all(test, not(loom)))]
-    pub(crate) fn index_levels(mut self, levels: usize) -> Self {
-        self.options.index_levels = levels;
+    pub(crate) fn index_buckets(mut self, buckets: usize) -> Self {
+        self.options.index_buckets = Some(buckets);
         self
     }
 
@@ -330,6 +344,11 @@ impl ScratchBuilder {
             && !(1..=MOST_EXPECTED).contains(&blocks)
         {
             return Err(ConfigError::new("expected_blocks", blocks, format!("1 to {MOST_EXPECTED}")));
+        }
+        if let Some(bytes) = options.max_index_bytes
+            && bytes < LEAST_INDEX
+        {
+            return Err(ConfigError::new("max_index_bytes", bytes, format!("at least {LEAST_INDEX}")));
         }
         Ok(())
     }
@@ -398,6 +417,8 @@ impl Explanation {
         line("largest block", Size(u64::from(largest)).to_string(), "what an empty file holds".to_owned());
         let why = derived(options.expected_blocks.is_some(), "one block for each 16 KiB of disk, 2^14 to 2^24");
         line("index", format!("{} blocks, {}", wheel.index.capacity(), Size(wheel.index.memory_bytes())), why);
+        let bound = options.max_index_bytes.map_or("no bound".to_owned(), |bytes| Size(bytes).to_string());
+        line("max_index_bytes", bound, "no bound unless asked otherwise".to_owned());
         let why = derived(options.hash_kind.is_some(), "XXH3, or as the store was made");
         line("hash_kind", wheel.hash_kind().to_string(), why);
         line("on_full", format!("{:?}", options.on_full), "Recycle unless asked otherwise".to_owned());

@@ -17,6 +17,8 @@ mod events;
 mod faults;
 #[cfg(all(test, not(loom)))]
 mod foreign;
+#[cfg(all(test, not(loom)))]
+mod grown;
 mod handle;
 #[cfg(all(test, not(loom)))]
 mod hazards;

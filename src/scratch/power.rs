@@ -114,7 +114,11 @@ impl World {
         // Half of them send what they store to the device piece by piece, which a sync alone is not.
         let piece = if self.dice.one_in(2) { 1 + self.dice.below(6) } else { 1 << 20 };
         let piece = u32::try_from(piece).expect("a few pages");
-        let builder = builder.verify(self.oracle.verify).on_full(self.on_full).piece_pages(piece);
+        let mut builder = builder.verify(self.oracle.verify).on_full(self.on_full).piece_pages(piece);
+        // Half of those that may not forget have an index that most of their keys make grow.
+        if self.on_full == OnFull::Refuse && self.dice.one_in(2) {
+            builder = builder.index_buckets(1);
+        }
         let scratch = builder.wait_timeout(Duration::from_millis(300)).open()?;
         // A folder is left out if a sync fails there before a file is removed, and is back once all of them work.
         let began = Instant::now();

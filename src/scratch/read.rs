@@ -60,7 +60,8 @@ impl Scratch {
     /// than can be counted; [`ReadError::Corrupted`] if the bytes do not match their hash any more, once: afterwards it
     /// is missing; [`ReadError::Failed`] if its closure failed, for those who waited for it; [`ReadError::Io`] if the
     /// disk could not read it (with the feature `sigbus-guard` also after `read` has seen zeros in its place), or if
-    /// nothing was found and the folder of the key was not there at open and is not back; [`ReadError::Closed`];
+    /// nothing was found and nobody knows whether it is there (its folder was not there at open and is not back, or the store may not
+    /// forget and did not find all of an earlier run); [`ReadError::Closed`];
     /// [`ReadError::Reentrant`] inside a closure of the same store; [`ReadError::Forked`] in a forked child.
     ///
     /// # Examples
@@ -274,11 +275,7 @@ impl Scratch {
     pub fn contains(&self, realm: Realm, hash: BlockHash) -> Result<bool, ReadError> {
         self.wheel().check_open()?;
         let key = self.wheel().key_hash(realm, hash);
-        let known = self.wheel().known(key);
         let found = self.locate(key, realm, hash)?;
-        if found.is_none() {
-            known?;
-        }
         Ok(found.is_some_and(|(_, block)| !block.kind.is_tombstone()))
     }
 
@@ -302,14 +299,9 @@ impl Scratch {
     pub fn info(&self, realm: Realm, hash: BlockHash) -> Result<BlockInfo, ReadError> {
         self.wheel().check_open()?;
         let key = self.wheel().key_hash(realm, hash);
-        let known = self.wheel().known(key);
         match self.locate(key, realm, hash)? {
             Some((address, block)) if !block.kind.is_tombstone() => Ok(BlockInfo::new(address.file(), &block)),
-            Some(_) => Err(ReadError::Missing { realm, hash }),
-            None => {
-                known?;
-                Err(ReadError::Missing { realm, hash })
-            }
+            _ => Err(ReadError::Missing { realm, hash }),
         }
     }
 
@@ -319,8 +311,14 @@ impl Scratch {
         realm: Realm,
         hash: BlockHash,
     ) -> Result<Option<(BlockAddress, BlockView)>, ReadError> {
-        let located = self.wheel().locate(key, realm, hash);
-        self.wheel().count_failed_read(located.as_ref().err());
+        let wheel = self.wheel();
+        // Asked before the index, and of account where that has nothing.
+        let known = wheel.known(key);
+        let located = match wheel.locate(key, realm, hash) {
+            Ok(None) => known.map(|_| None).map_err(ReadError::Io),
+            located => located,
+        };
+        wheel.count_failed_read(located.as_ref().err());
         located
     }
 
@@ -333,7 +331,8 @@ impl Scratch {
     /// # Errors
     ///
     /// After everything else was visited: [`ReadError::Io`] if the disk could not read the entry of some block, or, with
-    /// the folder, if that was not there at open and is not back and searched, so that nobody knows what it holds;
+    /// the folder, if nobody knows what it holds: it was not there at open and is not back and searched, or the store may not
+    /// forget and did not find all of an earlier run;
     /// [`ReadError::Busy`] if more blocks of a file are held than can be counted. Before anything is visited:
     /// [`ReadError::Closed`], [`ReadError::Reentrant`] and [`ReadError::Forked`].
     ///

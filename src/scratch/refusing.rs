@@ -4,8 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::block::BlockHash;
-use crate::error::WriteError;
-use crate::index::LEVELS;
+use crate::error::{ReadError, WriteError};
 use crate::scratch::Scratch;
 use crate::scratch::small::{HANGS, MILLISECOND, REALM, block, eventually, three_files_of};
 use crate::storage::MemoryFileSource;
@@ -229,25 +228,38 @@ fn a_file_that_waits_for_the_disk_is_not_told_to_be_pinned() {
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn a_file_whose_blocks_have_no_place_in_the_index_waits_for_an_opening_that_has_one() {
     let source = MemoryFileSource::builder().files_per_folder(3).file_size(1 << 20).build().unwrap();
-    let open = |levels| {
+    let open = |most_bytes| {
         let builder = Scratch::builder(source.clone()).on_full(OnFull::Refuse).gather(0, Duration::ZERO);
         let scratch =
-            builder.expected_blocks(1).index_levels(levels).wait_timeout(Duration::from_secs(1)).open().unwrap();
+            builder.expected_blocks(1).max_index_bytes(most_bytes).wait_timeout(Duration::from_secs(1)).open().unwrap();
         let report = scratch.wait_recovered(Duration::from_mins(1)).unwrap();
         (scratch, report)
     };
     // More than a file has entries for, and than a table has words.
     let keys: Vec<_> = (0..20_000).map(BlockHash::from_u128).collect();
-    let (scratch, _) = open(LEVELS);
+    let (scratch, _) = open(u64::MAX);
     for key in &keys {
         scratch.put_named(REALM, *key, b"").unwrap();
     }
     drop(scratch);
-    let (scratch, report) = open(1);
+    let (scratch, report) = open(128 << 10);
+    // Nobody says of a block that is there that it is missing.
+    let is_told =
+        |error: &ReadError| matches!(error, ReadError::Io(error) if error.to_string().contains("not all blocks"));
     let (found, lost): (Vec<BlockHash>, Vec<BlockHash>) =
-        keys.iter().copied().partition(|key| scratch.contains(REALM, *key).unwrap());
+        keys.iter().copied().partition(|key| match scratch.contains(REALM, *key) {
+            Ok(is_there) => is_there,
+            Err(error) => !is_told(&error),
+        });
     assert_eq!((report.skipped.no_room, report.blocks), (lost.len() as u64, found.len() as u64));
-    assert!(lost.len() > 3_000 && scratch.stats().blocks == 20_000, "{}", lost.len());
+    assert!(lost.len() > 3_000 && scratch.len() == found.len() as u64, "{}", lost.len());
+    assert!(is_told(&scratch.read(REALM, lost[0], |_| ()).unwrap_err()));
+    assert!(is_told(&scratch.get(REALM, lost[0]).unwrap_err()));
+    assert!(is_told(&scratch.info(REALM, lost[0]).unwrap_err()));
+    let mut visited = 0;
+    assert!(is_told(&scratch.for_each(REALM, |_| visited += 1).unwrap_err()));
+    assert_eq!(visited, found.len());
+    assert!(scratch.stats().read_errors >= lost.len() as u64);
     for key in found {
         assert!(scratch.remove(REALM, key).unwrap());
     }
@@ -258,7 +270,64 @@ fn a_file_whose_blocks_have_no_place_in_the_index_waits_for_an_opening_that_has_
     });
     assert!(stored.count() < 400);
     drop(scratch);
-    let (scratch, report) = open(LEVELS);
-    assert_eq!(report.skipped.no_room, 0);
+    let (scratch, report) = open(u64::MAX);
+    assert_eq!((report.skipped.no_room, scratch.len()), (0, report.blocks));
     assert!(lost.iter().all(|key| scratch.contains(REALM, *key).unwrap()));
+}
+
+/// A directory could not be read, and what it names was said to be missing; its file, in which nothing was live then, made room.
+#[test]
+fn what_a_directory_names_that_could_not_be_read_is_not_missing_and_its_file_waits() {
+    let files = three_files_of(64 << 10);
+    let key = BlockHash::of(b"key");
+    let (scratch, _) = open(&files, 0);
+    scratch.put_named(REALM, key, b"named").unwrap();
+    drop(scratch);
+    let source = FaultySource::new(files.clone());
+    let faults = source.faults();
+    // The first load is that of the header.
+    faults.set(Fault::at(2).sticky().only(&[Call::Load]).errno(Errno::Io));
+    let builder = Scratch::builder(source).on_full(OnFull::Refuse).gather(0, MILLISECOND);
+    let scratch = builder.wait_timeout(Duration::from_secs(1)).open().unwrap();
+    assert!(scratch.wait_recovered(HANGS).unwrap().skipped.unreadable > 0);
+    faults.clear();
+    assert!(matches!(scratch.contains(REALM, key), Err(ReadError::Io(_))));
+    assert!(matches!(scratch.read(REALM, key, |_| ()), Err(ReadError::Io(_))));
+    // The other two files, of which one is kept for removals.
+    let written = fill(&scratch, 0);
+    assert!(written.len() < 30, "{}", written.len());
+    assert_there(&scratch, &written, true);
+    scratch.close(HANGS);
+    drop(scratch);
+    let (scratch, _) = open(&files, 0);
+    assert_eq!(scratch.read(REALM, key, <[u8]>::to_vec).as_deref(), Ok(&b"named"[..]));
+    assert_there(&scratch, &written, true);
+    assert_eq!(scratch.contains(REALM, BlockHash::of(b"another")), Ok(false));
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
+fn an_index_that_may_take_no_more_refuses_writes_and_forgets_nothing() {
+    const MOST: u64 = 160 << 10;
+    let source = MemoryFileSource::builder().files_per_folder(4).file_size(1 << 20).build().unwrap();
+    let builder = Scratch::builder(source).on_full(OnFull::Refuse).gather(0, Duration::ZERO);
+    let scratch = builder.expected_blocks(1).max_index_bytes(MOST).wait_timeout(Duration::from_secs(1)).open().unwrap();
+    let before = scratch.stats().index_bytes;
+    let (mut written, mut refused) = (Vec::new(), Vec::new());
+    for key in (0..21_000).map(BlockHash::from_u128) {
+        match scratch.put_named(REALM, key, b"") {
+            Ok(()) => written.push(key),
+            Err(WriteError::Full { .. }) => refused.push(key),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(written.len() > 15_000 && refused.len() > 1_000, "{} and {}", written.len(), refused.len());
+    let grown = scratch.stats().index_bytes - before;
+    assert!(grown > 0 && grown <= MOST - (128 << 10), "{grown}");
+    assert_there(&scratch, &written, true);
+    assert_there(&scratch, &refused, false);
+    // What has its place is replaced and removed.
+    scratch.put_named(REALM, written[0], b"2").unwrap();
+    assert!(scratch.remove(REALM, written[1]).unwrap());
+    assert_eq!(scratch.len(), written.len() as u64 - 1);
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::block::{Entry, PAGE_SIZE, Slot, pages_of};
 use crate::planted;
-use crate::wheel::FileWheel;
 use crate::wheel::file::BlockFile;
+use crate::wheel::{FileWheel, OnFull};
 
 /// Directories are read in pieces, the first one small: most are, and what lies below them is payload. No further one is
 /// larger than the second size.
@@ -207,6 +207,9 @@ impl FileWheel {
                 Err(error) => {
                     // Nobody knows what it names: whatever is removed from now on is removed by an entry.
                     self.counters.strays.add(1);
+                    if self.options.on_full == OnFull::Refuse {
+                        file.add_unfound();
+                    }
                     self.tell_unreadable(file, &self.io_error("reading a directory", file.id(), error));
                     return false;
                 }

@@ -96,6 +96,9 @@ pub(crate) struct BlockFile {
     finished: AtomicU32,
     unstored: AtomicU32,
     live_blocks: AtomicU64,
+    /// Blocks of an earlier run that the index has no place for, and pieces of a directory that could not be read, of a store
+    /// that may not forget.
+    unfound: AtomicU64,
     live_bytes: AtomicU64,
     pub(crate) suspicion: Suspicion,
     /// Deleted because it died: nobody needs what is stored here still.
@@ -142,6 +145,7 @@ impl BlockFile {
             finished: AtomicU32::new(0),
             unstored: AtomicU32::new(0),
             live_blocks: AtomicU64::new(0),
+            unfound: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             suspicion: Suspicion::default(),
             deleted: AtomicBool::new(false),
@@ -252,6 +256,7 @@ impl BlockFile {
         self.finished.store(0, Ordering::Relaxed);
         self.unstored.store(0, Ordering::Relaxed);
         self.live_blocks.store(0, Ordering::Relaxed);
+        self.unfound.store(0, Ordering::Relaxed);
         self.live_bytes.store(0, Ordering::Relaxed);
     }
 
@@ -309,6 +314,21 @@ impl BlockFile {
 
     pub(crate) fn live_blocks(&self) -> u64 {
         self.live_blocks.load(Ordering::Relaxed)
+    }
+
+    /// Something here may not be forgotten, and nobody finds it.
+    pub(crate) fn add_unfound(&self) {
+        // Relaxed: as `add_live`; never lowered.
+        self.unfound.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_unfound(&self) -> bool {
+        self.unfound.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a store that may not forget needs the file: for blocks that are live, or that nobody finds.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.live_blocks() > 0 || self.has_unfound()
     }
 
     pub(crate) fn live_bytes(&self) -> u64 {

@@ -57,6 +57,8 @@ pub(crate) struct Lane {
     doubted: AtomicU64,
     tombstones_only: AtomicBool,
     known: AtomicU8,
+    /// Blocks of an earlier run that may not be forgotten are in no index.
+    has_unfound: AtomicBool,
     /// A thread of the lane has panicked.
     fallen: AtomicBool,
     gather: Mutex<GatherSlot>,
@@ -141,6 +143,7 @@ impl Lane {
             doubted: AtomicU64::new(0),
             tombstones_only: AtomicBool::new(false),
             known: AtomicU8::new(KNOWN),
+            has_unfound: AtomicBool::new(false),
             fallen: AtomicBool::new(false),
             gather: Mutex::new(GatherSlot::default()),
             stored: Condvar::new(),
@@ -212,6 +215,17 @@ impl Lane {
             UNKNOWN => Known::NotYet,
             _ => Known::Since,
         }
+    }
+
+    /// Whether it holds blocks that no look-up finds, and which may not be forgotten: until the next opening.
+    pub(crate) fn has_unfound(&self) -> bool {
+        // Relaxed: it is set while blocks are being looked for, when a miss proves nothing yet; the lock of the search's end
+        // orders it for who has waited for that.
+        self.has_unfound.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_unfound(&self) {
+        self.has_unfound.store(true, Ordering::Relaxed);
     }
 
     /// The folder of the lane is not there.

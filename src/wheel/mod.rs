@@ -95,7 +95,7 @@ use std::time::Duration;
 
 use crate::block::{BlockHash, FileId, FileSize, HashKind, KeyHash, Realm};
 use crate::error::IoError;
-use crate::index::{BlockIndex, LEVELS};
+use crate::index::BlockIndex;
 use crate::storage::Panics;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, thread};
@@ -192,8 +192,9 @@ pub(crate) struct WheelOptions {
     pub(crate) reset: bool,
     /// Pages that are sent to the device at once.
     pub(crate) piece_pages: u32,
-    /// Most tables of an index that grows.
-    pub(crate) index_levels: usize,
+    pub(crate) max_index_bytes: Option<u64>,
+    /// Buckets of the first table of the index, however many blocks are expected.
+    pub(crate) index_buckets: Option<usize>,
     /// Waits longer than this are told and counted.
     pub(crate) report_waits: Duration,
     /// Taken out at open: the thread that runs it owns it.
@@ -219,7 +220,8 @@ impl Default for WheelOptions {
             temporary: false,
             reset: false,
             piece_pages: PIECE,
-            index_levels: LEVELS,
+            max_index_bytes: None,
+            index_buckets: None,
             report_waits: Duration::from_millis(100),
             hook: HookOption::default(),
         }

@@ -101,9 +101,14 @@ impl FileWheel {
         let budget = u64::from(in_place) * size.get();
         let expected =
             options.expected_blocks.unwrap_or_else(|| (budget / ASSUMED_BLOCK).clamp(LEAST_EXPECTED, 1 << 24));
-        let room = if options.on_full == OnFull::Refuse { Room::Grows(options.index_levels) } else { Room::Fixed };
-        let index = BlockIndex::new(expected, room)
-            .map_err(|error| OpenError::Io(IoError::new("reserving memory for the index", None, error)))?;
+        let most_bytes = options.max_index_bytes.unwrap_or(u64::MAX);
+        let room = if options.on_full == OnFull::Refuse { Room::Grows(most_bytes) } else { Room::Fixed };
+        let index = match options.index_buckets {
+            Some(buckets) => BlockIndex::with_buckets(buckets, room),
+            None => BlockIndex::new(expected, most_bytes, room),
+        };
+        let index =
+            index.map_err(|error| OpenError::Io(IoError::new("reserving memory for the index", None, error)))?;
         let events = Events::start(options.hook.0.take())
             .map_err(|error| OpenError::Io(IoError::new("starting a thread of the store", None, error)))?;
         Ok(Self {

@@ -61,10 +61,11 @@ pub struct Skipped {
     pub unknown: u64,
     /// Versions that a newer one hides.
     pub superseded: u64,
-    /// Pieces of directories (of up to 1 MiB) that the disk could not read: their blocks are missing, or found as older
-    /// versions, until an opening that can read them.
+    /// Pieces of directories (of up to 1 MiB) that the disk could not read: their blocks are missing (with
+    /// [`OnFull::Refuse`](crate::OnFull::Refuse) an error), or found as older versions, until an opening that can read them.
     pub unreadable: u64,
-    /// Blocks, removals and older versions that found no room in the index: see [`expected_blocks`](crate::ScratchBuilder::expected_blocks).
+    /// Blocks, removals and older versions that found no room in the index, and are missing (with
+    /// [`OnFull::Refuse`](crate::OnFull::Refuse) an error): see [`expected_blocks`](crate::ScratchBuilder::expected_blocks).
     pub no_room: u64,
 }
 

@@ -222,7 +222,7 @@ impl FileWheel {
         let Ok(_pin) = file.pin() else { return };
         if file.generation() == block.generation {
             file.sub_live(len);
-            if self.options.on_full == OnFull::Refuse && file.live_blocks() == 0 {
+            if self.options.on_full == OnFull::Refuse && !file.is_needed() {
                 self.wake_keepers();
             }
         }

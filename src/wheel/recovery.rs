@@ -77,6 +77,9 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16, files: &[FileId]) {
             wheel.read_entries(file, &directory, |slot, entry| batch.add(slot, entry));
             batch.publish();
         }
+        if file.has_unfound() {
+            lane.set_unfound();
+        }
         if resumed || is_last {
             wheel.place_free(lane, &mut ahead);
         }
@@ -263,11 +266,11 @@ impl FileWheel {
                     return;
                 }
                 Outcome::Full => {
-                    // The disk has it: removing its key writes a tombstone. Where nothing may be forgotten it is live for
-                    // its file, which waits for an opening that has a place for it.
+                    // The disk has it: removing its key writes a tombstone. Where nothing may be forgotten its file waits for
+                    // an opening that has a place for it, and until then a miss proves nothing.
                     self.counters.strays.add(1);
                     if self.options.on_full == OnFull::Refuse && !entry.kind.is_tombstone() {
-                        file.add_live(entry.len);
+                        file.add_unfound();
                     }
                     came_to.skipped.no_room += 1;
                     return;

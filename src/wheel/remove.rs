@@ -48,7 +48,8 @@ impl FileWheel {
         }
         // Before the index is asked: what recovery finds between the two is in the index, and not a stray.
         let was_recovered = self.recovery.is_complete();
-        let known = self.known(hash);
+        // What was not found counts as a stray below, and is hidden by a tombstone.
+        let known = self.searched(hash);
         let located = self.locate(hash, realm, key);
         if matches!(located, Ok(None)) {
             known?;

@@ -197,7 +197,7 @@ impl FileWheel {
         match oldest_held {
             Some(oldest) if refuses || !of_lane.has_another_to_give() => Outlook::AllPinned { oldest },
             // Writers of it that are not over yet may still fail, and leave nothing in the file.
-            None if refuses && oldest.is_some_and(|oldest| oldest.live_blocks() > 0) => {
+            None if refuses && oldest.is_some_and(BlockFile::is_needed) => {
                 // The lane is not full: it lacks a file, which is tried again.
                 if let Some(unready) = of_lane.unready.iter().min_by_key(|unready| unready.failing.is_broken()) {
                     let failing = &unready.failing;

@@ -336,12 +336,12 @@ impl FileWheel {
         turn.lanes[lane.index()].draining.iter().any(|(file, _)| turn.state(*file) == FileState::Closing)
     }
 
-    /// Whether the blocks of a full file are dead: none is live, and none comes back if a closure fails.
+    /// Whether the blocks of a full file are dead: none is live or out of sight, and none comes back if a closure fails.
     ///
     /// One may come back still if a gather buffer is not stored: see `is_spent_for_good`.
     pub(crate) fn is_spent(&self, of_lane: &LaneTurn, file: &BlockFile) -> bool {
         // Quiet first: what its writers have published is counted by then.
-        file.is_quiet() && file.live_blocks() == 0 && {
+        file.is_quiet() && !file.is_needed() && {
             let mut others = of_lane.files().map(|other| self.table.file(other));
             !others.any(|other| {
                 // The table is left before a record is asked: records are locked on their own.

@@ -60,7 +60,11 @@ impl Driver {
             let (below, delay) = gather.map_or((0, 0), |delay| (64 << 10, delay));
             let builder = Scratch::builder(FaultySource::with(self.files.clone(), Arc::clone(&self.faults)));
             let builder = builder.on_full(on_full).verify(verify).max_pending_bytes(60_000);
-            let builder = builder.gather(below, Duration::from_millis(delay)).piece_pages(2);
+            let mut builder = builder.gather(below, Duration::from_millis(delay)).piece_pages(2);
+            if on_full == OnFull::Refuse {
+                // Few of the keys have a place in its first table.
+                builder = builder.index_buckets(1);
+            }
             match builder.wait_timeout(Duration::from_millis(20)).open() {
                 Ok(scratch) => {
                     let report = scratch.wait_recovered(LONG).unwrap();
