@@ -617,7 +617,7 @@ proptest! {
     #[test]
     fn every_truncated_block_is_an_error(ops in ops()) {
         let aligned = Aligned::new(&block(&ops));
-        for len in 0..aligned.bytes().len() {
+        for len in (0..aligned.bytes().len()).step_by(if cfg!(miri) { 7 } else { 1 }) {
             let error = read(&mut BlittableReader::new(&aligned.bytes()[..len]), &ops).unwrap_err();
             prop_assert!(error.offset <= len, "{} of {}", error.offset, len);
         }

@@ -30,6 +30,7 @@ fn a_lane_that_gets_no_file_fails_its_writes_at_once_reads_on_and_heals() {
     assert!(seen.iter().any(|event| matches!(event, Event::FileBroken { lane: 1, .. })), "{seen:#?}");
     assert!(matches!(seen.last(), Some(Event::LaneBroken { lane: 1, error: other, .. }) if *other == error));
     assert_eq!(scratch.stats().timeouts, 0, "nobody waits for a lane that has failed three times");
+    assert_eq!((scratch.stats().write_errors, scratch.stats().refused), (1, 0));
 
     let health = scratch.health();
     assert_eq!(health.state, HealthState::Degraded);

@@ -326,6 +326,7 @@ fn an_index_that_may_take_no_more_refuses_writes_and_forgets_nothing() {
     assert!(grown > 0 && grown <= MOST - (128 << 10), "{grown}");
     assert_there(&scratch, &written, true);
     assert_there(&scratch, &refused, false);
+    assert_eq!(scratch.stats().refused, refused.len() as u64);
     // What has its place is replaced and removed.
     scratch.put_named(REALM, written[0], b"2").unwrap();
     assert!(scratch.remove(REALM, written[1]).unwrap());

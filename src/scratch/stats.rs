@@ -56,6 +56,10 @@ pub struct Stats {
     pub file_failures: u64,
     /// Reads that ended with [`ReadError::Io`](crate::ReadError::Io), of bytes or of what is known of a block.
     pub read_errors: u64,
+    /// Calls that write, or remove, and ended with [`WriteError::Io`](crate::WriteError::Io).
+    pub write_errors: u64,
+    /// Those that ended with [`WriteError::Full`](crate::WriteError::Full).
+    pub refused: u64,
     /// Reads and writes that were told to try again: at their deadline `Busy`, `Timeout` or `AllPinned`, and `Busy` at
     /// once if more blocks of a file are held than can be counted. A write that waited for a disk which refuses its file
     /// ends as `Io` and does not count.
@@ -116,6 +120,8 @@ impl Stats {
             mark_failures: counters.mark_failures.get(),
             file_failures: counters.file_failures.get(),
             read_errors: counters.read_errors.get(),
+            write_errors: counters.write_errors.get(),
+            refused: counters.refused.get(),
             timeouts: counters.timeouts.get(),
             turns: counters.turns.get(),
             recycled_blocks: counters.blocks_recycled.get(),

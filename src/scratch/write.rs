@@ -115,7 +115,7 @@ impl Scratch {
         if !wheel.complete_pending(hash, realm, key, &deadline) {
             return Err(wheel.timed_out(&deadline));
         }
-        wheel.defer_block((realm, key), kind, len, closure, &deadline)
+        wheel.counted(wheel.defer_block((realm, key), kind, len, closure, &deadline))
     }
 
     /// Stores a content block now: readable when this returns. Gives its hash.
@@ -204,7 +204,7 @@ impl Scratch {
         for bytes in blocks {
             checked_len(wheel, bytes.len())?;
         }
-        wheel.store_many(realm, blocks, &wheel.deadline())
+        wheel.counted(wheel.store_many(realm, blocks, &wheel.deadline()))
     }
 
     /// Removes a block; whether there was one. Readers that hold it keep it.
@@ -232,7 +232,7 @@ impl Scratch {
     pub fn remove(&self, realm: Realm, hash: BlockHash) -> Result<bool, WriteError> {
         let wheel = self.wheel();
         let _call = wheel.begin_call()?;
-        wheel.remove_key(realm, hash, &wheel.deadline())
+        wheel.counted(wheel.remove_key(realm, hash, &wheel.deadline()))
     }
 
     /// A writer of typed values that becomes a block of `realm` at its commit.
@@ -294,7 +294,7 @@ fn store_content(
         return Ok(());
     }
     let block = NewBlock { realm, key: hash, kind: BlockKind::Content, hash, parts, len };
-    wheel.store_block(&block, &deadline).map(drop)
+    wheel.counted(wheel.store_block(&block, &deadline)).map(drop)
 }
 
 fn store_named(
@@ -310,7 +310,7 @@ fn store_named(
         return Err(wheel.timed_out(&deadline));
     }
     let block = NewBlock { realm, key, kind: BlockKind::Named, hash, parts, len };
-    wheel.store_block(&block, &deadline).map(drop)
+    wheel.counted(wheel.store_block(&block, &deadline)).map(drop)
 }
 
 /// The length of a block, if an empty file holds that much.

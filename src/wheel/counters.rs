@@ -38,6 +38,10 @@ counters! {
     failed_abandoned,
     /// Reads that the disk refused, or of keys whose lane is broken.
     read_errors,
+    /// Writing calls that ended with an error of the system, or of a lane that is broken.
+    write_errors,
+    /// Writing calls that found no space, or no place in the index, and may not forget anything.
+    refused,
     /// Calls that may succeed when they are repeated.
     timeouts,
     /// Syncs of files that failed.

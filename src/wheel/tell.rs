@@ -115,6 +115,17 @@ impl FileWheel {
         }
     }
 
+    /// The result of a call that writes; its failure is counted.
+    #[inline]
+    pub(crate) fn counted<T>(&self, result: Result<T, WriteError>) -> Result<T, WriteError> {
+        match &result {
+            Err(WriteError::Io(_)) => self.counters.write_errors.add(1),
+            Err(WriteError::Full { .. }) => self.counters.refused.add(1),
+            _ => {}
+        }
+        result
+    }
+
     /// Why nobody knows what a lane holds.
     pub(crate) fn unknown_error(&self, lane: &Lane) -> IoError {
         let failing = self.turn.lock().lanes[lane.index()].why_no_file().map(|failing| failing.error.clone());

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use scratchspace::{FailedClosure, FlushError, Scratch, ScratchBuilder, Stats};
 
+use self::actors::Met;
 use crate::blocks::Blocks;
 use crate::check::check_all;
 use crate::dice::Dice;
@@ -148,7 +149,7 @@ fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
     let mut reached = Reached { opening: arguments.first, ..Reached::default() };
     let tell = |error: std::io::Error| format!("/proc/self: {error}");
     let before = Held::now().map_err(tell)?;
-    let (mut rounds, mut first, mut most, mut anonymous) = (0, None, before, Vec::new());
+    let (mut in_the_way, mut first, mut most, mut anonymous) = (Met::default(), None, before, Vec::new());
     while !until.is_reached(reached.laps) {
         let mut dice = Dice::of(arguments.seed, &[reached.opening]);
         oracle.add(Count::Opened, 1);
@@ -160,7 +161,7 @@ fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
         check_all(&site, &scratch)?;
         let turns = LAPS.min(until.rest(reached.laps)) * u64::from(FILES);
         let (mut workers, met) = turn(&site, &scratch, turns, &mut dice, &|| until.is_over())?;
-        rounds += met;
+        in_the_way.add(met);
         flush_all(&scratch, PATIENCE)?;
         let held = Held::now().map_err(tell)?;
         judge(&held, &before, scratch.stats().index_bytes, &options)?;
@@ -191,10 +192,13 @@ fn soak(arguments: &SoakArguments, folder: &Path) -> Result<String, String> {
         }
         reached.opening += 1;
     }
+    if reached.laps >= LAPS_OF_A_RUN && !in_the_way.is_complete() {
+        return Err(format!("{} laps, and not each of the users was in the way: {in_the_way}", reached.laps));
+    }
     let grown = judge_growth(&anonymous)?;
     let first = first.unwrap_or(before);
     Ok(format!(
-        "soak: seed {}, {} laps of {FILES} files of {} MiB, {} openings, {rounds} rounds of users in the way: 0 wrong \
+        "soak: seed {}, {} laps of {FILES} files of {} MiB, {} openings, {in_the_way}: 0 wrong \
          bytes, 0 blocks lost, {} blocks compared; before {before}; after {LAPS} laps {first}; at most {most}{grown}",
         arguments.seed,
         reached.laps,
@@ -235,10 +239,10 @@ fn turn<'a>(
     turns: u64,
     dice: &mut Dice,
     is_over: &(dyn Fn() -> bool + Sync),
-) -> Result<(Vec<Worker<'a>>, u64), String> {
+) -> Result<(Vec<Worker<'a>>, Met), String> {
     let (stop, wrong) = (AtomicBool::new(false), FirstWrong::default());
     let seeds: Vec<_> = (0..WRITERS).map(|_| dice.next()).collect();
-    let (workers, rounds) = thread::scope(|scope| {
+    let (workers, met) = thread::scope(|scope| {
         let threads: Vec<_> = seeds
             .iter()
             .zip(0..)
@@ -256,14 +260,14 @@ fn turn<'a>(
                 })
             })
             .collect();
-        let rounds = actors::run(scratch, turns, &|| wrong.is_set() || is_over());
+        let met = actors::run(scratch, turns, &|| wrong.is_set() || is_over());
         stop.store(true, Ordering::Relaxed);
         let workers: Vec<_> =
             threads.into_iter().map(|thread| thread.join().expect("a worker does not panic")).collect();
-        (workers, rounds)
+        (workers, met)
     });
-    match (wrong.take(), rounds) {
-        (None, Ok(rounds)) => Ok((workers, rounds)),
+    match (wrong.take(), met) {
+        (None, Ok(met)) => Ok((workers, met)),
         (Some(what), _) | (None, Err(what)) => Err(what),
     }
 }
