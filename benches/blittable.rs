@@ -1,10 +1,11 @@
-//! `blittable/*`: typed values into a block and out of it, beside a copy of the same bytes and their hash.
+//! `blittable/*`: typed values into a block and out of it, beside a copy of the same bytes and a `put` of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use benchkit::{KIB, MIB, noise, warm_memory};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use scratchspace::{BlittableReader, BlockHash, MemoryFileSource, Realm, Scratch};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use scratchspace::{BlittableReader, MemoryFileSource, Realm, Scratch};
 
 const REALM: Realm = Realm::DEFAULT;
 
@@ -18,23 +19,44 @@ fn values(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("blittable/1 MiB column");
     group.throughput(Throughput::Bytes(MIB as u64));
-    group.bench_function("limit: copy and hash", |b| {
-        b.iter(|| BlockHash::of(scratchspace::bytemuck::cast_slice(&columns.clone())));
-    });
-    group.bench_function("write_slice", |b| {
+    // Content of its own in each block: what is there is not stored again.
+    let mut number = 0;
+    group.bench_function("limit: copy, and put to memory", |b| {
         b.iter(|| {
-            let mut writer = scratch.writer(REALM);
-            writer.write_slice(&columns);
-            writer.to_bytes().expect("a complete block")
+            number += 1;
+            let mut copy = columns.clone();
+            copy[0] = number;
+            scratch.put(REALM, scratchspace::bytemuck::cast_slice(&copy)).expect("room")
         });
     });
-    let mut number = 0;
     group.bench_function("write_slice and commit to memory", |b| {
         b.iter(|| {
             number += 1;
             let mut writer = scratch.writer(REALM);
             writer.write::<u64>(&number);
-            writer.write_slice(&columns);
+            writer.write_slice(&columns[1..]);
+            writer.commit().expect("room")
+        });
+    });
+    group.bench_function("limit: put to memory", |b| {
+        b.iter_batched_ref(
+            || {
+                number += 1;
+                let mut copy = columns.clone();
+                copy[0] = number;
+                copy
+            },
+            |copy| scratch.put(REALM, scratchspace::bytemuck::cast_slice(copy)).expect("room"),
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("write_shared and commit to memory", |b| {
+        let shared: Arc<[u64]> = columns[1..].into();
+        b.iter(|| {
+            number += 1;
+            let mut writer = scratch.writer(REALM);
+            writer.write::<u64>(&number);
+            writer.write_shared(Arc::clone(&shared));
             writer.commit().expect("room")
         });
     });
