@@ -31,11 +31,12 @@ pub enum WriteError {
     /// The store may not forget anything, and what it holds leaves too little space in the files: remove blocks, or give it
     /// more files. This block was not stored; of a batch others may be.
     ///
-    /// Or the index has no place for a block that may be stored already, and a later opening may find it: with
+    /// Or the index has no place for the block: with
     /// [`OnFull::Recycle`](crate::OnFull::Recycle) if many more blocks are there than were expected, and this one is older than
     /// what gave way for them, as in a lane that is seldom written to: expect more blocks. With
     /// [`OnFull::Refuse`](crate::OnFull::Refuse) only if the index may take no more memory, or the system has none, for this
-    /// block or for a younger one before it: open the store again with more. Tried again it takes its space again.
+    /// block or for a younger one before it: open the store again with more. What was stored of it is taken back, but for its
+    /// space.
     #[error(
         "the store is full: {needed} bytes are needed and {live} bytes are live; remove blocks, or open it with more \
          files, for more blocks, or with more memory for its index"

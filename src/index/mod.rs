@@ -58,7 +58,7 @@ mod tests;
 use std::fmt;
 use std::io;
 
-use self::bucket::{SLOTS, Word};
+use self::bucket::{Bucket, SLOTS, Word};
 use self::levels::{Levels, buckets_at};
 use self::publish::Age;
 pub(crate) use self::publish::{Published, View};
@@ -70,14 +70,14 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Words a table may have: 2^14 ..= 2^27, that is 128 KiB to 1 GiB. Two, where each is a tracked object of a model, and
 /// few where a store has a few blocks: under fuzzing, which sweeps its table thousands of times a second, and interpreted.
-pub(crate) const MIN_WORDS: u64 = if cfg!(loom) {
+const MIN_WORDS: u64 = if cfg!(loom) {
     2
 } else if cfg!(any(fuzzing, miri)) {
     1 << 10
 } else {
     1 << 14
 };
-pub(crate) const MAX_WORDS: u64 = 1 << 27;
+const MAX_WORDS: u64 = 1 << 27;
 
 /// Whether an index takes every block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,8 @@ impl BlockIndex {
     /// # Errors
     /// When the address space cannot be had.
     pub(crate) fn new(expected_blocks: u64, most_bytes: u64, room: Room) -> io::Result<Self> {
-        let words = expected_blocks.saturating_mul(4).div_ceil(3).min(most_bytes / size_of::<u64>() as u64);
+        let words =
+            expected_blocks.saturating_mul(4).div_ceil(3).min(most_bytes / size_of::<Bucket>() as u64 * SLOTS as u64);
         let words = words.clamp(MIN_WORDS, MAX_WORDS);
         let buckets = words.div_ceil(SLOTS as u64) as usize;
         Self::with_buckets(buckets, room)

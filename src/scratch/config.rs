@@ -137,8 +137,8 @@ impl ScratchBuilder {
     ///
     /// With [`OnFull::Recycle`] the index is made for fewer blocks then. With [`OnFull::Refuse`] it grows up to here, and a
     /// write that it has no place for is [`WriteError::Full`](crate::WriteError::Full). Where memory is bounded from outside,
-    /// as by a memory cgroup, this is the only bound that ends in an error: a process that takes more is killed. Opened with
-    /// less than its blocks need, such a store answers for each key that it does not find that nobody knows
+    /// as by a memory cgroup, this is the only bound that ends in an error: a process that takes more is killed. An index that is full
+    /// may need more to find all of its blocks again, in another order. Opened with less than that, such a store answers for each key that it does not find that nobody knows
     /// ([`ReadError::Io`](crate::ReadError::Io)).
     pub fn max_index_bytes(mut self, bytes: u64) -> Self {
         self.options.max_index_bytes = Some(bytes);

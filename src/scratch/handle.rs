@@ -292,7 +292,7 @@ impl Scratch {
 
     /// How many blocks the store holds now, in all realms, deferred ones included. Touches no disk.
     ///
-    /// While blocks of an earlier run are looked for, those that were found so far, and none of a folder that is not
+    /// Those that were found: while blocks of an earlier run are looked for so far, and none of a folder that is not
     /// there ([`for_each`](Self::for_each) fails then, [`health`](Self::health) tells which). Zero in a forked child.
     #[must_use]
     pub fn len(&self) -> u64 {

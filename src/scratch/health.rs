@@ -42,7 +42,7 @@ pub struct Health {
 pub enum HealthState {
     /// Nothing is known to be wrong.
     Healthy,
-    /// Some lanes or files are broken, or some files may have lost writes; all else works.
+    /// Some lanes or files are broken, some files may have lost writes, or some blocks were not found; all else works.
     Degraded,
     /// Every lane is broken, or the store is closed.
     Failed,
@@ -69,6 +69,9 @@ pub struct LaneHealth {
     /// Whether all that its keys hold is found. `false` while its folder, which was not there at open, is not back and
     /// searched: then a read that finds nothing is an error and not a miss.
     pub readable: bool,
+    /// Whether some blocks of an earlier run are not found before the next opening, in a store that may not forget: the index
+    /// had no memory for them, or a directory could not be read. A read that finds nothing is an error then, too.
+    pub unfound: bool,
 }
 
 /// Since when a lane is broken, and why. It is tried again by itself, at least every 5 s; not so after a panic of a thread
@@ -122,10 +125,10 @@ impl Health {
         }
         let snapshot = wheel.snapshot();
         let mut folders: Vec<FolderHealth> = Vec::new();
-        for LaneState { lane, folder, path, broken, readable } in snapshot.lanes {
+        for LaneState { lane, folder, path, broken, readable, unfound } in snapshot.lanes {
             let broken =
                 broken.map(|failing| Broken { since: failing.since, attempts: failing.attempts, error: failing.error });
-            let lane = LaneHealth { lane, broken, readable };
+            let lane = LaneHealth { lane, broken, readable, unfound };
             match folders.get_mut(usize::from(folder)) {
                 Some(known) => known.lanes.push(lane),
                 // Lanes come in order, so folder `n` is met first with lane `n`.
@@ -151,7 +154,7 @@ impl Health {
         let mut lanes = self.lanes();
         if self.closed || lanes.all(is_down) {
             HealthState::Failed
-        } else if self.lanes().any(is_down)
+        } else if self.lanes().any(|lane| is_down(lane) || lane.unfound)
             || !(self.suspect.is_empty() && self.unmarked.is_empty() && self.broken_files.is_empty())
         {
             HealthState::Degraded
@@ -204,6 +207,9 @@ impl fmt::Display for Health {
         }
         for lane in self.lanes().filter(|lane| lane.broken.is_none() && !lane.readable) {
             write!(f, "\nLane {} is back, and its blocks are being looked for.", lane.lane)?;
+        }
+        for lane in self.lanes().filter(|lane| lane.unfound) {
+            write!(f, "\nOf lane {} not all blocks of an earlier run were found: a miss is an error.", lane.lane)?;
         }
         for BrokenFile { file, lane, since, attempts, error } in &self.broken_files {
             let age = since.elapsed().unwrap_or_default().as_secs();

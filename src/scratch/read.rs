@@ -312,10 +312,13 @@ impl Scratch {
         hash: BlockHash,
     ) -> Result<Option<(BlockAddress, BlockView)>, ReadError> {
         let wheel = self.wheel();
-        // Asked before the index, and of account where that has nothing.
-        let known = wheel.known(key);
+        // Asked before the index, and again where that has nothing, for why.
+        let is_known = wheel.is_known(key);
         let located = match wheel.locate(key, realm, hash) {
-            Ok(None) => known.map(|_| None).map_err(ReadError::Io),
+            // By now it may be, and have found it.
+            Ok(None) if !is_known => {
+                wheel.known(key).map_err(ReadError::Io).and_then(|_| wheel.locate(key, realm, hash))
+            }
             located => located,
         };
         wheel.count_failed_read(located.as_ref().err());

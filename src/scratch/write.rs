@@ -211,7 +211,8 @@ impl Scratch {
     ///
     /// The removal takes a directory entry, outlives restarts once it is flushed, and blocks, like a write; a closure
     /// of the block that still waits is run first. While recovery runs, a block that was not found yet is removed too,
-    /// though the answer is `false`. The bytes stay on the disk until their file is used again.
+    /// though the answer is `false`, and so is one that a store with [`OnFull::Refuse`](crate::OnFull::Refuse) has not found
+    /// ([`LaneHealth::unfound`](crate::LaneHealth::unfound)). The bytes stay on the disk until their file is used again.
     ///
     /// # Errors
     ///

@@ -174,7 +174,7 @@ impl FileWheel {
                     self.counters.bytes_written.add(u64::from(block.len));
                 }
                 Outcome::Full => {
-                    self.counters.strays.add(1);
+                    self.take_back(lane, file, slot);
                     full.get_or_insert(WriteError::Full { needed: u64::from(item.len), live: self.live_bytes() });
                 }
             }

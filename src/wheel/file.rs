@@ -353,6 +353,11 @@ impl BlockFile {
         self.store(self.size.entry_offset(slot), &[&entry.encode(self.nonce(), slot)])
     }
 
+    /// Makes a slot one that nothing was ever stored to.
+    pub(crate) fn clear_entry(&self, slot: Slot) -> io::Result<()> {
+        self.store(self.size.entry_offset(slot), &[&[0; Entry::SIZE]])
+    }
+
     /// Whether a store has not been covered by a sync yet.
     pub(crate) fn is_dirty(&self) -> bool {
         self.stores.load(Ordering::Acquire) > self.synced.lock().stores

@@ -37,6 +37,8 @@ pub(crate) struct LaneState {
     pub(crate) broken: Option<Failing>,
     /// Whether its keys are found.
     pub(crate) readable: bool,
+    /// Whether some of its blocks are not, until the next opening.
+    pub(crate) unfound: bool,
 }
 
 impl FileWheel {
@@ -67,6 +69,7 @@ impl FileWheel {
             folder: lane.id() % folders,
             path: self.folder_of(lane.id()),
             readable: lane.known() != Known::NotYet,
+            unfound: lane.has_unfound(),
             broken,
         });
         Snapshot {

@@ -219,8 +219,8 @@ impl Lane {
 
     /// Whether it holds blocks that no look-up finds, and which may not be forgotten: until the next opening.
     pub(crate) fn has_unfound(&self) -> bool {
-        // Relaxed: it is set while blocks are being looked for, when a miss proves nothing yet; the lock of the search's end
-        // orders it for who has waited for that.
+        // Relaxed: it is set before the search ends, and asked after `known`, whose Acquire orders it where the folder came
+        // late; where it was there, a miss proves nothing before the end of the search, whose lock orders it.
         self.has_unfound.load(Ordering::Relaxed)
     }
 

@@ -149,6 +149,10 @@ pub enum OnFull {
     /// writes fail with [`WriteError::Full`](crate::WriteError::Full), while removing goes on to work: one file of the
     /// lane is kept for it, also after the disk has failed in it. Should it have no room left, or its directory be
     /// unreadable, removing from a full lane fails too, until the store is opened with more files or with `Recycle`.
+    ///
+    /// A file also stays if something of it was not found at the opening: its index had no memory for a block, or a piece of its
+    /// directory could not be read, whatever that held. Until an opening that finds all, each read that finds nothing is an
+    /// error; on a sector that stays bad that is one with `Recycle`.
     Refuse,
 }
 

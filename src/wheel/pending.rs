@@ -48,6 +48,17 @@ impl PendingTable {
         self.records.get(&slot)
     }
 
+    /// Has whoever stores the buffer of this block take its entry back; `false` if there is no buffer that it waits in.
+    pub(crate) fn refuse(&mut self, slot: Slot) -> bool {
+        match self.records.get_mut(&slot) {
+            Some(Record::Gathered(gathered)) => {
+                gathered.refused = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The closure of a slot, if it has not been settled yet.
     pub(crate) fn deferred_at(&self, slot: Slot) -> Option<Arc<Deferred>> {
         match self.records.get(&slot) {
@@ -146,6 +157,8 @@ pub(crate) struct Gathered {
     pub(crate) buffer: Arc<GatherBuffer>,
     /// What it hides; `None` for as long as that is nothing.
     pub(crate) hides: Option<Arc<Hides>>,
+    /// The index had no place for it, and whoever wrote it was told so.
+    pub(crate) refused: bool,
 }
 
 /// The version of a key that a write hides until its own bytes are stored.

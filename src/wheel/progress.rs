@@ -85,7 +85,8 @@ impl fmt::Display for Skipped {
 #[non_exhaustive]
 pub struct Recovery {
     /// Whether the directory of every file that is there was searched. From then on a miss is a miss, but for blocks
-    /// that only a piece could name which the disk did not read ([`Skipped::unreadable`]), a part of a file that somebody
+    /// that only a piece could name which the disk did not read ([`Skipped::unreadable`]) or that the index had no room for
+    /// ([`Skipped::no_room`]), both errors with [`OnFull::Refuse`](crate::OnFull::Refuse), a part of a file that somebody
     /// else has cut off, or a file that has lost its header ([`RecoveryReport::files_damaged`]).
     ///
     /// A folder that was not there at open does not count: what is not found of its keys is an error and no miss. Once

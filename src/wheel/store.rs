@@ -197,6 +197,7 @@ impl FileWheel {
             start,
             buffer: Arc::clone(gather.buffer()),
             hides,
+            refused: false,
         });
         if is_named {
             file.slots.mark(at, slots::NAMED);
@@ -221,10 +222,7 @@ impl FileWheel {
             Outcome::Published(hidden) => Ok(hidden.map(|hidden| hidden.block)),
             // Somebody wrote the key again meanwhile: this version came first and is hidden already.
             Outcome::Superseded(newer) | Outcome::Waiting(newer) => Ok(self.view(newer)),
-            Outcome::Full => {
-                self.counters.strays.add(1);
-                Err(WriteError::Full { needed: u64::from(block.len), live: self.live_bytes() })
-            }
+            Outcome::Full => Err(WriteError::Full { needed: u64::from(block.len), live: self.live_bytes() }),
         };
         // The buffer may have been stored, and have failed, before the index named the block. The fence pairs with
         // the one in `gather_failed`: either FAILED is seen here, or NAMED there, and the word with it.
@@ -245,8 +243,29 @@ impl FileWheel {
                 error.unwrap_or_else(|| self.io_error("storing a block", file.id(), unknown())),
             ));
         }
+        if result.is_err() {
+            self.take_back(self.lane_of(hash), file, slot);
+        }
         reservation.finish();
         result
+    }
+
+    /// Takes the entry of a block back that the index had no place for: what was refused must not be found by a later opening,
+    /// least of all in the place of what was not.
+    pub(crate) fn take_back(&self, lane: &Lane, file: &BlockFile, slot: Slot) {
+        if !file.pending.lock().refuse(slot) {
+            file.slots.set(slot, State::Failed);
+            self.clear_entry(lane, file, slot);
+        }
+    }
+
+    fn clear_entry(&self, lane: &Lane, file: &BlockFile, slot: Slot) {
+        if file.clear_entry(slot).is_err() {
+            // The next opening may find it.
+            self.counters.store_failures.add(1);
+            self.counters.strays.add(1);
+            lane.doubt(file.generation());
+        }
     }
 
     /// Stores the lane's open buffer, if there is one and `is_due` says so.
@@ -285,14 +304,23 @@ impl FileWheel {
         let result = gather.store_runs(|offset, bytes| file.store(offset, &[bytes]));
         match result {
             Ok(()) => {
+                let mut refused = Vec::new();
                 let mut pending = file.pending.lock();
                 for slot in gather.slots() {
-                    let kind = pending.get(*slot).map_or(BlockKind::Content, Record::kind);
+                    let record = pending.get(*slot);
+                    if matches!(record, Some(Record::Gathered(Gathered { refused: true, .. }))) {
+                        refused.push(*slot);
+                    }
+                    let kind = record.map_or(BlockKind::Content, Record::kind);
                     file.slots.set(*slot, final_state(kind));
                     file.slots.mark(*slot, slots::WARM);
                     if let Some(Record::Gathered(Gathered { hides: Some(hides), .. })) = pending.remove(*slot) {
                         hides.forget();
                     }
+                }
+                drop(pending);
+                for slot in refused {
+                    self.take_back(lane, file, slot);
                 }
             }
             Err(error) => self.gather_failed(lane, file, gather, error),

@@ -138,7 +138,7 @@ impl FileWheel {
     /// Why nobody knows all that a lane holds that may not be forgotten.
     pub(crate) fn unfound_error(&self, lane: &Lane) -> IoError {
         let why = "not all blocks of an earlier run were found: the index had no memory for them, or a directory could not be \
-                   read; open the store again with more memory, or on a disk that can read it";
+                   read; open the store again with more memory, on a disk that can read it, or with `Recycle`, which forgets them";
         IoError::new("finding a block", self.folder_of(lane.id()).as_deref(), io::Error::other(why))
     }
 

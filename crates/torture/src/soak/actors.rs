@@ -55,14 +55,12 @@ pub(super) fn run(scratch: &Scratch, turns: u64, stop: &dyn Fn() -> bool) -> Res
     while scratch.stats().turns < turns && !stop() {
         round += 1;
         if let Some(held) = Pin::take(scratch, round)? {
-            wait_for_turns(scratch, "a block that is never given back", stop)?;
+            met.held += u64::from(wait_for_turns(scratch, "a block that is never given back", stop)?);
             held.give_back()?;
-            met.held += 1;
         }
         if let Some(hung) = hang(scratch, round)? {
-            wait_for_turns(scratch, "a closure that hangs", stop)?;
+            met.hung += u64::from(wait_for_turns(scratch, "a closure that hangs", stop)?);
             drop(hung);
-            met.hung += 1;
         }
         met.wrote += u64::from(write_while_reading(scratch, round)?);
     }
@@ -77,9 +75,13 @@ fn name(what: u64, number: u64) -> BlockHash {
     BlockHash::from_u128(u128::from(what) << 64 | u128::from(number))
 }
 
-fn wait_for_turns(scratch: &Scratch, who: &str, stop: &dyn Fn() -> bool) -> Result<(), String> {
+/// Whether so many files have turned; else somebody has said to stop.
+fn wait_for_turns(scratch: &Scratch, who: &str, stop: &dyn Fn() -> bool) -> Result<bool, String> {
     let (before, end) = (scratch.stats().turns, Instant::now() + PATIENCE);
-    while scratch.stats().turns < before + TURNS && !stop() {
+    while scratch.stats().turns < before + TURNS {
+        if stop() {
+            return Ok(false);
+        }
         if Instant::now() > end {
             return Err(format!(
                 "{who} stops the wheel: fewer than {TURNS} turns in {PATIENCE:?}; {:?}",
@@ -88,7 +90,7 @@ fn wait_for_turns(scratch: &Scratch, who: &str, stop: &dyn Fn() -> bool) -> Resu
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A block that is held while the wheel turns past its file.
