@@ -292,8 +292,9 @@ impl Scratch {
 
     /// How many blocks the store holds now, in all realms, deferred ones included. Touches no disk.
     ///
-    /// Those that were found: while blocks of an earlier run are looked for so far, and none of a folder that is not
-    /// there ([`for_each`](Self::for_each) fails then, [`health`](Self::health) tells which). Zero in a forked child.
+    /// While blocks of an earlier run are looked for, those that were found so far. None of a folder that is not there, nor
+    /// what a store that may not forget did not find ([`for_each`](Self::for_each) fails then, [`health`](Self::health) tells
+    /// which lanes). Zero in a forked child.
     #[must_use]
     pub fn len(&self) -> u64 {
         if self.wheel().is_forked() { 0 } else { self.wheel().live_blocks() }

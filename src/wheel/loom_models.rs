@@ -79,7 +79,16 @@ impl Shared<Gathering> {
         let offset = u64::from(page) * PAGE_SIZE;
         let start = gather.add(at, offset, &[&bytes], file.size().entry_offset(at), &[0; 64]).unwrap();
         let (key, buffer) = (BlockHash::of(&bytes), Arc::clone(gather.buffer()));
-        let gathered = Gathered { realm: REALM, key, kind: BlockKind::Content, len: LEN, start, buffer, hides: None };
+        let gathered = Gathered {
+            realm: REALM,
+            key,
+            kind: BlockKind::Content,
+            len: LEN,
+            start,
+            buffer,
+            hides: None,
+            refused: false,
+        };
         file.gathered(1);
         file.pending.lock().insert(at, Record::Gathered(gathered));
         file.slots.set(at, State::Gathered);

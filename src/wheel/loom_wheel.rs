@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::block::{BlockHash, BlockKind, FileId, PAGE_SIZE, Realm, Slot};
+use crate::block::{BlockHash, BlockKind, Entry, FileId, PAGE_SIZE, Realm, Slot};
 use crate::error::{FailedClosure, ReadError};
 use crate::storage::MemoryFileSource;
 use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
@@ -13,7 +13,7 @@ use crate::wheel::reserve::Purpose;
 use crate::wheel::run::Completion;
 use crate::wheel::slots::State;
 use crate::wheel::state::FileState;
-use crate::wheel::{FileWheel, NewBlock, WheelOptions};
+use crate::wheel::{FileWheel, NewBlock, OnFull, WheelOptions};
 
 const REALM: Realm = Realm::DEFAULT;
 
@@ -23,15 +23,18 @@ fn key() -> BlockHash {
 
 /// A wheel of one lane that gathers.
 fn wheel() -> (Arc<FileWheel>, Arc<Faults>) {
+    wheel_with(WheelOptions { expected_blocks: Some(1), ..WheelOptions::default() })
+}
+
+fn wheel_with(options: WheelOptions) -> (Arc<FileWheel>, Arc<Faults>) {
     let memory = MemoryFileSource::builder().files_per_folder(3).file_size(8 * PAGE_SIZE).build().unwrap();
     let source = FaultySource::new(memory);
     let faults = source.faults();
     let options = WheelOptions {
         gather_bytes: 4 * PAGE_SIZE,
-        expected_blocks: Some(1),
         // The clock of a busy machine must not decide which way a run takes.
         report_waits: Duration::MAX,
-        ..WheelOptions::default()
+        ..options
     };
     let wheel = FileWheel::without_threads(Arc::new(source), options);
     // One more than the first: a file whose store fails is sealed, and there is no keeper to make another.
@@ -60,9 +63,13 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
 impl FileWheel {
     /// Writes this version of the key, which is a byte; whether the call says that it is stored.
     fn put(&self, version: u8) -> bool {
+        self.put_as(key(), version)
+    }
+
+    fn put_as(&self, key: BlockHash, version: u8) -> bool {
         let bytes = [version];
         let hash = BlockHash::of(&bytes);
-        let block = NewBlock { realm: REALM, key: key(), kind: BlockKind::Named, hash, parts: &[&bytes], len: 1 };
+        let block = NewBlock { realm: REALM, key, kind: BlockKind::Named, hash, parts: &[&bytes], len: 1 };
         self.store_block(&block, &self.deadline()).is_ok()
     }
 
@@ -118,6 +125,32 @@ fn what_a_block_hid_is_back_when_its_buffer_fails_before_while_or_after_it_is_pu
         wheel.store_gathered_blocks();
         assert_eq!(wheel.version(), Some(1));
         wheel.is_at_rest_with(1);
+    });
+}
+
+/// A write that the index has no place for takes its entry back, or has whoever stores its buffer do so: one of the two.
+#[test]
+fn what_the_index_refuses_leaves_no_entry_whoever_stores_its_buffer() {
+    explore(|| {
+        // Two words.
+        let options = WheelOptions { index_buckets: Some(1), max_index_bytes: Some(1), ..WheelOptions::default() };
+        let (wheel, _) = wheel_with(WheelOptions { on_full: OnFull::Refuse, ..options });
+        assert!((2..4).all(|number| wheel.put_as(BlockHash::from_u128(number), 1)));
+        wheel.store_gathered_blocks();
+        let storing = {
+            let wheel = Arc::clone(&wheel);
+            thread::spawn(move || wheel.store_gathered_blocks())
+        };
+        assert!(!wheel.put(1) && !wheel.put(2));
+        storing.join().unwrap();
+        wheel.store_gathered_blocks();
+        let file = wheel.table.file(wheel.lanes[0].active().unwrap());
+        for slot in [2, 3].map(|slot| Slot::new(slot).unwrap()) {
+            let mut entry = [1; Entry::SIZE];
+            file.memory().unwrap().load(file.size().entry_offset(slot), &mut entry).unwrap();
+            assert_eq!((entry, file.slots.get(slot)), ([0; Entry::SIZE], State::Failed));
+        }
+        wheel.is_at_rest_with(2);
     });
 }
 
