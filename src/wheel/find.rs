@@ -206,16 +206,18 @@ impl FileWheel {
     /// Whether a miss in the lane of a key proves anything, if it is asked before the index; the error names the folder
     /// that is not there, or of which not all was found.
     pub(crate) fn known(&self, hash: KeyHash) -> Result<Known, IoError> {
-        // First: whoever sees the end of a search sees what it did not find.
-        let known = self.searched(hash)?;
         let lane = self.lane_of(hash);
-        if lane.has_unfound() { Err(self.unfound_error(lane)) } else { Ok(known) }
+        match lane.known_and_unfound() {
+            (Known::NotYet, _) => Err(self.unknown_error(lane)),
+            (_, true) => Err(self.unfound_error(lane)),
+            (known, false) => Ok(known),
+        }
     }
 
     /// Whether it does.
     pub(crate) fn is_known(&self, hash: KeyHash) -> bool {
         let lane = self.lane_of(hash);
-        lane.known() != Known::NotYet && !lane.has_unfound()
+        !matches!(lane.known_and_unfound(), (Known::NotYet, _) | (_, true))
     }
 
     /// The same, where what was not found for want of memory, or could not be read, does no harm.

@@ -224,6 +224,12 @@ impl Lane {
         self.has_unfound.load(Ordering::Relaxed)
     }
 
+    /// Both, in the order in which they prove something: whoever sees the end of a search sees what it did not find.
+    pub(crate) fn known_and_unfound(&self) -> (Known, bool) {
+        let known = self.known();
+        (known, self.has_unfound())
+    }
+
     pub(crate) fn set_unfound(&self) {
         self.has_unfound.store(true, Ordering::Relaxed);
     }
@@ -434,6 +440,24 @@ mod loom_models {
             if !is_there() && lane.known() == Known::Since {
                 assert!(is_there());
             }
+            search.join().unwrap();
+        });
+    }
+
+    /// The flag was asked before the end of the search: a miss of what that had not found was taken for a proof.
+    #[test]
+    fn whoever_sees_the_end_of_a_search_sees_what_it_did_not_find() {
+        loom::model(|| {
+            let lane = Arc::new(Lane::new(0));
+            lane.set_unknown();
+            let search = {
+                let lane = Arc::clone(&lane);
+                thread::spawn(move || {
+                    lane.set_unfound();
+                    lane.set_known();
+                })
+            };
+            assert_ne!(lane.known_and_unfound(), (Known::Since, false));
             search.join().unwrap();
         });
     }
