@@ -29,7 +29,9 @@ pub enum WriteError {
         waited: Duration,
     },
     /// The store may not forget anything, and what it holds leaves too little space in the files: remove blocks, or give it
-    /// more files. This block was not stored; of a batch others may be.
+    /// more files. Where removing makes no room, not all of an earlier run was found
+    /// ([`LaneHealth::unfound`](crate::LaneHealth::unfound)), and [`forget_unfound`](crate::Scratch::forget_unfound) does. This
+    /// block was not stored; of a batch others may be.
     ///
     /// Or the index has no place for the block: with
     /// [`OnFull::Recycle`](crate::OnFull::Recycle) if many more blocks are there than were expected, and this one is older than

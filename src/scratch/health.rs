@@ -70,7 +70,8 @@ pub struct LaneHealth {
     /// searched: then a read that finds nothing is an error and not a miss.
     pub readable: bool,
     /// Whether some blocks of an earlier run are not found before the next opening, in a store that may not forget: the index
-    /// had no memory for them, or a directory could not be read. A read that finds nothing is an error then, too.
+    /// had no memory for them, or a directory could not be read. A read that finds nothing is an error then, too, until they
+    /// are given up: [`Scratch::forget_unfound`](crate::Scratch::forget_unfound).
     pub unfound: bool,
 }
 

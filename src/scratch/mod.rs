@@ -46,6 +46,8 @@ mod stats;
 #[cfg(all(test, not(loom)))]
 mod tests;
 #[cfg(all(test, not(loom)))]
+mod unfound;
+#[cfg(all(test, not(loom)))]
 mod waits;
 mod write;
 

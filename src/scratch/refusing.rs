@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::block::BlockHash;
-use crate::error::{ReadError, WriteError};
+use crate::error::WriteError;
 use crate::scratch::small::{HANGS, MILLISECOND, REALM, block, eventually, shows, three_files_of};
 use crate::scratch::{HealthState, Scratch};
 use crate::storage::MemoryFileSource;
@@ -12,7 +12,7 @@ use crate::storage::faulty::{Call, Errno, Fault, Faults, FaultySource};
 use crate::sync::Arc;
 use crate::wheel::OnFull;
 
-fn open(files: &MemoryFileSource, gather: u64) -> (Scratch, Arc<Faults>) {
+pub(super) fn open(files: &MemoryFileSource, gather: u64) -> (Scratch, Arc<Faults>) {
     let source = FaultySource::new(files.clone());
     let faults = source.faults();
     // Nothing is stored before a flush asks for it.
@@ -23,7 +23,7 @@ fn open(files: &MemoryFileSource, gather: u64) -> (Scratch, Arc<Faults>) {
 }
 
 /// Puts blocks until the store is full: the oldest first.
-fn fill(scratch: &Scratch, from: u64) -> Vec<BlockHash> {
+pub(super) fn fill(scratch: &Scratch, from: u64) -> Vec<BlockHash> {
     let mut written = Vec::new();
     for number in from..from + 1000 {
         match scratch.put(REALM, &block(number, 4096)) {
@@ -35,7 +35,7 @@ fn fill(scratch: &Scratch, from: u64) -> Vec<BlockHash> {
     panic!("it is never full");
 }
 
-fn assert_there(scratch: &Scratch, blocks: &[BlockHash], are: bool) {
+pub(super) fn assert_there(scratch: &Scratch, blocks: &[BlockHash], are: bool) {
     for hash in blocks {
         assert_eq!(scratch.contains(REALM, *hash), Ok(are));
     }
@@ -220,96 +220,6 @@ fn a_file_that_waits_for_the_disk_is_not_told_to_be_pinned() {
         assert!(matches!(error, WriteError::Timeout { .. }) && began.elapsed() < HANGS, "{error}");
     }
     scratch.close(HANGS);
-}
-
-/// What an opening had no memory to index did not count as live: once the others of its file were removed, the file made room,
-/// and what had been neither removed nor replaced was gone.
-#[test]
-#[cfg_attr(miri, ignore = "too many blocks to interpret")]
-fn a_file_whose_blocks_have_no_place_in_the_index_waits_for_an_opening_that_has_one() {
-    let source = MemoryFileSource::builder().files_per_folder(3).file_size(1 << 20).build().unwrap();
-    let open = |most_bytes| {
-        let builder = Scratch::builder(source.clone()).on_full(OnFull::Refuse).gather(0, Duration::ZERO);
-        let scratch =
-            builder.expected_blocks(1).max_index_bytes(most_bytes).wait_timeout(Duration::from_secs(1)).open().unwrap();
-        let report = scratch.wait_recovered(Duration::from_mins(1)).unwrap();
-        (scratch, report)
-    };
-    // More than a file has entries for, and than a table has words.
-    let keys: Vec<_> = (0..20_000).map(BlockHash::from_u128).collect();
-    let (scratch, _) = open(u64::MAX);
-    for key in &keys {
-        scratch.put_named(REALM, *key, b"").unwrap();
-    }
-    drop(scratch);
-    let (scratch, report) = open(128 << 10);
-    // Nobody says of a block that is there that it is missing.
-    let is_told =
-        |error: &ReadError| matches!(error, ReadError::Io(error) if error.to_string().contains("not all blocks"));
-    let (found, lost): (Vec<BlockHash>, Vec<BlockHash>) =
-        keys.iter().copied().partition(|key| match scratch.contains(REALM, *key) {
-            Ok(is_there) => is_there,
-            Err(error) => !is_told(&error),
-        });
-    assert_eq!((report.skipped.no_room, report.blocks), (lost.len() as u64, found.len() as u64));
-    assert!(lost.len() > 3_000 && scratch.len() == found.len() as u64, "{}", lost.len());
-    assert!(is_told(&scratch.read(REALM, lost[0], |_| ()).unwrap_err()));
-    assert!(is_told(&scratch.get(REALM, lost[0]).unwrap_err()));
-    assert!(is_told(&scratch.info(REALM, lost[0]).unwrap_err()));
-    let mut visited = 0;
-    assert!(is_told(&scratch.for_each(REALM, |_| visited += 1).unwrap_err()));
-    assert_eq!(visited, found.len());
-    assert!(scratch.stats().read_errors >= lost.len() as u64);
-    // One that is not found is removed without knowing it.
-    let removed = lost.iter().take(50).find(|key| scratch.remove(REALM, **key) == Ok(false)).copied();
-    for key in found {
-        assert!(scratch.remove(REALM, key).unwrap());
-    }
-    // Each of these is refused, for want of a place or of a file, once the store is full.
-    let stored = (0..2_000_u32).filter(|number| {
-        let key = BlockHash::of(&number.to_le_bytes());
-        scratch.put_named(REALM, key, &[0; 4096]).is_ok()
-    });
-    assert!(stored.count() < 400);
-    drop(scratch);
-    let (scratch, report) = open(u64::MAX);
-    assert_eq!((report.skipped.no_room, scratch.len()), (0, report.blocks));
-    assert!(lost.iter().all(|key| scratch.contains(REALM, *key) == Ok(Some(*key) != removed)));
-}
-
-/// A directory could not be read, and what it names was said to be missing; its file, in which nothing was live then, made room.
-#[test]
-fn what_a_directory_names_that_could_not_be_read_is_not_missing_and_its_file_waits() {
-    let files = three_files_of(64 << 10);
-    let key = BlockHash::of(b"key");
-    let (scratch, _) = open(&files, 0);
-    scratch.put_named(REALM, key, b"named").unwrap();
-    drop(scratch);
-    // The first loads are those of the headers, of one file or of two.
-    let (scratch, faults) = (2..5)
-        .find_map(|load| {
-            let source = FaultySource::new(files.clone());
-            let faults = source.faults();
-            faults.set(Fault::at(load).sticky().only(&[Call::Load]).errno(Errno::Io));
-            let builder = Scratch::builder(source).on_full(OnFull::Refuse).gather(0, MILLISECOND);
-            Some((builder.wait_timeout(Duration::from_secs(1)).open().ok()?, faults))
-        })
-        .unwrap();
-    assert!(scratch.wait_recovered(HANGS).unwrap().skipped.unreadable > 0);
-    faults.clear();
-    assert!(matches!(scratch.contains(REALM, key), Err(ReadError::Io(_))));
-    assert!(matches!(scratch.read(REALM, key, |_| ()), Err(ReadError::Io(_))));
-    assert!(scratch.health().lanes().all(|lane| lane.unfound && lane.readable));
-    // What other files take, one of which is kept for removals.
-    let written = fill(&scratch, 0);
-    assert_eq!(scratch.stats().turns, 0, "{}", written.len());
-    assert_there(&scratch, &written, true);
-    scratch.close(HANGS);
-    drop(scratch);
-    let (scratch, _) = open(&files, 0);
-    assert_eq!(scratch.read(REALM, key, <[u8]>::to_vec).as_deref(), Ok(&b"named"[..]));
-    assert_there(&scratch, &written, true);
-    assert_eq!(scratch.contains(REALM, BlockHash::of(b"another")), Ok(false));
 }
 
 /// What was refused had left its entry on the disk: the next opening found it, and in the place of what was not refused.

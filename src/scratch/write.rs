@@ -1,9 +1,11 @@
 //! The writing verbs.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 use crate::blittable::{BlittableWriter, BlockSink};
 use crate::block::{BlockHash, BlockKind, HashKind, Realm};
-use crate::error::WriteError;
+use crate::error::{ReadError, WriteError};
 use crate::planted;
 use crate::scratch::Scratch;
 use crate::scratch::handle::Shared;
@@ -234,6 +236,45 @@ impl Scratch {
         let wheel = self.wheel();
         let _call = wheel.begin_call()?;
         wheel.counted(wheel.remove_key(realm, hash, &wheel.deadline()))
+    }
+
+    /// Gives up the blocks of an earlier run that were not found; how many files hold such.
+    ///
+    /// Only a store with [`OnFull::Refuse`](crate::OnFull::Refuse) has any ([`LaneHealth::unfound`](crate::LaneHealth::unfound)):
+    /// its index had no memory for them, or a page of a directory could not be read. It keeps their files, each read that finds
+    /// nothing is an error, and in the end no file makes room. From this call on such a read is a miss, and the files make
+    /// room in their turn. What is found is kept, and what was removed stays removed; the next opening looks for all that is
+    /// left, and may find what was given up, or have to give it up again. To lose nothing, open the store again instead: with
+    /// more memory for its index, or on a copy of the file whose sector is bad.
+    ///
+    /// Takes a short lock, and touches no disk.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Busy`] while blocks are still looked for: wait for that
+    /// ([`wait_recovered`](Self::wait_recovered)). [`ReadError::Io`] if a thread that searched has panicked: open the store
+    /// again. [`ReadError::Closed`], [`ReadError::Reentrant`] in a closure of the store, [`ReadError::Forked`] in a forked
+    /// child.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use scratchspace::{MemoryFileSource, OnFull, Scratch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let scratch = Scratch::builder(MemoryFileSource::builder().build()?).on_full(OnFull::Refuse).open()?;
+    /// scratch.wait_recovered(Duration::from_secs(60))?;
+    /// if scratch.health().lanes().any(|lane| lane.unfound) {
+    ///     // Nobody can read that sector any more, and nobody needs what it named.
+    ///     scratch.forget_unfound()?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn forget_unfound(&self) -> Result<u64, ReadError> {
+        let _call = self.wheel().begin_call()?;
+        self.wait_recovered(Duration::ZERO)?;
+        Ok(self.wheel().forget_unfound())
     }
 
     /// A writer of typed values that becomes a block of `realm` at its commit.

@@ -94,7 +94,7 @@ fn folder_of(source: &dyn FileSource, file: FileId) -> u16 {
 impl FileWheel {
     /// Says at open that the folder of a lane is not there.
     pub(crate) fn lane_is_missing(&self, lane: &Lane, error: &IoError) {
-        lane.set_unknown();
+        lane.knowledge.set_unknown();
         let mut turn = self.turn.lock();
         let of_lane = &mut turn.lanes[lane.index()];
         of_lane.detached = true;

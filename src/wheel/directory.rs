@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::block::{Entry, PAGE_SIZE, Slot, pages_of};
+use crate::block::{Entry, FileSize, PAGE_LEN, PAGE_SIZE, Slot, pages_of};
 use crate::planted;
 use crate::wheel::file::BlockFile;
 use crate::wheel::{FileWheel, OnFull};
@@ -21,6 +21,9 @@ const PIECE: u64 = 1 << 20;
 const KEPT: usize = 1 << 20;
 /// How often a piece is read before it counts as unreadable, and the sleep before it is read again.
 const TRIES: u32 = 3;
+/// So many pages of a file that cannot be read are looked for one by one, so that only what they hold is lost. Where there are
+/// more, each costs time, and the next piece counts as a whole.
+const BAD_PAGES: usize = 8;
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// What one directory holds.
@@ -35,7 +38,8 @@ pub(crate) struct Directory {
     pub(crate) invalid: u64,
     /// The same above it: what earlier laps left there, as far as is known.
     beyond: u64,
-    pub(crate) unreadable: u64,
+    /// Where pages, or whole pieces, begin that could not be read.
+    lost: Vec<u64>,
     pieces: Vec<Piece>,
 }
 
@@ -51,7 +55,17 @@ struct Piece {
 impl Directory {
     /// Whether no entry of the file's lap is in it, and none can be that was not seen.
     pub(crate) fn holds_nothing(&self) -> bool {
-        self.entries == 0 && self.unreadable == 0
+        self.entries == 0 && self.lost.is_empty()
+    }
+
+    /// How many pages, or whole pieces, could not be read.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.lost.len() as u64
+    }
+
+    /// Whether it is known how far the file of this size is filled: behind the highest valid entry all could be read.
+    pub(crate) fn knows_its_end(&self, size: FileSize) -> bool {
+        self.lost.iter().all(|at| size.get() - at <= self.len())
     }
 
     /// Bytes of the entries up to the highest valid one.
@@ -110,13 +124,23 @@ impl FileWheel {
             let is_kept = kept + wanted <= KEPT;
             let mut bytes = if is_kept { Vec::new() } else { std::mem::take(&mut buffer) };
             bytes.resize(wanted, 0);
-            if !self.load_piece(file, start, &mut bytes) {
-                directory.unreadable += 1;
-                slot += count;
-                // Each takes its time.
-                (least, piece) = (PIECE.min(2 * least), PIECE.min(2 * piece));
-                continue;
-            }
+            let loaded = self.load_piece(file, start, &mut bytes, BAD_PAGES.saturating_sub(directory.lost.len()));
+            let is_partial = match loaded {
+                Loaded::All => false,
+                Loaded::But(pages) => {
+                    directory.lost.extend(pages);
+                    true
+                }
+                Loaded::Nothing => {
+                    directory.lost.push(start);
+                    slot += count;
+                    // Each takes its time.
+                    (least, piece) = (PIECE.min(2 * least), PIECE.min(2 * piece));
+                    continue;
+                }
+            };
+            // What has cost so much is not read again.
+            let is_kept = is_kept || is_partial;
             for (number, bytes) in (slot..).zip(bytes.rchunks_exact(Entry::SIZE)) {
                 let offset = size - (u64::from(number) + 1) * Entry::SIZE as u64;
                 if offset < u64::from(directory.next_page) * PAGE_SIZE {
@@ -141,7 +165,7 @@ impl FileWheel {
             piece = if directory.entries == 0 { 2 * piece } else { least.max(directory.expected_below(start)) };
             piece = PIECE.min(piece);
             let bytes = if is_kept {
-                kept += wanted;
+                kept = KEPT.min(kept + wanted);
                 Some(bytes)
             } else {
                 buffer = bytes;
@@ -152,6 +176,9 @@ impl FileWheel {
         if directory.entries == 0 {
             directory.pieces.clear();
         }
+        // What turned out to be payload names nothing.
+        directory.lost.retain(|at| *at >= u64::from(directory.next_page) * PAGE_SIZE);
+        self.has_lost(file, directory.unreadable());
         (!self.is_closed()).then_some(directory)
     }
 
@@ -175,8 +202,15 @@ impl FileWheel {
             } else {
                 // In the page cache still, as a rule.
                 buffer.resize(usize::try_from(len).unwrap_or(0), 0);
-                if !self.load_piece(file, start, &mut buffer) {
-                    self.recovery.update(|report| report.skipped.unreadable += 1);
+                let loaded = self.load_piece(file, start, &mut buffer, BAD_PAGES);
+                let lost = match &loaded {
+                    Loaded::All => 0,
+                    Loaded::But(pages) => pages.len() as u64,
+                    Loaded::Nothing => 1,
+                };
+                self.recovery.update(|report| report.skipped.unreadable += lost);
+                self.has_lost(file, lost);
+                if matches!(loaded, Loaded::Nothing) {
                     continue;
                 }
                 &buffer
@@ -193,29 +227,62 @@ impl FileWheel {
         }
     }
 
-    /// Reads a piece of a directory; `false` if the disk cannot, after a few tries: what lacks memory or descriptors
-    /// for a moment must not hide a megabyte of entries until the next opening.
-    fn load_piece(&self, file: &BlockFile, start: u64, bytes: &mut [u8]) -> bool {
+    /// Reads a piece of a directory, with zeros in place of the pages that the disk cannot read, after a few tries: what lacks
+    /// memory or descriptors for a moment must not hide a megabyte of entries until the next opening. Pages are looked at
+    /// until so many are `bad`.
+    fn load_piece(&self, file: &BlockFile, start: u64, bytes: &mut [u8], bad: usize) -> Loaded {
         let mut tries = 1;
-        loop {
+        let error = loop {
             match file.memory().and_then(|memory| memory.load(start, bytes)) {
-                Ok(()) => return true,
+                Ok(()) => return Loaded::All,
                 Err(_) if tries < TRIES && !self.is_closed() => {
                     tries += 1;
                     self.sleep(TRY_AGAIN);
                 }
-                Err(error) => {
-                    // Nobody knows what it names: whatever is removed from now on is removed by an entry.
-                    self.counters.strays.add(1);
-                    if self.options.on_full == OnFull::Refuse {
-                        file.add_unfound();
-                    }
-                    self.tell_unreadable(file, &self.io_error("reading a directory", file.id(), error));
-                    return false;
-                }
+                Err(error) => break error,
             }
+        };
+        let loaded = if self.is_closed() { Loaded::Nothing } else { load_pages(file, start, bytes, bad) };
+        // What the system lacked it may have had by the last of them.
+        if !matches!(loaded, Loaded::All) {
+            self.tell_unreadable(file, &self.io_error("reading a directory", file.id(), error));
+        }
+        loaded
+    }
+
+    /// Nobody knows what so many parts of a directory name.
+    fn has_lost(&self, file: &BlockFile, parts: u64) {
+        // Whatever is removed from now on is removed by an entry.
+        self.counters.strays.add(parts);
+        if parts > 0 && self.options.on_full == OnFull::Refuse {
+            file.add_unfound();
         }
     }
+}
+
+/// What came of reading a piece.
+enum Loaded {
+    All,
+    /// All but the pages that begin there.
+    But(Vec<u64>),
+    Nothing,
+}
+
+/// Reads a piece page by page, as no page can be read with the bad one in one call.
+fn load_pages(file: &BlockFile, start: u64, bytes: &mut [u8], bad: usize) -> Loaded {
+    let Ok(memory) = file.memory() else { return Loaded::Nothing };
+    let mut lost = Vec::new();
+    for (at, page) in (start..).step_by(PAGE_LEN).zip(bytes.chunks_mut(PAGE_LEN)) {
+        if memory.load(at, page).is_ok() {
+            continue;
+        }
+        if lost.len() == bad {
+            return Loaded::Nothing;
+        }
+        lost.push(at);
+        page.fill(0);
+    }
+    if lost.is_empty() { Loaded::All } else { Loaded::But(lost) }
 }
 
 enum Decoded {
@@ -345,9 +412,29 @@ mod tests {
     #[test]
     fn pieces_that_cannot_be_read_are_few() {
         let (directory, _) = bounds(16 << 20, 0, Some(1));
-        assert!((15..30).contains(&directory.unreadable), "{directory:?}");
+        assert!((15..30).contains(&directory.unreadable()), "{directory:?}");
         let (directory, _) = bounds(16 << 20, 1 << 20, Some(2));
         assert_eq!(directory.entries, 1);
-        assert!((10..40).contains(&directory.unreadable), "{}", directory.unreadable);
+        assert!((10..40).contains(&directory.unreadable()), "{}", directory.unreadable());
+    }
+
+    /// The first piece of a small file is all of it: a page of a block that could not be read hid the end of the directory.
+    #[test]
+    fn a_bad_page_costs_what_it_names_and_one_of_a_block_names_nothing() {
+        for (page, entries, unreadable, knows_its_end) in
+            [(1, 3, 0, true), (3, 3, 0, true), (4, 3, 1, false), (14, 3, 1, false), (15, 0, 1, false)]
+        {
+            let source = FaultySource::new(MemoryFileSource::builder().file_size(64 << 10).build().unwrap());
+            let faults = source.faults();
+            let options = WheelOptions { gather_bytes: 0, ..WheelOptions::default() };
+            let wheel = FileWheel::open(Arc::new(source), options).unwrap();
+            (0..3).for_each(|number| put(&wheel, number));
+            let file = wheel.table.iter().next().unwrap();
+            faults.spoil(file.id(), page * PAGE_SIZE..(page + 1) * PAGE_SIZE);
+            let directory = wheel.read_bounds(file).unwrap();
+            assert_eq!((directory.entries, directory.unreadable()), (entries, unreadable), "page {page}");
+            assert_eq!(directory.knows_its_end(file.size()), knows_its_end, "page {page}");
+            wheel.close(Duration::from_secs(20));
+        }
     }
 }

@@ -322,6 +322,11 @@ impl BlockFile {
         self.unfound.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What was not found of it may be forgotten; whether there was such.
+    pub(crate) fn forget_unfound(&self) -> bool {
+        self.unfound.swap(0, Ordering::Relaxed) > 0
+    }
+
     pub(crate) fn has_unfound(&self) -> bool {
         self.unfound.load(Ordering::Relaxed) > 0
     }

@@ -19,13 +19,13 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, KeyHash, Realm, Slot};
-use crate::error::{IoError, ReadError};
+use crate::error::ReadError;
 use crate::index::Candidates;
 use crate::planted;
 use crate::sync::Arc;
 use crate::wheel::file::BlockFile;
 use crate::wheel::gather::GatherBuffer;
-use crate::wheel::lane::Known;
+use crate::wheel::known::Known;
 use crate::wheel::lend::FilePin;
 use crate::wheel::pending::{Deadline, Record};
 use crate::wheel::pin::PinError;
@@ -201,42 +201,6 @@ impl FileWheel {
             None if self.has_moved_deeper(hash, &asked) => Deeper::Moved,
             None => Deeper::Nothing,
         }
-    }
-
-    /// Whether a miss in the lane of a key proves anything, if it is asked before the index; the error names the folder
-    /// that is not there, or of which not all was found.
-    pub(crate) fn known(&self, hash: KeyHash) -> Result<Known, IoError> {
-        let lane = self.lane_of(hash);
-        match lane.known_and_unfound() {
-            (Known::NotYet, _) => Err(self.unknown_error(lane)),
-            (_, true) => Err(self.unfound_error(lane)),
-            (known, false) => Ok(known),
-        }
-    }
-
-    /// Whether it does.
-    pub(crate) fn is_known(&self, hash: KeyHash) -> bool {
-        let lane = self.lane_of(hash);
-        !matches!(lane.known_and_unfound(), (Known::NotYet, _) | (_, true))
-    }
-
-    /// The same, where what was not found for want of memory, or could not be read, does no harm.
-    pub(crate) fn searched(&self, hash: KeyHash) -> Result<Known, IoError> {
-        let lane = self.lane_of(hash);
-        match lane.known() {
-            Known::NotYet => Err(self.unknown_error(lane)),
-            known => Ok(known),
-        }
-    }
-
-    /// Whether the index holds all that every lane does, if it is asked before the index; the error is that of a lane of which
-    /// it does not.
-    pub(crate) fn all_known(&self) -> Result<(), IoError> {
-        if let Some(unknown) = self.lanes.iter().find(|lane| lane.known() == Known::NotYet) {
-            return Err(self.unknown_error(unknown));
-        }
-        let unfound = self.lanes.iter().find(|lane| lane.has_unfound());
-        unfound.map_or(Ok(()), |lane| Err(self.unfound_error(lane)))
     }
 
     /// Whether the index names other blocks of the key's tag by now, after none of those in `asked` was the key's.

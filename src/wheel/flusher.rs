@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::sync::Arc;
 use crate::wheel::FileWheel;
-use crate::wheel::lane::Work;
 use crate::wheel::pending::Deadline;
 use crate::wheel::run::Completion;
+use crate::wheel::work::Work;
 
 /// Longest wait for the staging memory of one closure, before the others and the gather buffer have their turn.
 const PATIENCE: Duration = Duration::from_millis(20);

@@ -8,7 +8,7 @@ use crate::block::FileId;
 use crate::wheel::FileWheel;
 use crate::wheel::failing::{Failing, Unready};
 use crate::wheel::file::BlockFile;
-use crate::wheel::lane::Known;
+use crate::wheel::known::Known;
 use crate::wheel::state::FileState;
 
 /// What is looked at under one lock, and after it `unmarked`, `recovering` and whether lanes are readable.
@@ -68,8 +68,8 @@ impl FileWheel {
             lane: lane.id(),
             folder: lane.id() % folders,
             path: self.folder_of(lane.id()),
-            readable: lane.known() != Known::NotYet,
-            unfound: lane.has_unfound(),
+            readable: lane.knowledge.known() != Known::NotYet,
+            unfound: lane.knowledge.has_unfound(),
             broken,
         });
         Snapshot {

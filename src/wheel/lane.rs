@@ -1,4 +1,4 @@
-//! A lane: the file being filled, the buffer that gathers small blocks, and the closures that wait.
+//! A lane: the file being filled, and the buffer that gathers small blocks.
 //!
 //! # Invariants
 //!
@@ -6,44 +6,25 @@
 //!    reservation is valid in whatever file of the lane it succeeds.
 //! 2. A gather buffer that was taken out to be stored is *outstanding* until it is stored; at most
 //!    [`MAX_OUTSTANDING`] are, so a lane's buffers take bounded memory.
-//! 3. A buffer that was handed over is stored by the flusher, whatever it is told besides: it takes it before it stops, and
-//!    before it is no more if it panics (`threads`), unless that was the buffer it panicked with.
-//! 4. Lock order: `gather`, then a file's `pending` table or `queue`. The turn mutex is never taken under them.
+//! 3. Lock order: `gather`, then a file's `pending` table or `queue`. The turn mutex is never taken under them.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::block::FileId;
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
 use crate::wheel::gather::{Gather, GatherBuffer};
-use crate::wheel::pending::{Closure, Deadline, Deferred};
+use crate::wheel::known::Knowledge;
+use crate::wheel::pending::Deadline;
+use crate::wheel::work::Queue;
 
 /// Most gather buffers of a lane that are being stored at once; one more is being filled.
 pub(crate) const MAX_OUTSTANDING: usize = 3;
 
-/// Payload of a block, in bytes, from which on a buffer of such is filled sooner than stored.
-const QUICK: u64 = 8 << 10;
-
 /// How long buffers of a lane are waited for of which a thread has panicked.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Whether a miss in a lane proves anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Known {
-    /// Its folder was there at open.
-    Always,
-    /// Its folder was not there at open, and has not been searched since: a miss says nothing.
-    NotYet,
-    /// Its folder came late and was searched: who looked before that looks again.
-    Since,
-}
-
-const KNOWN: u8 = 0;
-const UNKNOWN: u8 = 1;
-const KNOWN_SINCE: u8 = 2;
 
 /// One of the store's lanes.
 #[derive(Debug)]
@@ -56,15 +37,15 @@ pub(crate) struct Lane {
     /// the disk nevertheless.
     doubted: AtomicU64,
     tombstones_only: AtomicBool,
-    known: AtomicU8,
-    /// Blocks of an earlier run that may not be forgotten are in no index.
-    has_unfound: AtomicBool,
+    /// What a miss in it proves.
+    pub(crate) knowledge: Knowledge,
     /// A thread of the lane has panicked.
     fallen: AtomicBool,
     gather: Mutex<GatherSlot>,
     stored: Condvar,
-    queue: Mutex<Queue>,
-    work: Condvar,
+    /// What waits for its flusher, and the flusher for it (`work`).
+    pub(super) queue: Mutex<Queue>,
+    pub(super) work: Condvar,
 }
 
 /// The gather buffer being filled, and those on their way.
@@ -82,40 +63,6 @@ pub(crate) struct GatherSlot {
 pub(crate) struct Outstanding {
     pub(crate) gather: Gather,
     ticket: u64,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    closures: VecDeque<Arc<Deferred>>,
-    /// Closures that will not run: what they captured is dropped by the flusher, as it is user code.
-    discarded: Vec<Discarded>,
-    gather_due: Option<Instant>,
-    /// A full buffer that the flusher stores next.
-    handed: Option<Outstanding>,
-    /// The flusher stores one that it was handed before.
-    is_storing: bool,
-    /// The flusher waits for work, and nobody has given it any since.
-    is_idle: bool,
-    stop: bool,
-}
-
-/// A closure that only has to be dropped.
-pub(crate) struct Discarded(pub(crate) Closure);
-
-impl fmt::Debug for Discarded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Discarded")
-    }
-}
-
-/// What the flusher of a lane is woken for.
-#[derive(Debug)]
-pub(crate) enum Work {
-    Store(Outstanding),
-    Closure(Arc<Deferred>),
-    Discard(Discarded),
-    GatherIsDue,
-    Stop,
 }
 
 impl GatherSlot {
@@ -142,8 +89,7 @@ impl Lane {
             victim: AtomicU64::new(0),
             doubted: AtomicU64::new(0),
             tombstones_only: AtomicBool::new(false),
-            known: AtomicU8::new(KNOWN),
-            has_unfound: AtomicBool::new(false),
+            knowledge: Knowledge::new(),
             fallen: AtomicBool::new(false),
             gather: Mutex::new(GatherSlot::default()),
             stored: Condvar::new(),
@@ -205,45 +151,6 @@ impl Lane {
         self.tombstones_only.store(only, Ordering::Relaxed);
     }
 
-    /// Whether what the lane holds can be found.
-    ///
-    /// Asked before the index, or asked again after it: blocks may be found between the two.
-    pub(crate) fn known(&self) -> Known {
-        // Acquire pairs with the Release in `set_known`: whoever sees the lane known finds all that was found.
-        match self.known.load(Ordering::Acquire) {
-            KNOWN => Known::Always,
-            UNKNOWN => Known::NotYet,
-            _ => Known::Since,
-        }
-    }
-
-    /// Whether it holds blocks that no look-up finds, and which may not be forgotten: until the next opening.
-    pub(crate) fn has_unfound(&self) -> bool {
-        // Relaxed: it is set before the search ends, and asked after `known`, whose Acquire orders it where the folder came
-        // late; where it was there, a miss proves nothing before the end of the search, whose lock orders it.
-        self.has_unfound.load(Ordering::Relaxed)
-    }
-
-    /// Both, in the order in which they prove something: whoever sees the end of a search sees what it did not find.
-    pub(crate) fn known_and_unfound(&self) -> (Known, bool) {
-        let known = self.known();
-        (known, self.has_unfound())
-    }
-
-    pub(crate) fn set_unfound(&self) {
-        self.has_unfound.store(true, Ordering::Relaxed);
-    }
-
-    /// The folder of the lane is not there.
-    pub(crate) fn set_unknown(&self) {
-        self.known.store(UNKNOWN, Ordering::Release);
-    }
-
-    /// All that it holds is in the index.
-    pub(crate) fn set_known(&self) {
-        self.known.store(KNOWN_SINCE, Ordering::Release);
-    }
-
     /// Whether a thread of the lane has panicked, so that it takes no write any more.
     #[inline]
     pub(crate) fn has_fallen(&self) -> bool {
@@ -283,6 +190,15 @@ impl Lane {
         self.gather.lock()
     }
 
+    /// An empty buffer that is on its way.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn open_and_take(&self) -> Outstanding {
+        let mut slot = self.gather_now();
+        let spare = slot.take_spare();
+        slot.open = FileId::new(1).map(|file| Gather::open(file, crate::block::FileSize::MIN, spare));
+        slot.take().expect("it was opened")
+    }
+
     /// Says that an outstanding buffer has met its fate; its memory may be used again.
     pub(crate) fn gather_is_stored(&self, outstanding: Outstanding) {
         let mut slot = self.gather.lock();
@@ -309,158 +225,6 @@ impl Lane {
         }
         true
     }
-
-    /// Has the flusher store the open buffer at `due`, if nobody has before.
-    pub(crate) fn gather_opened(&self, due: Instant) {
-        let mut queue = self.queue.lock();
-        queue.gather_due = Some(due);
-        drop(queue);
-        self.work.notify_one();
-    }
-
-    /// Has the flusher store a buffer, if it has nothing else to do; else gives it back, to be stored by the caller.
-    ///
-    /// A buffer of few blocks waits for the one that the flusher stores now, unless closures wait, too: it was filled in less
-    /// time than that takes, and whoever stored it would wait for the lock of the same file, with a processor that others need.
-    /// One of many blocks took longer, and is in the caller's cache.
-    pub(crate) fn hand_over(&self, outstanding: Outstanding) -> Option<Outstanding> {
-        let gather = &outstanding.gather;
-        let is_quick = gather.payload_bytes() >= QUICK * gather.slots().len() as u64;
-        let mut queue = self.queue.lock();
-        let takes_one_more = queue.is_storing && is_quick && queue.closures.is_empty() && queue.discarded.is_empty();
-        if queue.handed.is_some() || self.has_fallen() || !(queue.is_idle || takes_one_more) {
-            return Some(outstanding);
-        }
-        queue.is_idle = false;
-        queue.handed = Some(outstanding);
-        drop(queue);
-        self.work.notify_one();
-        None
-    }
-
-    /// A buffer that was handed over to a flusher that is no more.
-    pub(crate) fn take_handed(&self) -> Option<Outstanding> {
-        self.queue.lock().handed.take()
-    }
-
-    /// Hands a buffer over without a word.
-    #[cfg(all(test, not(loom)))]
-    pub(crate) fn leave(&self, outstanding: Outstanding) {
-        self.queue.lock().handed = Some(outstanding);
-    }
-
-    /// Queues a closure for the flusher.
-    pub(crate) fn push(&self, deferred: Arc<Deferred>) {
-        let mut queue = self.queue.lock();
-        queue.closures.push_back(deferred);
-        // Whoever sleeps is woken, and once: a call of the system for each closure was a fifth of what a small write costs.
-        let sleeps = std::mem::take(&mut queue.is_idle);
-        drop(queue);
-        if sleeps {
-            self.work.notify_one();
-        }
-    }
-
-    /// Has the flusher drop a closure.
-    pub(crate) fn discard(&self, closure: Closure) {
-        self.queue.lock().discarded.push(Discarded(closure));
-        self.work.notify_one();
-    }
-
-    /// The oldest closure that waits.
-    pub(crate) fn pop(&self) -> Option<Arc<Deferred>> {
-        self.queue.lock().closures.pop_front()
-    }
-
-    /// Puts a closure back that could not be run now.
-    pub(crate) fn push_front(&self, deferred: Arc<Deferred>) {
-        self.queue.lock().closures.push_front(deferred);
-    }
-
-    /// Ends the flusher, once the closures it still finds are over.
-    pub(crate) fn stop(&self) {
-        self.queue.lock().stop = true;
-        self.work.notify_all();
-    }
-
-    /// Waits for something to do.
-    pub(crate) fn next_work(&self) -> Work {
-        let mut queue = self.queue.lock();
-        queue.is_storing = false;
-        loop {
-            if let Some(outstanding) = queue.handed.take() {
-                queue.is_storing = true;
-                return Work::Store(outstanding);
-            }
-            if queue.gather_due.is_some_and(|due| Instant::now() >= due) {
-                queue.gather_due = None;
-                return Work::GatherIsDue;
-            }
-            if let Some(deferred) = queue.closures.pop_front() {
-                return Work::Closure(deferred);
-            }
-            if let Some(discarded) = queue.discarded.pop() {
-                return Work::Discard(discarded);
-            }
-            if queue.stop {
-                return Work::Stop;
-            }
-            queue.is_idle = true;
-            match queue.gather_due {
-                Some(due) => drop(self.work.wait_until(&mut queue, due)),
-                None => self.work.wait(&mut queue),
-            }
-            queue.is_idle = false;
-        }
-    }
-}
-
-#[cfg(all(test, loom))]
-mod loom_models {
-    use super::*;
-    use crate::sync::thread;
-
-    /// A reader that looked before its block was found, and asked after the search had ended, told a miss of a block
-    /// that was there. By now it looks again.
-    #[test]
-    fn a_miss_in_a_lane_that_came_late_is_one() {
-        loom::model(|| {
-            let shared = Arc::new((Lane::new(0), AtomicU64::new(0)));
-            shared.0.set_unknown();
-            let search = {
-                let shared = Arc::clone(&shared);
-                thread::spawn(move || {
-                    // Relaxed: the lane alone carries it, as the words of the index.
-                    shared.1.store(1, Ordering::Relaxed);
-                    shared.0.set_known();
-                })
-            };
-            let (lane, word) = &*shared;
-            let is_there = || word.load(Ordering::Relaxed) == 1;
-            if !is_there() && lane.known() == Known::Since {
-                assert!(is_there());
-            }
-            search.join().unwrap();
-        });
-    }
-
-    /// The flag was asked before the end of the search: a miss of what that had not found was taken for a proof.
-    #[test]
-    fn whoever_sees_the_end_of_a_search_sees_what_it_did_not_find() {
-        loom::model(|| {
-            let lane = Arc::new(Lane::new(0));
-            lane.set_unknown();
-            let search = {
-                let lane = Arc::clone(&lane);
-                thread::spawn(move || {
-                    lane.set_unfound();
-                    lane.set_known();
-                })
-            };
-            assert_ne!(lane.known_and_unfound(), (Known::Since, false));
-            search.join().unwrap();
-        });
-    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -469,54 +233,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::block::{FileSize, Slot};
-
-    fn open(lane: &Lane) -> Option<Outstanding> {
-        let mut slot = lane.gather_now();
-        let spare = slot.take_spare();
-        slot.open = Some(Gather::open(FileId::new(1)?, FileSize::MIN, spare));
-        slot.take()
-    }
-
-    /// The flusher's next work is to store a buffer.
-    fn is_to_store(lane: &Lane) -> bool {
-        match lane.next_work() {
-            Work::Store(outstanding) => lane.gather_is_stored(outstanding),
-            other => panic!("{other:?}"),
-        }
-        true
-    }
-
-    #[test]
-    fn a_flusher_that_stores_a_buffer_is_handed_one_more_unless_that_took_long_to_fill() {
-        let lane = Lane::new(0);
-        let hand_over =
-            |lane: &Lane| lane.hand_over(open(lane).unwrap()).map(|back| lane.gather_is_stored(back)).is_none();
-        assert!(!hand_over(&lane), "it does something else, or has not begun");
-        lane.queue.lock().is_idle = true;
-        assert!(hand_over(&lane));
-        assert!(!hand_over(&lane), "one waits");
-        assert!(is_to_store(&lane));
-        let (mut many, size) = (open(&lane).unwrap(), FileSize::new(1 << 20).unwrap());
-        many.gather = Gather::open(many.gather.file(), size, None);
-        for number in 0..2 {
-            let slot = Slot::new(number).unwrap();
-            many.gather
-                .add(slot, u64::from(number + 1) * 4096, &[b"small"], size.entry_offset(slot), &[0; 64])
-                .unwrap();
-        }
-        lane.gather_is_stored(lane.hand_over(many).expect("its blocks are in the caller's cache"));
-        assert!(hand_over(&lane));
-        assert!(!hand_over(&lane), "one waits");
-        assert!(is_to_store(&lane));
-        lane.discard(Box::new(|_: &mut [u8]| ()));
-        assert!(!hand_over(&lane), "what else there is comes first");
-        assert!(matches!(lane.next_work(), Work::Discard(_)));
-        lane.stop();
-        assert!(matches!(lane.next_work(), Work::Stop));
-        assert!(!hand_over(&lane), "nobody stores it");
-        assert!(lane.wait_for_outstanding(&past()));
-    }
 
     fn past() -> Deadline {
         Deadline::after(Duration::ZERO)
@@ -536,7 +252,7 @@ mod tests {
     #[test]
     fn a_waiter_waits_for_the_buffers_before_it_and_for_no_later_one() {
         let lane = Lane::new(0);
-        let (first, second) = (open(&lane).unwrap(), open(&lane).unwrap());
+        let (first, second) = (lane.open_and_take(), lane.open_and_take());
         std::thread::scope(|threads| {
             let waiter = threads.spawn(|| lane.wait_for_outstanding(&Deadline::after(Duration::from_mins(1))));
             lane.gather_is_stored(second);
@@ -544,7 +260,7 @@ mod tests {
             lane.gather_is_stored(first);
             assert!(waiter.join().unwrap());
         });
-        let later = open(&lane).unwrap();
+        let later = lane.open_and_take();
         assert!(!lane.wait_for_outstanding(&past()));
         lane.gather_is_stored(later);
         assert!(lane.wait_for_outstanding(&past()));
@@ -564,7 +280,7 @@ mod tests {
                         let has_turn = lane.gather(&past()).is_some();
                         prop_assert_eq!(has_turn, outstanding.len() < MAX_OUTSTANDING);
                         if has_turn {
-                            outstanding.extend(open(&lane));
+                            outstanding.push(lane.open_and_take());
                         }
                     }
                     Some(which) if !outstanding.is_empty() => {

@@ -12,11 +12,12 @@ use crate::sync::atomic::{AtomicU32, Ordering, fence};
 use crate::sync::{Arc, Mutex, thread};
 use crate::wheel::file::{BlockFile, FileTable};
 use crate::wheel::gather::Gather;
-use crate::wheel::lane::{Lane, Outstanding, Work};
+use crate::wheel::lane::{Lane, Outstanding};
 use crate::wheel::pending::{Deferred, Gathered, Previous, Record};
 use crate::wheel::pin::Pinner;
 use crate::wheel::reserve::Reservation;
 use crate::wheel::slots::State;
+use crate::wheel::work::Work;
 
 const REALM: Realm = Realm::DEFAULT;
 

@@ -8,7 +8,7 @@
 //! | `store`, `batch` | blocks that are stored on the caller's thread |
 //! | `defer`, `budget` | writes whose closure waits, and how much memory those keep |
 //! | `run` | closures: who runs them, and how they end |
-//! | `find` | from a key to bytes that are lent |
+//! | `find`, `known` | from a key to bytes that are lent; whether a miss proves anything |
 //! | `residency`, `regions` | how blocks come into memory, and how much of them stays |
 //! | `verify` | whether stored bytes are those that were written, and what a reader is told if not |
 //! | `turn` | what each lane has: files that are filled, handed out, sealed, or die next |
@@ -16,7 +16,7 @@
 //! | `keeper`, `recycle` | the background life of files |
 //! | `syncer`, `write_back`, `pieces` | the way of what was stored to the device |
 //! | `tempo`, `pace` | how early a file makes room, and how far writers run ahead of the device |
-//! | `flusher` | the background life of closures and gather buffers |
+//! | `flusher`, `work` | the background life of closures and gather buffers |
 //! | `plan`, `open`, `attach` | files of an earlier run, and folders that come late |
 //! | `recovery`, `directory`, `progress` | blocks of an earlier run: found, read, and how far that is |
 //! | `suspicion`, `suspect` | files that are believed by their hashes only, and the word that the next run is left |
@@ -49,6 +49,7 @@ mod gather;
 mod health;
 mod hook;
 mod keeper;
+mod known;
 mod lane;
 mod lend;
 #[cfg(all(test, loom))]
@@ -87,6 +88,7 @@ mod threads;
 mod ticket;
 mod turn;
 mod verify;
+mod work;
 mod write_back;
 
 use std::fmt;
@@ -150,9 +152,10 @@ pub enum OnFull {
     /// lane is kept for it, also after the disk has failed in it. Should it have no room left, or its directory be
     /// unreadable, removing from a full lane fails too, until the store is opened with more files or with `Recycle`.
     ///
-    /// A file also stays if something of it was not found at the opening: its index had no memory for a block, or a piece of its
-    /// directory could not be read, whatever that held. Until an opening that finds all, each read that finds nothing is an
-    /// error; on a sector that stays bad that is one with `Recycle`.
+    /// A file also stays if something of it was not found at the opening: the index had no memory for a block, or a page of its
+    /// directory could not be read, whatever that held. Each read that finds nothing is an error then, and files that are
+    /// younger wait for this one, until an opening that finds all, or until what was not found is given up:
+    /// [`Scratch::forget_unfound`](crate::Scratch::forget_unfound).
     Refuse,
 }
 

@@ -61,8 +61,9 @@ pub struct Skipped {
     pub unknown: u64,
     /// Versions that a newer one hides.
     pub superseded: u64,
-    /// Pieces of directories (of up to 1 MiB) that the disk could not read: their blocks are missing (with
-    /// [`OnFull::Refuse`](crate::OnFull::Refuse) an error), or found as older versions, until an opening that can read them.
+    /// Pages of directories, and where many are bad pieces of up to 1 MiB, that the disk could not read: their blocks are
+    /// missing (with [`OnFull::Refuse`](crate::OnFull::Refuse) an error), or found as older versions, until an opening that can
+    /// read them.
     pub unreadable: u64,
     /// Blocks, removals and older versions that found no room in the index, and are missing (with
     /// [`OnFull::Refuse`](crate::OnFull::Refuse) an error): see [`expected_blocks`](crate::ScratchBuilder::expected_blocks).
@@ -85,7 +86,7 @@ impl fmt::Display for Skipped {
 #[non_exhaustive]
 pub struct Recovery {
     /// Whether the directory of every file that is there was searched. From then on a miss is a miss, but for blocks
-    /// that only a piece could name which the disk did not read ([`Skipped::unreadable`]) or that the index had no room for
+    /// that only a page could name which the disk did not read ([`Skipped::unreadable`]) or that the index had no room for
     /// ([`Skipped::no_room`]), both errors with [`OnFull::Refuse`](crate::OnFull::Refuse), a part of a file that somebody
     /// else has cut off, or a file that has lost its header ([`RecoveryReport::files_damaged`]).
     ///

@@ -18,7 +18,8 @@ use crate::block::{BlockKind, Entry, FileId, KeyHash, Slot};
 use crate::sync::Arc;
 use crate::wheel::directory::{Directory, ask_for_directory};
 use crate::wheel::file::BlockFile;
-use crate::wheel::lane::{Known, Lane};
+use crate::wheel::known::Known;
+use crate::wheel::lane::Lane;
 use crate::wheel::progress::RecoveryReport;
 use crate::wheel::publish::Outcome;
 use crate::wheel::recycle::Lap;
@@ -59,7 +60,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16, files: &[FileId]) {
         let Some(directory) = wheel.read_bounds(file) else { return };
         wheel.recovery.update(|report| {
             report.skipped.invalid += directory.invalid;
-            report.skipped.unreadable += directory.unreadable;
+            report.skipped.unreadable += directory.unreadable();
         });
         (unreported, len) = (unreported + 1, directory.len());
         let is_last = at + 1 == files.len();
@@ -78,7 +79,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16, files: &[FileId]) {
             batch.publish();
         }
         if file.has_unfound() {
-            lane.set_unfound();
+            lane.knowledge.set_unfound();
         }
         if resumed || is_last {
             wheel.place_free(lane, &mut ahead);
@@ -139,7 +140,7 @@ impl FileWheel {
             let handed = file.generation();
             let has_room = file.size().fits(directory.next_page, 1, directory.next_slot);
             // Else nobody knows how far it is filled.
-            let is_known = directory.unreadable == 0;
+            let is_known = directory.knows_its_end(file.size());
             if is_known {
                 file.resume_lap(directory.next_slot, directory.next_page);
                 file.cursor.reset(directory.next_page, directory.next_slot);
@@ -187,8 +188,8 @@ impl FileWheel {
 
     pub(crate) fn lane_is_discovered(&self, lane: &Lane) {
         let mut turn = self.turn.lock();
-        if lane.known() == Known::NotYet {
-            lane.set_known();
+        if lane.knowledge.known() == Known::NotYet {
+            lane.knowledge.set_known();
             self.folder_works(&mut turn, lane);
         }
         // A lane whose files are all empty has nothing to resume.

@@ -135,13 +135,6 @@ impl FileWheel {
         })
     }
 
-    /// Why nobody knows all that a lane holds that may not be forgotten.
-    pub(crate) fn unfound_error(&self, lane: &Lane) -> IoError {
-        let why = "not all blocks of an earlier run were found: the index had no memory for them, or a directory could not be \
-                   read; open the store again with more memory, on a disk that can read it, or with `Recycle`, which forgets them";
-        IoError::new("finding a block", self.folder_of(lane.id()).as_deref(), io::Error::other(why))
-    }
-
     /// Where the files of a lane lie.
     pub(crate) fn folder_of(&self, lane: u16) -> Option<PathBuf> {
         let source = self.table.source();

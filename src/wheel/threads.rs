@@ -104,7 +104,7 @@ impl FileWheel {
         fallen.retain(|lane| {
             let of_lane = &mut turn.lanes[lane.index()];
             if of_lane.searched < Searched::All {
-                lane.set_unknown();
+                lane.knowledge.set_unknown();
             }
             let is_first = of_lane.fallen.is_none();
             of_lane.fallen.get_or_insert_with(|| Failing::broken(error.clone()));

@@ -6,10 +6,10 @@ use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use scratchspace::{MissingOk, ReadError, Scratch, Verify};
+use scratchspace::{MissingOk, OnFull, ReadError, Scratch, Verify};
 
 use crate::device::{Kind, here, on_each};
-use crate::store::{FILE_SIZE, REALM, block, folder, hash, open, open_verifying, read};
+use crate::store::{FILE_SIZE, REALM, block, folder, hash, open, open_with, read};
 
 /// Blocks in three files, the third of which has room left.
 const NUMBERS: u64 = 45;
@@ -35,20 +35,21 @@ fn sectors_that_cannot_be_read_are_errors_of_their_blocks() {
         return match step.split(' ').collect::<Vec<_>>()[..] {
             ["prepare"] => prepare(&place),
             ["directory"] => directory(&place),
+            ["refused"] => refused(&place),
             ["payloads", verify, cut, image] => payloads(&place, verify, cut.parse().unwrap(), Path::new(image)),
             _ => panic!("{step}"),
         };
     }
-    for what in ["first", "never", "always", "directory"] {
+    for what in ["first", "never", "always", "directory", "refused"] {
         on_each(NAME, &[Kind::Ext4], |mut device, test| {
             device.child(test, "prepare");
             device.unmount();
             let places = places(device.image());
             assert!(places.is_sorted(), "files and blocks lie in their order: {places:?}");
-            if what == "directory" {
+            if matches!(what, "directory" | "refused") {
                 // In the last payload of the third file, so before its directory.
                 device.mount_cut(Some(places[44])).unwrap();
-                device.child(test, "directory");
+                device.child(test, what);
             } else {
                 // In the second file; all of the third is lost with it.
                 device.mount().unwrap();
@@ -75,7 +76,7 @@ fn payloads(place: &Path, verify: &str, cut: u64, image: &Path) {
         "always" => Verify::Always,
         _ => Verify::FirstRead,
     };
-    let scratch = open_verifying(place, 6, verify).unwrap();
+    let scratch = open_with(place, 6, |builder| builder.verify(verify)).unwrap();
     for entry in fs::read_dir(folder(place)).unwrap() {
         // Its directory stays in memory, in the last pages; its payloads leave it.
         let file = File::open(entry.unwrap().path()).unwrap();
@@ -126,6 +127,30 @@ fn directory(place: &Path) {
     }
     assert_eq!(lost, [38, 39, 40, 41, 42, 43, 44]);
     goes_on(&scratch, &lost);
+}
+
+/// The same of a store that may not forget: nobody says that they are missing, until they are given up.
+fn refused(place: &Path) {
+    let scratch = open_with(place, 6, |builder| builder.on_full(OnFull::Refuse)).unwrap();
+    for number in 0..NUMBERS {
+        match read(&scratch, number) {
+            Ok(()) => assert!(number < 38),
+            Err(ReadError::Io(error)) => {
+                assert!(number >= 38 && error.to_string().contains("not all blocks"), "{error}");
+            }
+            Err(error) => panic!("block {number}: {error}"),
+        }
+    }
+    assert!(scratch.health().lanes().all(|lane| lane.unfound));
+    assert_eq!(scratch.forget_unfound(), Ok(1));
+    for number in 0..NUMBERS {
+        assert_eq!(scratch.contains(REALM, hash(number)), Ok(number < 38));
+    }
+    for number in 38..NUMBERS {
+        scratch.put(REALM, &block(number)).unwrap();
+        read(&scratch, number).unwrap();
+    }
+    scratch.flush().unwrap();
 }
 
 /// What could not be read is written again, elsewhere; others are served, and the wheel goes on turning.

@@ -4,21 +4,25 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use scratchspace::{BlockHash, DiskFileSource, OpenError, ReadError, Realm, Scratch, Verify};
+use scratchspace::{BlockHash, DiskFileSource, OpenError, ReadError, Realm, Scratch, ScratchBuilder};
 
 pub(crate) const REALM: Realm = Realm::DEFAULT;
 pub(crate) const FILE_SIZE: u64 = 1 << 20;
 pub(crate) const BLOCK: usize = 50_000;
 
 pub(crate) fn open(place: &Path, files: u16) -> Result<Scratch, OpenError> {
-    open_verifying(place, files, Verify::FirstRead)
+    open_with(place, files, |builder| builder)
 }
 
-pub(crate) fn open_verifying(place: &Path, files: u16, verify: Verify) -> Result<Scratch, OpenError> {
+pub(crate) fn open_with(
+    place: &Path,
+    files: u16,
+    options: impl FnOnce(ScratchBuilder) -> ScratchBuilder,
+) -> Result<Scratch, OpenError> {
     let source =
         DiskFileSource::builder().folder(folder(place)).files_per_folder(files).file_size(FILE_SIZE).build()?;
-    let builder = Scratch::builder(source).gather(0, Duration::ZERO).verify(verify);
-    let scratch = builder.wait_timeout(Duration::from_secs(5)).open()?;
+    let builder = Scratch::builder(source).gather(0, Duration::ZERO).wait_timeout(Duration::from_secs(5));
+    let scratch = options(builder).open()?;
     scratch.wait_recovered(Duration::from_secs(30)).unwrap();
     Ok(scratch)
 }

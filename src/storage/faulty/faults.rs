@@ -4,7 +4,11 @@
 #[cfg(not(loom))]
 use std::collections::BTreeSet;
 use std::io;
+#[cfg(not(loom))]
+use std::ops::Range;
 
+#[cfg(not(loom))]
+use super::fault::Errno;
 use super::fault::{Call, Fault};
 #[cfg(not(loom))]
 use super::hints::Hints;
@@ -36,6 +40,8 @@ pub(crate) struct Faults {
     payloads: Hold,
     #[cfg(not(loom))]
     payloads_of: Mutex<Option<FileId>>,
+    #[cfg(not(loom))]
+    bad: Mutex<Option<(FileId, Range<u64>)>>,
 }
 
 impl Faults {
@@ -132,6 +138,25 @@ impl Faults {
     #[cfg(not(loom))]
     pub(crate) fn held_payloads(&self) -> u64 {
         self.payloads.waiting()
+    }
+
+    /// From now on no load of this file may touch these bytes.
+    #[cfg(not(loom))]
+    pub(crate) fn spoil(&self, file: FileId, bytes: Range<u64>) {
+        *self.bad.lock() = Some((file, bytes));
+    }
+
+    /// An error if that is what this load does.
+    #[cfg(not(loom))]
+    pub(super) fn meet_bad(&self, file: FileId, offset: u64, len: usize) -> io::Result<()> {
+        let bad = self.bad.lock();
+        let touches = |bytes: &Range<u64>| offset < bytes.end && bytes.start < offset + len as u64;
+        if !bad.as_ref().is_some_and(|(of, bytes)| *of == file && touches(bytes)) {
+            return Ok(());
+        }
+        // Relaxed: as in `meet`.
+        self.failed[Call::Load as usize].fetch_add(1, Ordering::Relaxed);
+        Err(Errno::Io.error())
     }
 
     /// Counts a call in a folder, or in all; an error if it is one that fails.

@@ -192,6 +192,8 @@ unsafe impl FileMemory for FaultyMemory {
         #[cfg(not(loom))]
         self.faults.wait_to_load(self.file, offset, into.len());
         self.faults.meet(Call::Load, self.folder)?;
+        #[cfg(not(loom))]
+        self.faults.meet_bad(self.file, offset, into.len())?;
         self.inner.load(offset, into)
     }
 
