@@ -24,8 +24,9 @@ pub fn run(data: &[u8]) {
 
 fn forge(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let pages = u.int_in_range(3..=12_usize)?;
-    let setup = Setup { file_size: pages * PAGE, ..Setup::default() };
-    let hashed = kind(u.int_in_range(0..=1)?).unwrap_or_default();
+    let choice = u.int_in_range(0..=3)?;
+    let setup = Setup { file_size: pages * PAGE, refuses: choice > 1, ..Setup::default() };
+    let hashed = kind(choice % 2).unwrap_or_default();
     let mut image = Image::empty(&setup);
     let mut versions: BTreeMap<(u32, u128), Vec<Version>> = BTreeMap::new();
     for number in 1..=u.int_in_range(1..=2_u16)? {

@@ -34,6 +34,7 @@ fn attack(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         1 => setup.lanes_per_folder = Some(u.int_in_range(0..=3)?),
         2 if on_disk => setup.folders = u.int_in_range(1..=2)?,
         3 => setup.hash_kind = kind(u.int_in_range(0..=1)?),
+        4 | 5 => setup.refuses = true,
         _ => {}
     }
     let mut locks_are_whole = setup.folders == base.setup.folders;

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scratchspace::{BlockHash, DiskFileSource, FileSource, HashKind, OpenError, ReadError, Realm, Scratch, WriteError};
+use scratchspace::{
+    BlockHash, DiskFileSource, FileSource, HashKind, OnFull, OpenError, ReadError, Realm, Scratch, WriteError,
+};
 use tempfile::TempDir;
 
 use super::format;
@@ -26,6 +28,8 @@ pub struct Setup {
     pub file_size: usize,
     /// Of a new store; one that is there says it itself.
     pub hash_kind: Option<HashKind>,
+    /// It may not forget.
+    pub refuses: bool,
 }
 
 /// The kind of hash with this number, if this build knows it.
@@ -40,7 +44,14 @@ pub fn kind(number: u8) -> Option<HashKind> {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { folders: 1, files_per_folder: 4, lanes_per_folder: None, file_size: 5 * format::PAGE, hash_kind: None }
+        Self {
+            folders: 1,
+            files_per_folder: 4,
+            lanes_per_folder: None,
+            file_size: 5 * format::PAGE,
+            hash_kind: None,
+            refuses: false,
+        }
     }
 }
 
@@ -162,6 +173,9 @@ pub fn open(source: impl FileSource, setup: &Setup) -> Result<Scratch, OpenError
     if let Some(kind) = setup.hash_kind {
         builder = builder.hash_kind(kind);
     }
+    if setup.refuses {
+        builder = builder.on_full(OnFull::Refuse);
+    }
     let scratch = builder.open()?;
     scratch.wait_recovered(PATIENCE).expect("recovery ends");
     Ok(scratch)
@@ -218,8 +232,17 @@ fn serves(
     let scratch = open()?;
     let left_out = LeftOut::of(&scratch, store);
     assert!(left_out.lanes.is_empty() || may_leave_out, "{}", scratch.health());
+    assert!(scratch.health().lanes().all(|lane| !lane.unfound), "all can be read: {}", scratch.health());
     reads_are_right(&scratch, known, &left_out);
     let late = writes_are_taken(&scratch, setup, &left_out);
+    let mut known = known.clone();
+    for (realm, hash, bytes) in &late {
+        known.wrote(realm.get(), hash.to_u128(), bytes);
+    }
+    if setup.refuses {
+        // Nothing was forgotten for them.
+        reads_are_right(&scratch, &known, &left_out);
+    }
     assert_eq!(scratch.close(PATIENCE).dropped, 0, "all was flushed");
     drop(scratch);
     let scratch = match open() {
@@ -228,8 +251,11 @@ fn serves(
         scratch => scratch.expect("what was opened and closed opens again"),
     };
     assert_eq!(LeftOut::of(&scratch, store), left_out);
+    if setup.refuses {
+        reads_are_right(&scratch, &known, &left_out);
+    }
     for (realm, hash, bytes) in late {
-        let read = scratch.read(realm, hash, <[u8]>::to_vec).expect("it was flushed last");
+        let read = scratch.read(realm, hash, <[u8]>::to_vec).expect("it was flushed, and nothing made room since");
         assert_eq!(read, bytes);
     }
     Ok(())
@@ -280,7 +306,15 @@ fn file_size(scratch: &Scratch) -> Option<usize> {
     value.strip_suffix(" KiB")?.parse::<usize>().ok().map(|size| size << 10)
 }
 
-/// More than a lap of every lane, but at most 40 blocks, and its newest.
+/// What came of a write: a store that may not forget may be full.
+fn stored<T: std::fmt::Debug>(setup: &Setup, result: Result<T, WriteError>, what: impl std::fmt::Display) -> Option<T> {
+    match result {
+        Err(WriteError::Full { .. }) if setup.refuses => None,
+        result => Some(result.unwrap_or_else(|error| panic!("{what}: {error}"))),
+    }
+}
+
+/// More than a lap of every lane, but at most 40 blocks, and its newest; all that were taken of one that may not forget.
 fn writes_are_taken(scratch: &Scratch, setup: &Setup, left_out: &LeftOut) -> Vec<(Realm, BlockHash, Vec<u8>)> {
     let realm = realm(3);
     let mut late = Vec::new();
@@ -296,15 +330,20 @@ fn writes_are_taken(scratch: &Scratch, setup: &Setup, left_out: &LeftOut) -> Vec
             assert!(matches!(put, Err(WriteError::Io(_))), "block {number}: {put:?}");
             continue;
         }
-        let hash = put.unwrap_or_else(|error| panic!("block {number}: {error}"));
+        let Some(hash) = stored(setup, put, format_args!("block {number}")) else { continue };
         assert_eq!(scratch.read(realm, hash, <[u8]>::to_vec).expect("just written"), bytes);
-        late = vec![(realm, hash, bytes.to_vec())];
+        if !setup.refuses {
+            late.clear();
+        }
+        late.push((realm, hash, bytes.to_vec()));
     }
     let mut keys = (98..).map(BlockHash::from_u128).filter(|key| !is_left_out(*key));
     let (removed, key) = (keys.next().expect("endless"), keys.next().expect("endless"));
-    scratch.write_named(realm, key, 5, |block| block.copy_from_slice(b"named")).expect("writable");
-    scratch.remove(realm, removed).expect("writable");
+    let named = scratch.write_named(realm, key, 5, |block| block.copy_from_slice(b"named"));
+    if stored(setup, named, "a block with a name").is_some() {
+        late.push((realm, key, b"named".to_vec()));
+    }
+    stored(setup, scratch.remove(realm, removed), "a removal");
     scratch.flush().expect("a healthy disk");
-    late.push((realm, key, b"named".to_vec()));
     late
 }
