@@ -67,7 +67,8 @@ pub enum ReadError {
     Forked,
     /// The operating system refused. The block is still in the index; or nobody knows whether there is one, as its folder was
     /// not there when the store was opened, or as the store may not forget, and of an earlier run not all was found: the index had
-    /// no memory for it, or a directory could not be read, which is so until the next opening.
+    /// no memory for it, or a directory could not be read, which is so until the next opening, or until what was not found is
+    /// given up ([`forget_unfound`](crate::Scratch::forget_unfound)).
     #[error(transparent)]
     Io(#[from] IoError),
 }

@@ -136,7 +136,8 @@ fn a_bad_page_of_a_directory_hides_what_it_names_and_nothing_else() {
         assert_eq!((report.skipped.unreadable, report.blocks), (1, 2000 - (of_page.end - of_page.start)), "{page}");
         for (number, key) in (0..).zip(&keys) {
             let found = scratch.contains(REALM, *key);
-            assert!(found == Ok(!of_page.contains(&number)) || is_unfound(&found), "{page}, {number}: {found:?}");
+            let is_right = if of_page.contains(&number) { is_unfound(&found) } else { found == Ok(true) };
+            assert!(is_right, "{page}, {number}: {found:?}");
         }
         assert_eq!(scratch.health().state, HealthState::Degraded);
     }
@@ -181,33 +182,4 @@ fn what_was_not_found_is_given_up_by_the_user_and_then_its_file_makes_room() {
     let (scratch, _) = open(&files, 0);
     assert_there(&scratch, &again, true);
     assert_there(&scratch, &written, false);
-}
-
-/// A bad sector anywhere in the directory of the file that a full lane was handed last: nobody knew how far that is filled, so
-/// it took no tombstone any more, nothing could be removed, and so nothing make room.
-#[test]
-#[cfg_attr(miri, ignore = "too many blocks to interpret")]
-fn removals_go_on_behind_a_bad_page_of_the_last_file() {
-    const SIZE: u64 = 64 << 10;
-    let files = three_files_of(SIZE);
-    let (scratch, _) = open(&files, 0);
-    let mut keys = (0..).map(BlockHash::from_u128);
-    let written: Vec<_> = keys.by_ref().take_while(|key| scratch.put_named(REALM, *key, b"").is_ok()).collect();
-    // None of the files is empty after these, and the first page of tombstones is full.
-    let (removed, rest) = written.iter().copied().partition::<Vec<_>, _>(|key| key.to_u128() % 10 == 0);
-    assert!(removed.len() > 100 && rest.len() > 1000, "{} and {}", removed.len(), rest.len());
-    for key in &removed {
-        assert!(scratch.remove(REALM, *key).unwrap());
-    }
-    drop(scratch);
-    let (scratch, report) = open_with_a_bad_page(&files, SIZE, 3, 0);
-    assert_eq!((report.skipped.unreadable, scratch.health().suspect.len()), (1, 1));
-    for key in &rest[..100] {
-        assert_eq!(scratch.remove(REALM, *key), Ok(true));
-    }
-    drop(scratch);
-    let (scratch, _) = open(&files, 0);
-    assert_there(&scratch, &removed, false);
-    assert_there(&scratch, &rest[..100], false);
-    assert_there(&scratch, &rest[100..], true);
 }

@@ -243,7 +243,7 @@ impl Scratch {
     /// Only a store with [`OnFull::Refuse`](crate::OnFull::Refuse) has any ([`LaneHealth::unfound`](crate::LaneHealth::unfound)):
     /// its index had no memory for them, or a page of a directory could not be read. It keeps their files, each read that finds
     /// nothing is an error, and in the end no file makes room. From this call on such a read is a miss, and the files make
-    /// room in their turn. What is found is kept, and what was removed stays removed; the next opening looks for all that is
+    /// room in their turn. What is found is kept, and what is removed stays removed; the next opening looks for all that is
     /// left, and may find what was given up, or have to give it up again. To lose nothing, open the store again instead: with
     /// more memory for its index, or on a copy of the file whose sector is bad.
     ///

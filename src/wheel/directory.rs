@@ -8,9 +8,10 @@
 
 use std::time::Duration;
 
-use crate::block::{Entry, FileSize, PAGE_LEN, PAGE_SIZE, Slot, pages_of};
+use crate::block::{Entry, PAGE_LEN, PAGE_SIZE, Slot, pages_of};
 use crate::planted;
 use crate::wheel::file::BlockFile;
+use crate::wheel::lane::Lane;
 use crate::wheel::{FileWheel, OnFull};
 
 /// Directories are read in pieces, the first one small: most are, and what lies below them is payload. No further one is
@@ -38,7 +39,7 @@ pub(crate) struct Directory {
     pub(crate) invalid: u64,
     /// The same above it: what earlier laps left there, as far as is known.
     beyond: u64,
-    /// Where pages, or whole pieces, begin that could not be read.
+    /// Where pages, or whole pieces, begin that could not be read, none of them in a payload.
     lost: Vec<u64>,
     pieces: Vec<Piece>,
 }
@@ -58,14 +59,14 @@ impl Directory {
         self.entries == 0 && self.lost.is_empty()
     }
 
+    /// Whether a page that cannot be read could be at first, and may name something.
+    fn misses_now(&self, page: u64) -> bool {
+        page >= u64::from(self.next_page) * PAGE_SIZE && !self.lost.contains(&page)
+    }
+
     /// How many pages, or whole pieces, could not be read.
     pub(crate) fn unreadable(&self) -> u64 {
         self.lost.len() as u64
-    }
-
-    /// Whether it is known how far the file of this size is filled: behind the highest valid entry all could be read.
-    pub(crate) fn knows_its_end(&self, size: FileSize) -> bool {
-        self.lost.iter().all(|at| size.get() - at <= self.len())
     }
 
     /// Bytes of the entries up to the highest valid one.
@@ -91,7 +92,7 @@ pub(crate) fn ask_for_directory(file: &BlockFile, len: u64) {
 
 impl FileWheel {
     /// Reads a directory from its end downwards, as far as it may reach; `None` if the store closes meanwhile.
-    pub(crate) fn read_bounds(&self, file: &BlockFile) -> Option<Directory> {
+    pub(crate) fn read_bounds(&self, lane: &Lane, file: &BlockFile) -> Option<Directory> {
         let mut directory = Directory { next_page: 1, ..Directory::default() };
         let size = file.size().get();
         let (mut slot, mut piece, mut skipped, mut kept, mut buffer) = (0, FIRST_PIECE, 0, 0, Vec::new());
@@ -125,12 +126,9 @@ impl FileWheel {
             let mut bytes = if is_kept { Vec::new() } else { std::mem::take(&mut buffer) };
             bytes.resize(wanted, 0);
             let loaded = self.load_piece(file, start, &mut bytes, BAD_PAGES.saturating_sub(directory.lost.len()));
-            let is_partial = match loaded {
-                Loaded::All => false,
-                Loaded::But(pages) => {
-                    directory.lost.extend(pages);
-                    true
-                }
+            match loaded {
+                Loaded::All => {}
+                Loaded::But(pages) => directory.lost.extend(pages),
                 Loaded::Nothing => {
                     directory.lost.push(start);
                     slot += count;
@@ -138,9 +136,7 @@ impl FileWheel {
                     (least, piece) = (PIECE.min(2 * least), PIECE.min(2 * piece));
                     continue;
                 }
-            };
-            // What has cost so much is not read again.
-            let is_kept = is_kept || is_partial;
+            }
             for (number, bytes) in (slot..).zip(bytes.rchunks_exact(Entry::SIZE)) {
                 let offset = size - (u64::from(number) + 1) * Entry::SIZE as u64;
                 if offset < u64::from(directory.next_page) * PAGE_SIZE {
@@ -165,7 +161,7 @@ impl FileWheel {
             piece = if directory.entries == 0 { 2 * piece } else { least.max(directory.expected_below(start)) };
             piece = PIECE.min(piece);
             let bytes = if is_kept {
-                kept = KEPT.min(kept + wanted);
+                kept += wanted;
                 Some(bytes)
             } else {
                 buffer = bytes;
@@ -178,14 +174,20 @@ impl FileWheel {
         }
         // What turned out to be payload names nothing.
         directory.lost.retain(|at| *at >= u64::from(directory.next_page) * PAGE_SIZE);
-        self.has_lost(file, directory.unreadable());
+        self.has_lost(lane, file, directory.unreadable());
         (!self.is_closed()).then_some(directory)
     }
 
     /// Hands on each entry within the bounds that checks, from the highest slot down.
     ///
     /// What lies beyond them was written since: the file may be active by now.
-    pub(crate) fn read_entries(&self, file: &BlockFile, directory: &Directory, mut found: impl FnMut(Slot, &Entry)) {
+    pub(crate) fn read_entries(
+        &self,
+        lane: &Lane,
+        file: &BlockFile,
+        directory: &Directory,
+        mut found: impl FnMut(Slot, &Entry),
+    ) {
         let size = file.size().get();
         let mut buffer = Vec::new();
         for Piece { start, len, bytes } in directory.pieces.iter().rev() {
@@ -205,11 +207,12 @@ impl FileWheel {
                 let loaded = self.load_piece(file, start, &mut buffer, BAD_PAGES);
                 let lost = match &loaded {
                     Loaded::All => 0,
-                    Loaded::But(pages) => pages.len() as u64,
+                    Loaded::But(pages) => pages.iter().filter(|page| directory.misses_now(**page)).count() as u64,
                     Loaded::Nothing => 1,
                 };
+                // What is older is handed on after that.
+                self.has_lost(lane, file, lost);
                 self.recovery.update(|report| report.skipped.unreadable += lost);
-                self.has_lost(file, lost);
                 if matches!(loaded, Loaded::Nothing) {
                     continue;
                 }
@@ -251,10 +254,15 @@ impl FileWheel {
     }
 
     /// Nobody knows what so many parts of a directory name.
-    fn has_lost(&self, file: &BlockFile, parts: u64) {
-        // Whatever is removed from now on is removed by an entry.
+    fn has_lost(&self, lane: &Lane, file: &BlockFile, parts: u64) {
+        if parts == 0 {
+            return;
+        }
+        // Whatever is removed from now on is removed by an entry, and content is written again that is older than what may
+        // be a removal of it.
         self.counters.strays.add(parts);
-        if parts > 0 && self.options.on_full == OnFull::Refuse {
+        lane.doubt(file.generation());
+        if self.options.on_full == OnFull::Refuse {
             file.add_unfound();
         }
     }
@@ -331,10 +339,10 @@ mod tests {
             FileWheel::open(Arc::new(source), WheelOptions { gather_bytes: 0, ..WheelOptions::default() }).unwrap();
         (0..3).for_each(|number| put(&wheel, number));
         let file = wheel.table.iter().next().unwrap();
-        let directory = wheel.read_bounds(file).unwrap();
+        let directory = wheel.read_bounds(&wheel.lanes[0], file).unwrap();
         (3..5).for_each(|number| put(&wheel, number));
         let mut found = Vec::new();
-        wheel.read_entries(file, &directory, |slot, _| found.push(slot.get()));
+        wheel.read_entries(&wheel.lanes[0], file, &directory, |slot, _| found.push(slot.get()));
         assert_eq!((found, directory.entries), (vec![2, 1, 0], 3));
         wheel.close(Duration::from_secs(20));
     }
@@ -348,10 +356,10 @@ mod tests {
         (0..3).for_each(|number| put(&wheel, number));
         let file = wheel.table.iter().next().unwrap();
         let before = faults.count(Call::Load);
-        let directory = wheel.read_bounds(file).unwrap();
+        let directory = wheel.read_bounds(&wheel.lanes[0], file).unwrap();
         let bounds = faults.count(Call::Load);
         let mut found = 0;
-        wheel.read_entries(file, &directory, |_, _| found += 1);
+        wheel.read_entries(&wheel.lanes[0], file, &directory, |_, _| found += 1);
         assert_eq!(found, 3);
         let entries = faults.count(Call::Load);
         wheel.close(Duration::from_secs(20));
@@ -390,7 +398,7 @@ mod tests {
             faults.set(Fault::at(k).sticky().only(&[Call::Load]));
         }
         let before = faults.count(Call::Load);
-        let directory = wheel.read_bounds(wheel.table.iter().next().unwrap()).unwrap();
+        let directory = wheel.read_bounds(&wheel.lanes[0], wheel.table.iter().next().unwrap()).unwrap();
         let loads = faults.count(Call::Load) - before;
         wheel.close(Duration::from_secs(20));
         (directory, loads)
@@ -421,9 +429,7 @@ mod tests {
     /// The first piece of a small file is all of it: a page of a block that could not be read hid the end of the directory.
     #[test]
     fn a_bad_page_costs_what_it_names_and_one_of_a_block_names_nothing() {
-        for (page, entries, unreadable, knows_its_end) in
-            [(1, 3, 0, true), (3, 3, 0, true), (4, 3, 1, false), (14, 3, 1, false), (15, 0, 1, false)]
-        {
+        for (page, entries, unreadable) in [(1, 3, 0), (3, 3, 0), (4, 3, 1), (14, 3, 1), (15, 0, 1)] {
             let source = FaultySource::new(MemoryFileSource::builder().file_size(64 << 10).build().unwrap());
             let faults = source.faults();
             let options = WheelOptions { gather_bytes: 0, ..WheelOptions::default() };
@@ -431,9 +437,8 @@ mod tests {
             (0..3).for_each(|number| put(&wheel, number));
             let file = wheel.table.iter().next().unwrap();
             faults.spoil(file.id(), page * PAGE_SIZE..(page + 1) * PAGE_SIZE);
-            let directory = wheel.read_bounds(file).unwrap();
+            let directory = wheel.read_bounds(&wheel.lanes[0], file).unwrap();
             assert_eq!((directory.entries, directory.unreadable()), (entries, unreadable), "page {page}");
-            assert_eq!(directory.knows_its_end(file.size()), knows_its_end, "page {page}");
             wheel.close(Duration::from_secs(20));
         }
     }

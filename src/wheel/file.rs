@@ -96,7 +96,7 @@ pub(crate) struct BlockFile {
     finished: AtomicU32,
     unstored: AtomicU32,
     live_blocks: AtomicU64,
-    /// Blocks of an earlier run that the index has no place for, and pieces of a directory that could not be read, of a store
+    /// Blocks of an earlier run that the index has no place for, and parts of a directory that could not be read, of a store
     /// that may not forget.
     unfound: AtomicU64,
     live_bytes: AtomicU64,
@@ -318,7 +318,7 @@ impl BlockFile {
 
     /// Something here may not be forgotten, and nobody finds it.
     pub(crate) fn add_unfound(&self) {
-        // Relaxed: as `add_live`; never lowered.
+        // Relaxed: as `add_live`; only the user lowers it.
         self.unfound.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -37,7 +37,7 @@ pub(crate) struct LaneState {
     pub(crate) broken: Option<Failing>,
     /// Whether its keys are found.
     pub(crate) readable: bool,
-    /// Whether some of its blocks are not, until the next opening.
+    /// Whether some of its blocks are not, and may not be forgotten.
     pub(crate) unfound: bool,
 }
 

@@ -56,7 +56,8 @@ impl Knowledge {
         }
     }
 
-    /// Whether it holds blocks that no look-up finds, and which may not be forgotten: until the next opening.
+    /// Whether it holds blocks that no look-up finds, and which may not be forgotten: until the next opening, or until
+    /// the user gives them up.
     pub(crate) fn has_unfound(&self) -> bool {
         // Relaxed: it is set before the search ends, and asked after `known`, whose Acquire orders it where the folder came
         // late; where it was there, a miss proves nothing before the end of the search, whose lock orders it.

@@ -57,7 +57,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16, files: &[FileId]) {
         for next in &files[at + 1..files.len().min(at + 1 + ASKED_AHEAD)] {
             ask_for_directory(wheel.table.file(*next), len);
         }
-        let Some(directory) = wheel.read_bounds(file) else { return };
+        let Some(directory) = wheel.read_bounds(lane, file) else { return };
         wheel.recovery.update(|report| {
             report.skipped.invalid += directory.invalid;
             report.skipped.unreadable += directory.unreadable();
@@ -75,7 +75,7 @@ pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16, files: &[FileId]) {
                 wheel.place_free(lane, &mut ahead);
             }
             let mut batch = Batch { wheel, lane, file, entries: Vec::with_capacity(BATCH) };
-            wheel.read_entries(file, &directory, |slot, entry| batch.add(slot, entry));
+            wheel.read_entries(lane, file, &directory, |slot, entry| batch.add(slot, entry));
             batch.publish();
         }
         if file.has_unfound() {
@@ -140,7 +140,7 @@ impl FileWheel {
             let handed = file.generation();
             let has_room = file.size().fits(directory.next_page, 1, directory.next_slot);
             // Else nobody knows how far it is filled.
-            let is_known = directory.knows_its_end(file.size());
+            let is_known = directory.unreadable() == 0;
             if is_known {
                 file.resume_lap(directory.next_slot, directory.next_page);
                 file.cursor.reset(directory.next_page, directory.next_slot);
