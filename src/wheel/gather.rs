@@ -146,15 +146,12 @@ impl Gather {
         entry: &[u8; Entry::SIZE],
     ) -> io::Result<u64> {
         let start = self.payload_end;
-        let mut at = start;
-        for part in parts {
-            self.buffer.memory.store(at, &[part])?;
-            at += part.len() as u64;
-        }
-        let end = at.next_multiple_of(PAGE_SIZE);
-        self.buffer.memory.store(at, &[padding(at - start)])?;
+        let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        let end = (start + len).next_multiple_of(PAGE_SIZE);
         let entries_start = self.entries_start - Entry::SIZE as u64;
-        self.buffer.memory.store(entries_start, &[entry])?;
+        self.copy(start, parts)?;
+        self.copy(start + len, &[padding(len)])?;
+        self.copy(entries_start, &[entry])?;
 
         if end > start {
             match self.payloads.last_mut() {
@@ -176,6 +173,18 @@ impl Gather {
         self.entries_start = entries_start;
         self.slots.push(slot);
         Ok(start)
+    }
+
+    /// Copies parts to a place in the buffer that nothing was copied to before.
+    fn copy(&mut self, at: u64, parts: &[&[u8]]) -> io::Result<()> {
+        let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        if at < self.payload_end || at + len > self.entries_start {
+            return Err(io::Error::other("a part of a gathered block lies outside of what is free"));
+        }
+        // SAFETY: nobody else stores, as `self` is exclusive and alone fills its buffer, which nobody else held when it was
+        // opened; nobody reads these bytes, as records name only what ends before `payload_end`, which was just checked
+        // (invariant 1).
+        unsafe { self.buffer.memory.store_unshared(at, parts) }
     }
 
     /// Hands each run to `store`: all payloads before the first entry.

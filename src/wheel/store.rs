@@ -307,15 +307,18 @@ impl FileWheel {
                 let mut refused = Vec::new();
                 let mut pending = file.pending.lock();
                 for slot in gather.slots() {
-                    let record = pending.get(*slot);
-                    if matches!(record, Some(Record::Gathered(Gathered { refused: true, .. }))) {
-                        refused.push(*slot);
-                    }
-                    let kind = record.map_or(BlockKind::Content, Record::kind);
-                    file.slots.set(*slot, final_state(kind));
-                    file.slots.mark(*slot, slots::WARM);
-                    if let Some(Record::Gathered(Gathered { hides: Some(hides), .. })) = pending.remove(*slot) {
-                        hides.forget();
+                    let record = pending.take_after(*slot, |record| {
+                        let kind = record.map_or(BlockKind::Content, Record::kind);
+                        file.slots.set(*slot, final_state(kind));
+                        file.slots.mark(*slot, slots::WARM);
+                    });
+                    if let Some(Record::Gathered(gathered)) = record {
+                        if gathered.refused {
+                            refused.push(*slot);
+                        }
+                        if let Some(hides) = gathered.hides {
+                            hides.forget();
+                        }
                     }
                 }
                 drop(pending);
