@@ -30,8 +30,8 @@ pub enum WriteError {
     },
     /// The store may not forget anything, and what it holds leaves too little space in the files: remove blocks, or give it
     /// more files. Where removing makes no room, not all of an earlier run was found
-    /// ([`LaneHealth::unfound`](crate::LaneHealth::unfound)), and [`forget_unfound`](crate::Scratch::forget_unfound) does. This
-    /// block was not stored; of a batch others may be.
+    /// ([`LaneHealth::unfound`](crate::LaneHealth::unfound)), and [`forget_unfound`](crate::Scratch::forget_unfound) lets
+    /// files make room again. This block was not stored; of a batch others may be.
     ///
     /// Or the index has no place for the block: with
     /// [`OnFull::Recycle`](crate::OnFull::Recycle) if many more blocks are there than were expected, and this one is older than

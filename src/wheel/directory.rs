@@ -59,9 +59,9 @@ impl Directory {
         self.entries == 0 && self.lost.is_empty()
     }
 
-    /// Whether a page that cannot be read could be at first, and may name something.
-    fn misses_now(&self, page: u64) -> bool {
-        page >= u64::from(self.next_page) * PAGE_SIZE && !self.lost.contains(&page)
+    /// Whether a page that cannot be read now names something in a file of this size, and could be read at first.
+    fn misses_now(&self, page: u64, size: u64) -> bool {
+        page + PAGE_SIZE > size - self.len() && !self.lost.contains(&page)
     }
 
     /// How many pages, or whole pieces, could not be read.
@@ -207,7 +207,7 @@ impl FileWheel {
                 let loaded = self.load_piece(file, start, &mut buffer, BAD_PAGES);
                 let lost = match &loaded {
                     Loaded::All => 0,
-                    Loaded::But(pages) => pages.iter().filter(|page| directory.misses_now(**page)).count() as u64,
+                    Loaded::But(pages) => pages.iter().filter(|page| directory.misses_now(**page, size)).count() as u64,
                     Loaded::Nothing => 1,
                 };
                 // What is older is handed on after that.
@@ -441,5 +441,47 @@ mod tests {
             assert_eq!((directory.entries, directory.unreadable()), (entries, unreadable), "page {page}");
             wheel.close(Duration::from_secs(20));
         }
+    }
+
+    /// How many entries are handed on of a directory that is too large to be kept, of which a page is bad when its bounds are
+    /// read, and one when its entries are; and how often that is counted.
+    fn read_twice(bad: [Option<u64>; 2]) -> (u64, u64) {
+        const SIZE: u64 = 4 << 20;
+        const BLOCKS: u64 = 20_000;
+        let source = FaultySource::new(MemoryFileSource::builder().file_size(SIZE).build().unwrap());
+        let faults = source.faults();
+        let options = WheelOptions { gather_bytes: 0, ..WheelOptions::default() };
+        let wheel = FileWheel::open(Arc::new(source), options).unwrap();
+        let (realm, kind, parts) = (Realm::DEFAULT, BlockKind::Named, [&[][..]]);
+        for number in 0..BLOCKS {
+            let (key, hash) = (BlockHash::from_u128(number.into()), BlockHash::of(b""));
+            wheel.store_block(&NewBlock { realm, key, kind, hash, parts: &parts, len: 0 }, &wheel.deadline()).unwrap();
+        }
+        let file = wheel.table.iter().next().unwrap();
+        let spoil = |page: Option<u64>| {
+            let end = page.map_or(0, |page| SIZE - page * PAGE_SIZE);
+            faults.spoil(file.id(), end.saturating_sub(PAGE_SIZE)..end);
+        };
+        spoil(bad[0]);
+        let directory = wheel.read_bounds(&wheel.lanes[0], file).unwrap();
+        spoil(bad[1]);
+        let mut found = 0;
+        wheel.read_entries(&wheel.lanes[0], file, &directory, |_, _| found += 1);
+        let counted = wheel.recovery.snapshot().report.skipped.unreadable;
+        wheel.close(Duration::from_secs(20));
+        (found, directory.unreadable() + counted)
+    }
+
+    /// The same page counts once, and one that was read and held nothing does not count at all.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many blocks to interpret")]
+    fn a_page_that_is_bad_at_both_looks_is_counted_once() {
+        // Entry 20,000 lies on page 312.
+        assert_eq!(read_twice([None, None]), (20_000, 0));
+        assert_eq!(read_twice([Some(300), Some(300)]), (20_000 - 64, 1));
+        assert_eq!(read_twice([Some(300), None]), (20_000, 1));
+        assert_eq!(read_twice([None, Some(300)]), (20_000 - 64, 1));
+        assert_eq!(read_twice([None, Some(312)]), (20_000 - 32, 1));
+        assert_eq!(read_twice([None, Some(313)]), (20_000, 0));
     }
 }

@@ -175,15 +175,15 @@ impl Gather {
         Ok(start)
     }
 
-    /// Copies parts to a place in the buffer that nothing was copied to before.
+    /// Copies parts to a place in the buffer that no record and no run names.
     fn copy(&mut self, at: u64, parts: &[&[u8]]) -> io::Result<()> {
         let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
         if at < self.payload_end || at + len > self.entries_start {
             return Err(io::Error::other("a part of a gathered block lies outside of what is free"));
         }
         // SAFETY: nobody else stores, as `self` is exclusive and alone fills its buffer, which nobody else held when it was
-        // opened; nobody reads these bytes, as records name only what ends before `payload_end`, which was just checked
-        // (invariant 1).
+        // opened; nobody reads these bytes, as records name only what ends at `payload_end` or before (invariant 1), and
+        // entries are read by `store_runs` only; both bounds were just checked.
         unsafe { self.buffer.memory.store_unshared(at, parts) }
     }
 

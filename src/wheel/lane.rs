@@ -33,8 +33,7 @@ pub(crate) struct Lane {
     active: AtomicU16,
     /// The generation that dies next; those below it are dying or dead. 0 while nothing has to make room.
     victim: AtomicU64,
-    /// Generation of the newest file in which the store of a tombstone, or of a block with a name, failed: it may be on
-    /// the disk nevertheless.
+    /// Generation of the newest file that may hold an entry which nobody knows of (`doubt`).
     doubted: AtomicU64,
     tombstones_only: AtomicBool,
     /// What a miss in it proves.
@@ -136,7 +135,8 @@ impl Lane {
         generation <= self.doubted.load(Ordering::Acquire)
     }
 
-    /// From now on what lies in files up to this generation, in which such a store failed or a block is bad, is in doubt.
+    /// From now on what lies in files up to this generation is in doubt: in that one the store of a tombstone, or of a block
+    /// with a name, has failed, and may be on the disk nevertheless; or a block is bad, or a page of the directory cannot be read.
     pub(crate) fn doubt(&self, generation: u64) {
         self.doubted.fetch_max(generation, Ordering::Release);
     }

@@ -149,7 +149,7 @@ pub enum OnFull {
     Recycle,
     /// The oldest file makes room only once it holds no live block (all of them were removed or replaced): until then
     /// writes fail with [`WriteError::Full`](crate::WriteError::Full), while removing goes on to work: one file of the
-    /// lane is kept for it, also after the disk has failed in it. Should it have no room left, or its directory be
+    /// lane is kept for it, also after the disk has failed in it. Should it have no room left, or any page of its directory be
     /// unreadable, removing from a full lane fails too, until the store is opened with more files or with `Recycle`.
     ///
     /// A file also stays if something of it was not found at the opening: the index had no memory for a block, or a page of its

@@ -41,7 +41,7 @@ pub(crate) struct Faults {
     #[cfg(not(loom))]
     payloads_of: Mutex<Option<FileId>>,
     #[cfg(not(loom))]
-    bad: Mutex<Option<(FileId, Range<u64>)>>,
+    bad: Mutex<Option<(FileId, Range<u64>, Errno)>>,
 }
 
 impl Faults {
@@ -143,20 +143,25 @@ impl Faults {
     /// From now on no load of this file may touch these bytes.
     #[cfg(not(loom))]
     pub(crate) fn spoil(&self, file: FileId, bytes: Range<u64>) {
-        *self.bad.lock() = Some((file, bytes));
+        self.spoil_with(file, bytes, Errno::Io);
+    }
+
+    /// The same, with another error than that of a bad sector.
+    #[cfg(not(loom))]
+    pub(crate) fn spoil_with(&self, file: FileId, bytes: Range<u64>, errno: Errno) {
+        *self.bad.lock() = Some((file, bytes, errno));
     }
 
     /// An error if that is what this load does.
     #[cfg(not(loom))]
     pub(super) fn meet_bad(&self, file: FileId, offset: u64, len: usize) -> io::Result<()> {
-        let bad = self.bad.lock();
         let touches = |bytes: &Range<u64>| offset < bytes.end && bytes.start < offset + len as u64;
-        if !bad.as_ref().is_some_and(|(of, bytes)| *of == file && touches(bytes)) {
+        let Some((_, _, errno)) = self.bad.lock().clone().filter(|(of, bytes, _)| *of == file && touches(bytes)) else {
             return Ok(());
-        }
+        };
         // Relaxed: as in `meet`.
         self.failed[Call::Load as usize].fetch_add(1, Ordering::Relaxed);
-        Err(Errno::Io.error())
+        Err(errno.error())
     }
 
     /// Counts a call in a folder, or in all; an error if it is one that fails.
