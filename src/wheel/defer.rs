@@ -13,10 +13,11 @@ use crate::error::WriteError;
 use crate::sync::Arc;
 use crate::wheel::FileWheel;
 use crate::wheel::budget::Charge;
+use crate::wheel::deadline::Deadline;
 use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
 use crate::wheel::pace::PATIENCE;
-use crate::wheel::pending::{Closure, Deadline, Deferred, Record};
+use crate::wheel::pending::{Closure, Deferred, Record};
 use crate::wheel::publish::Outcome;
 use crate::wheel::reserve::{Purpose, Reservation};
 use crate::wheel::slots::State;
@@ -125,7 +126,7 @@ impl FileWheel {
                 return Err(WriteError::Closed);
             }
             if !ran {
-                self.turned.wait_until(&mut self.turn.lock(), deadline.at.min(Instant::now() + LOOK_AGAIN));
+                self.turned.wait_until(&mut self.turn.lock(), deadline.at().min(Instant::now() + LOOK_AGAIN));
             }
         }
     }

@@ -23,11 +23,12 @@ use crate::error::ReadError;
 use crate::index::Candidates;
 use crate::planted;
 use crate::sync::Arc;
+use crate::wheel::deadline::Deadline;
 use crate::wheel::file::BlockFile;
 use crate::wheel::gather::GatherBuffer;
 use crate::wheel::known::Known;
 use crate::wheel::lend::FilePin;
-use crate::wheel::pending::{Deadline, Record};
+use crate::wheel::pending::Record;
 use crate::wheel::pin::PinError;
 use crate::wheel::run::Completion;
 use crate::wheel::slots::{self, State};
@@ -83,22 +84,6 @@ enum Deeper<'a> {
     Nothing,
 }
 
-/// Begins to run at the first wait: a read that does not wait does not look at the clock.
-pub(crate) struct LazyDeadline<'a> {
-    wheel: &'a FileWheel,
-    deadline: Option<Deadline>,
-}
-
-impl<'a> LazyDeadline<'a> {
-    pub(crate) fn new(wheel: &'a FileWheel) -> Self {
-        Self { wheel, deadline: None }
-    }
-
-    pub(crate) fn get(&mut self) -> &Deadline {
-        self.deadline.get_or_insert_with(|| self.wheel.deadline())
-    }
-}
-
 impl FileWheel {
     /// Finds a block and lends its bytes.
     pub(crate) fn find(&self, realm: Realm, key: BlockHash) -> Result<Lent<'_>, ReadError> {
@@ -134,13 +119,13 @@ impl FileWheel {
     }
 
     fn find_block(&self, hash: KeyHash, realm: Realm, key: BlockHash, verify: Verify) -> Result<Lent<'_>, ReadError> {
-        let mut deadline = LazyDeadline::new(self);
+        let deadline = self.deadline();
         let mut looked_again = false;
         loop {
             let asked = self.index.candidates(hash);
             let mut unreadable = None;
             for address in asked {
-                let candidate = self.candidate(hash, address, realm, key, verify, &mut deadline);
+                let candidate = self.candidate(hash, address, realm, key, verify, &deadline);
                 // Hazard 14: a read that fails costs the block.
                 if planted::is(14) && matches!(candidate, Err(ReadError::Io(_))) {
                     self.unpublish(hash, address, None);
@@ -155,7 +140,7 @@ impl FileWheel {
             }
             // Hazard 57: what has no place in the first table is not looked for.
             if self.index.has_grown() && !planted::is(57) {
-                match self.find_deeper(hash, (realm, key), verify, &mut deadline) {
+                match self.find_deeper(hash, (realm, key), verify, &deadline) {
                     Deeper::Found(lent) => return Ok(lent),
                     Deeper::Removed => return Err(ReadError::Missing { realm, hash: key }),
                     Deeper::Unreadable(error) => unreadable = Some(error),
@@ -183,7 +168,7 @@ impl FileWheel {
         hash: KeyHash,
         (realm, key): (Realm, BlockHash),
         verify: Verify,
-        deadline: &mut LazyDeadline<'_>,
+        deadline: &Deadline,
     ) -> Deeper<'_> {
         let (mut asked, mut unreadable) = (Vec::new(), None);
         for address in self.index.deeper_candidates(hash) {
@@ -226,7 +211,7 @@ impl FileWheel {
         realm: Realm,
         key: BlockHash,
         verify: Verify,
-        deadline: &mut LazyDeadline<'_>,
+        deadline: &Deadline,
     ) -> Result<Candidate<'a>, ReadError> {
         let slot = address.slot();
         let Some(file) = self.table.get(address.file()) else { return Ok(Candidate::Gone) };
@@ -294,12 +279,12 @@ impl FileWheel {
                             let (buffer, start, len) = (block.buffer, block.start, block.len);
                             return Ok(Candidate::Found(Lent::Gathered { buffer, start, len }));
                         }
-                        Some(Record::Deferred(deferred)) => match self.complete(&deferred, deadline.get()) {
+                        Some(Record::Deferred(deferred)) => match self.complete(&deferred, deadline) {
                             Completion::Done => {}
                             Completion::Failed(reason) => {
                                 return Err(ReadError::Failed { realm, hash: key, reason });
                             }
-                            Completion::Busy => return Err(ReadError::Busy { waited: deadline.get().waited() }),
+                            Completion::Busy => return Err(ReadError::Busy { waited: deadline.waited() }),
                         },
                     }
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::sync::Arc;
 use crate::wheel::FileWheel;
-use crate::wheel::pending::Deadline;
+use crate::wheel::deadline::Deadline;
 use crate::wheel::run::Completion;
 use crate::wheel::work::Work;
 

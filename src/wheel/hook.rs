@@ -20,8 +20,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::os::Process;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, has_ended, thread};
+use crate::wheel::deadline::Deadline;
 use crate::wheel::event::Event;
-use crate::wheel::pending::Deadline;
 
 /// Most events that wait for the hook; later ones are dropped and counted.
 pub(crate) const MAX_WAITING: usize = if cfg!(loom) { 2 } else { 4096 };

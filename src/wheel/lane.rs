@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use crate::block::FileId;
 use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+use crate::wheel::deadline::Deadline;
 use crate::wheel::gather::{Gather, GatherBuffer};
 use crate::wheel::known::Knowledge;
-use crate::wheel::pending::Deadline;
 use crate::wheel::work::Queue;
 
 /// Most gather buffers of a lane that are being stored at once; one more is being filled.
@@ -174,7 +174,7 @@ impl Lane {
             if deadline.has_passed() || self.has_fallen() {
                 return None;
             }
-            self.stored.wait_until(&mut slot, deadline.at);
+            self.stored.wait_until(&mut slot, deadline.at());
         }
         Some(slot)
     }
@@ -217,7 +217,7 @@ impl Lane {
         let until = slot.next_ticket;
         while slot.outstanding.first().is_some_and(|first| *first < until) {
             // The buffers of others come back soon, those of a thread that has panicked never.
-            let end = if self.has_fallen() { deadline.at.min(deadline.began + PATIENCE) } else { deadline.at };
+            let end = if self.has_fallen() { deadline.at().min(deadline.began() + PATIENCE) } else { deadline.at() };
             if Instant::now() >= end {
                 return false;
             }

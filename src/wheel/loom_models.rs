@@ -3,13 +3,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, FileId, FileSize, KeyHash, PAGE_LEN, PAGE_SIZE, Realm, Slot};
 use crate::index::{BlockIndex, Published, Room, View};
 use crate::storage::MemoryFileSource;
 use crate::sync::atomic::{AtomicU32, Ordering, fence};
 use crate::sync::{Arc, Mutex, thread};
+use crate::wheel::deadline::Deadline;
 use crate::wheel::file::{BlockFile, FileTable};
 use crate::wheel::gather::Gather;
 use crate::wheel::lane::{Lane, Outstanding};
@@ -420,7 +421,7 @@ fn whoever_waits_for_a_buffer_to_be_stored_is_woken() {
         let storer = shared.spawn(Shared::store);
         // As a flush does. There is no clock here: a wake-up that is lost is a deadlock.
         shared.store();
-        let deadline = crate::wheel::pending::Deadline { began: Instant::now(), at: far_away() };
+        let deadline = Deadline::after(Duration::from_hours(1));
         assert!(shared.rest.lane.wait_for_outstanding(&deadline));
         assert!(shared.is_on_disk(1));
         storer.join().unwrap();
@@ -438,12 +439,8 @@ fn a_buffer_that_is_handed_over_is_stored_once_also_when_the_flusher_is_told_to_
         }
         shared.rest.lane.stop();
         flusher.join().unwrap();
-        let deadline = crate::wheel::pending::Deadline { began: Instant::now(), at: Instant::now() };
+        let deadline = Deadline::after(Duration::ZERO);
         assert!(shared.rest.lane.wait_for_outstanding(&deadline));
         assert!(shared.is_on_disk(1) && shared.is_on_disk(2));
     });
-}
-
-fn far_away() -> Instant {
-    Instant::now() + std::time::Duration::from_secs(3600)
 }

@@ -12,7 +12,7 @@
 //! | `residency`, `regions` | how blocks come into memory, and how much of them stays |
 //! | `verify` | whether stored bytes are those that were written, and what a reader is told if not |
 //! | `turn` | what each lane has: files that are filled, handed out, sealed, or die next |
-//! | `room` | room for a writer: in the active file, or in the next one, which it waits for |
+//! | `room`, `deadline` | room for a writer: in the active file, or in the next one, which it waits for; until when |
 //! | `keeper`, `recycle` | the background life of files |
 //! | `syncer`, `write_back`, `pieces` | the way of what was stored to the device |
 //! | `tempo`, `pace` | how early a file makes room, and how far writers run ahead of the device |
@@ -38,6 +38,7 @@ mod budget;
 mod copied;
 mod counters;
 mod cursor;
+mod deadline;
 mod defer;
 mod directory;
 mod event;
@@ -104,6 +105,7 @@ use crate::sync::{Arc, Condvar, Mutex, thread};
 
 pub(crate) use self::copied::Copied;
 pub(crate) use self::counters::{Counters, Failures};
+pub(crate) use self::deadline::Deadline;
 pub use self::event::{Event, WaitCause};
 pub(crate) use self::failing::Unready;
 pub(crate) use self::file::FileTable;
@@ -111,7 +113,7 @@ pub(crate) use self::find::Lent;
 pub(crate) use self::health::LaneState;
 pub(crate) use self::hook::HookOption;
 pub(crate) use self::lend::OwnedPin;
-pub(crate) use self::pending::{Closure, Deadline};
+pub(crate) use self::pending::Closure;
 pub use self::progress::{Recovery, RecoveryReport, Skipped};
 pub(crate) use self::publish::BlockView;
 #[cfg(all(test, not(loom)))]
@@ -318,7 +320,7 @@ impl FileWheel {
 
     /// A deadline for a wait that begins now.
     pub(crate) fn deadline(&self) -> Deadline {
-        Deadline::after(self.options.wait_timeout)
+        Deadline::of(self.options.wait_timeout)
     }
 
     /// Bytes of closures that have not run yet.

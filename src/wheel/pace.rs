@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use crate::block::PAGE_SIZE;
 use crate::sync::MutexGuard;
 use crate::wheel::FileWheel;
+use crate::wheel::deadline::Deadline;
 use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
-use crate::wheel::pending::Deadline;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
 
@@ -62,7 +62,7 @@ impl FileWheel {
         self.wake_keepers();
         let began = Instant::now();
         // What the call still has to do needs time, too.
-        let end = began + patience.min(deadline.at.saturating_duration_since(began) / 2);
+        let end = began + patience.min(deadline.at().saturating_duration_since(began) / 2);
         if end <= began || !self.is_too_far(&turn, lane) {
             return patience;
         }

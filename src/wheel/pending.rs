@@ -17,7 +17,7 @@
 
 use std::collections::hash_map;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
@@ -34,8 +34,8 @@ pub(crate) type Closure = Box<dyn FnOnce(&mut [u8]) + Send>;
 /// The records of one file.
 #[derive(Debug, Default)]
 pub(crate) struct PendingTable {
-    /// Slots are numbered by the store, so nobody can have them crowd: each block that is gathered is put in, found and
-    /// taken out, and the default hash of a map was a tenth of what that costs beside its bytes.
+    /// Each block that is gathered is put in, found and taken out. Slots are numbered by the store, so nobody can have them
+    /// crowd, and their hash needs no secret.
     records: FxHashMap<Slot, Record>,
 }
 
@@ -402,31 +402,5 @@ impl fmt::Debug for Deferred {
             .field("address", &self.address)
             .field("len", &self.len)
             .finish_non_exhaustive()
-    }
-}
-
-/// When a wait that begins now has to end.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    pub(crate) began: Instant,
-    pub(crate) at: Instant,
-}
-
-impl Deadline {
-    pub(crate) fn after(timeout: Duration) -> Self {
-        // Its clock counts steps, of which hashing a long block takes a million.
-        let timeout = if cfg!(miri) { timeout.saturating_mul(1000) } else { timeout };
-        let began = Instant::now();
-        // A timeout beyond what the clock can name is a year: nobody waits longer.
-        let at = began.checked_add(timeout).unwrap_or_else(|| began + Duration::from_hours(365 * 24));
-        Self { began, at }
-    }
-
-    pub(crate) fn has_passed(&self) -> bool {
-        Instant::now() >= self.at
-    }
-
-    pub(crate) fn waited(&self) -> Duration {
-        self.began.elapsed()
     }
 }

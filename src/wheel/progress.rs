@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::block::FileId;
 use crate::error::IoError;
 use crate::sync::{Condvar, Mutex};
-use crate::wheel::pending::Deadline;
+use crate::wheel::deadline::Deadline;
 
 /// What was found of an earlier run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,7 +187,7 @@ impl RecoveryState {
             if deadline.has_passed() {
                 return Err(Unrecovered::NotYet);
             }
-            self.completed.wait_until(&mut progress, deadline.at);
+            self.completed.wait_until(&mut progress, deadline.at());
         }
         Ok(progress.report.clone())
     }

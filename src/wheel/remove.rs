@@ -3,8 +3,8 @@
 
 use crate::block::{BlockAddress, BlockHash, BlockKind, KeyHash, Realm};
 use crate::error::{ReadError, WriteError};
+use crate::wheel::deadline::Deadline;
 use crate::wheel::lane::Lane;
-use crate::wheel::pending::Deadline;
 use crate::wheel::store::NewBlock;
 use crate::wheel::{BlockView, FileWheel};
 

@@ -14,10 +14,10 @@ use crate::error::{IoError, WriteError};
 use crate::planted;
 use crate::sync::MutexGuard;
 use crate::wheel::cursor::NoRoom;
+use crate::wheel::deadline::Deadline;
 use crate::wheel::event::WaitCause;
 use crate::wheel::file::BlockFile;
 use crate::wheel::lane::Lane;
-use crate::wheel::pending::Deadline;
 use crate::wheel::reserve::{Purpose, Reservation};
 use crate::wheel::state::FileState;
 use crate::wheel::turn::{Searched, Turn};
@@ -172,7 +172,7 @@ impl FileWheel {
             let ran = self.run_one_queued(lane, deadline);
             turn = self.turn.lock();
             if !ran && !self.hand_out(&mut turn, lane, purpose) {
-                self.turned.wait_until(&mut turn, deadline.at.min(Instant::now() + LOOK_AGAIN));
+                self.turned.wait_until(&mut turn, deadline.at().min(Instant::now() + LOOK_AGAIN));
             }
         }
     }

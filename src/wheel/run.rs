@@ -17,9 +17,10 @@ use crate::planted;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::wheel::FileWheel;
+use crate::wheel::deadline::Deadline;
 use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
-use crate::wheel::pending::{Closure, Deadline, Deferred};
+use crate::wheel::pending::{Closure, Deferred};
 use crate::wheel::reserve::Reservation;
 use crate::wheel::slots::State;
 use crate::wheel::staging::StagingBuffer;
@@ -97,14 +98,14 @@ impl FileWheel {
             return true;
         }
         let began = Instant::now();
-        let awake = deferred.wait(deadline.at);
+        let awake = deferred.wait(deadline.at());
         self.tell_wait(self.lane_of(self.key_hash(deferred.realm, deferred.key)), WaitCause::Block, began);
         awake
     }
 
     fn staging_for(&self, deferred: &Deferred, deadline: &Deadline) -> Option<StagingBuffer<'_>> {
         let began = Instant::now();
-        let staging = self.staging.acquire(deferred.len as usize, deadline.at);
+        let staging = self.staging.acquire(deferred.len as usize, deadline.at());
         self.tell_wait(self.lane_of(self.key_hash(deferred.realm, deferred.key)), WaitCause::Staging, began);
         staging
     }

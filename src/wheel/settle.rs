@@ -7,9 +7,10 @@ use crate::error::{FailedClosure, FlushError, IoError, WriteError};
 use crate::planted;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, has_ended};
+use crate::wheel::deadline::Deadline;
 use crate::wheel::file::BlockFile;
 use crate::wheel::lend::FilePin;
-use crate::wheel::pending::{Deadline, Deferred};
+use crate::wheel::pending::Deferred;
 use crate::wheel::pin::PinWord;
 use crate::wheel::run::Completion;
 use crate::wheel::state::FileState;
@@ -311,7 +312,7 @@ impl FileWheel {
     fn wait_for_threads(&self, deadline: &Deadline) -> bool {
         let mut turn = self.turn.lock();
         while turn.running > 0 && !deadline.has_passed() {
-            self.turned.wait_until(&mut turn, deadline.at);
+            self.turned.wait_until(&mut turn, deadline.at());
         }
         turn.running == 0
     }

@@ -7,12 +7,13 @@ use crate::block::{BlockHash, BlockKind, Entry, FileSize, KeyHash, PAGE_SIZE, Re
 use crate::error::{FailedClosure, WriteError};
 use crate::sync::atomic::{Ordering, fence};
 use crate::sync::{Arc, MutexGuard};
+use crate::wheel::deadline::Deadline;
 use crate::wheel::event::WaitCause;
 use crate::wheel::file::BlockFile;
 use crate::wheel::gather::Gather;
 use crate::wheel::lane::{GatherSlot, Lane, Outstanding};
 use crate::wheel::pace::PATIENCE;
-use crate::wheel::pending::{Deadline, Gathered, Hides, Record};
+use crate::wheel::pending::{Gathered, Hides, Record};
 use crate::wheel::publish::Outcome;
 use crate::wheel::reserve::{Purpose, Reservation};
 use crate::wheel::slots::{self, State};

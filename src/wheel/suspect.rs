@@ -175,7 +175,7 @@ mod tests {
     use crate::storage::{FileSource, MemoryFileSource};
     use crate::sync::Arc;
     use crate::wheel::WheelOptions;
-    use crate::wheel::pending::Deadline;
+    use crate::wheel::deadline::Deadline;
     use crate::wheel::reserve::Purpose;
 
     const ONE: Option<FileId> = FileId::new(1);

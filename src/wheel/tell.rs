@@ -16,10 +16,10 @@ use crate::block::{BlockAddress, BlockHash, FileId, KeyHash, Realm};
 use crate::error::{FailedClosure, IoError, WriteError};
 use crate::sync::thread;
 use crate::wheel::FileWheel;
+use crate::wheel::deadline::Deadline;
 use crate::wheel::event::{Event, WaitCause};
 use crate::wheel::failing::{Failing, Unready};
 use crate::wheel::lane::Lane;
-use crate::wheel::pending::Deadline;
 use crate::wheel::slots;
 use crate::wheel::turn::Turn;
 

@@ -228,7 +228,7 @@ mod tests {
         }
         lane.leave(gathered);
         wheel.contain(Role::Flusher, 0, |_| panic!("as the test asks"));
-        assert!(lane.wait_for_outstanding(&crate::wheel::pending::Deadline::after(Duration::ZERO)));
+        assert!(lane.wait_for_outstanding(&crate::wheel::deadline::Deadline::after(Duration::ZERO)));
         assert_eq!(wheel.close(Duration::from_secs(20)).unstored, 0);
     }
 

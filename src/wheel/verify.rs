@@ -18,9 +18,9 @@ use std::time::Instant;
 
 use crate::block::{BlockAddress, BlockHasher, Entry, KeyHash, Slot};
 use crate::error::ReadError;
+use crate::wheel::deadline::Deadline;
 use crate::wheel::event::WaitCause;
 use crate::wheel::file::BlockFile;
-use crate::wheel::find::LazyDeadline;
 use crate::wheel::lend::FilePin;
 use crate::wheel::slots::State;
 use crate::wheel::{Copied, FileWheel};
@@ -99,7 +99,7 @@ impl FileWheel {
         slot: Slot,
         entry: &Entry,
         compare: Compare,
-        deadline: &mut LazyDeadline<'_>,
+        deadline: &Deadline,
     ) -> Result<(), ReadError> {
         let file = pin.file();
         if file.slots.swap_from(slot, State::Unverified, State::Verifying).is_err() {
@@ -130,14 +130,13 @@ impl FileWheel {
         result
     }
 
-    fn wait_for_verification(file: &BlockFile, slot: Slot, deadline: &mut LazyDeadline<'_>) -> Result<(), ReadError> {
+    fn wait_for_verification(file: &BlockFile, slot: Slot, deadline: &Deadline) -> Result<(), ReadError> {
         let mut pending = file.pending.lock();
         while file.slots.get(slot) == State::Verifying {
-            let deadline = deadline.get();
             if deadline.has_passed() {
                 return Err(ReadError::Busy { waited: deadline.waited() });
             }
-            file.verified.wait_until(&mut pending, deadline.at);
+            file.verified.wait_until(&mut pending, deadline.at());
         }
         if file.slots.get(slot) == State::Bad {
             return Err(ReadError::Corrupted { address: file.address(slot) });
@@ -237,8 +236,8 @@ impl FileWheel {
                 if let (Some(range), Ok(memory)) = (entry.payload(file.size(), slot), file.memory()) {
                     memory.will_need(range);
                 }
-                let mut deadline = LazyDeadline::new(self);
-                match self.verify(hash, &pin, slot, &entry, Compare::ThroughFile, &mut deadline) {
+                let deadline = self.deadline();
+                match self.verify(hash, &pin, slot, &entry, Compare::ThroughFile, &deadline) {
                     Ok(()) => Some(true),
                     Err(ReadError::Corrupted { .. }) => Some(false),
                     Err(_) => None,

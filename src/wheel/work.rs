@@ -165,8 +165,8 @@ mod tests {
 
     use super::*;
     use crate::block::{FileSize, Slot};
+    use crate::wheel::deadline::Deadline;
     use crate::wheel::gather::Gather;
-    use crate::wheel::pending::Deadline;
 
     /// The flusher's next work is to store a buffer.
     fn is_to_store(lane: &Lane) -> bool {
