@@ -28,7 +28,7 @@ impl Scratch {
     /// `write` gets exactly `len` zeroed bytes and must fill them with the bytes of `hash`, which is checked. It runs
     /// at most once, on a thread of the store or of whoever reads, writes, flushes or closes; a call of it back into
     /// the store gets `Reentrant`. If it panics or writes other bytes, the block is missing again: the reader that
-    /// waits for it gets [`ReadError::Failed`](crate::ReadError::Failed), the next [`flush`](Self::flush) says so, and
+    /// waits for it gets [`ReadError::Failed`], the next [`flush`](Self::flush) says so, and
     /// [`stats`](Self::stats) counts it. Content that is there and was verified is not written again: the closure is
     /// dropped unrun.
     ///
