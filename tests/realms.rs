@@ -134,11 +134,11 @@ fn a_million_foreign_pairs_find_nothing_on_any_path_before_and_after_a_restart()
             }
         }
     }
-    let pairs: Vec<(Realm, Vec<BlockHash>)> = foreign_pairs(&blocks, 1_000_000)
-        .into_iter()
-        .map(|(realm, keys)| (realm, keys.into_iter().collect()))
-        .collect();
-    assert_eq!(pairs.iter().map(|(_, keys)| keys.len()).sum::<usize>(), 1_000_000);
+    // Fewer where they were tried before.
+    let count = std::env::var("SCRATCHSPACE_FOREIGN_PAIRS").map_or(1_000_000, |count| count.parse().unwrap());
+    let pairs: Vec<(Realm, Vec<BlockHash>)> =
+        foreign_pairs(&blocks, count).into_iter().map(|(realm, keys)| (realm, keys.into_iter().collect())).collect();
+    assert_eq!(pairs.iter().map(|(_, keys)| keys.len()).sum::<usize>(), count);
     let owners: BTreeSet<Realm> = blocks.keys().map(|(realm, _)| *realm).collect();
     let strangers: BTreeSet<Realm> =
         pairs.iter().map(|(realm, _)| *realm).filter(|realm| !owners.contains(realm)).take(20).collect();
