@@ -257,3 +257,53 @@ fn until(what: &str, is_so: impl FnMut() -> bool) {
         thread::sleep(MILLISECOND);
     }
 }
+
+/// At which page a block of one file is expected before its entry is read, and at which it is.
+fn expected_and_found(scratch: &Scratch, hash: BlockHash) -> (Option<u64>, u64) {
+    let wheel = scratch.wheel();
+    let address = wheel.index.all_candidates(wheel.key_hash(Realm::DEFAULT, hash)).next().unwrap();
+    let (file, slot) = (wheel.table.file(address.file()), address.slot());
+    let page = file.pin().unwrap().load_entry(slot).unwrap().unwrap().page;
+    (file.stride.page_of(slot), page.into())
+}
+
+#[test]
+fn blocks_of_one_length_are_expected_where_they_are_however_they_were_written_in_each_lap_and_run() {
+    let files = MemoryFileSource::builder().files_per_folder(3).file_size(64 << 10).build().unwrap();
+    let block = |number: u8, len: usize| vec![number; len];
+    // All blocks of two pages, gathered or not, or all of three.
+    let write = |scratch: &Scratch, number: u8, pages: usize| {
+        let len = 4096 * (pages - 1) + 1;
+        let one = scratch.put(Realm::DEFAULT, &block(number, len)).unwrap();
+        let others = [number + 1, number + 2].map(|number| block(number, len));
+        let others = scratch.put_many(Realm::DEFAULT, &others.each_ref().map(Vec::as_slice)).unwrap();
+        let bytes = block(number + 3, len);
+        let hash = BlockHash::of(&bytes);
+        let fill = move |to: &mut [u8]| to.copy_from_slice(&bytes);
+        scratch.write(Realm::DEFAULT, hash, len, fill).unwrap();
+        scratch.flush().unwrap();
+        let all = [one].into_iter().chain(others).chain([hash]).collect::<Vec<_>>();
+        for hash in &all {
+            let (expected, found) = expected_and_found(scratch, *hash);
+            assert_eq!(expected, Some(found), "block of {pages} pages");
+        }
+        all
+    };
+    let scratch = Scratch::open(files.clone()).unwrap();
+    let of_two = write(&scratch, 0, 2);
+    scratch.wheel().seal_active();
+    write(&scratch, 10, 3);
+    drop(scratch);
+    let scratch = Scratch::open(files).unwrap();
+    scratch.wait_recovered(HANGS).unwrap();
+    for hash in of_two {
+        let (expected, found) = expected_and_found(&scratch, hash);
+        assert_eq!(expected, Some(found), "of an earlier run");
+    }
+    // What had two pages a block is filled anew.
+    scratch.wheel().recycle_oldest();
+    for number in [20, 30, 40] {
+        scratch.wheel().seal_active();
+        write(&scratch, number, 3);
+    }
+}

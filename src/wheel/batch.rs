@@ -122,7 +122,7 @@ impl FileWheel {
     fn run_of<'a>(&self, file: &'a BlockFile, first_page: u32, first: Slot, pages: &[u32]) -> Run<'a> {
         let mut page = first_page;
         let slots = pages.iter().zip(first.get()..).filter_map(|(pages, slot)| {
-            let reservation = Reservation::new(file, Slot::new(slot)?, page);
+            let reservation = Reservation::new(file, Slot::new(slot)?, page, *pages);
             page += pages;
             Some(reservation)
         });

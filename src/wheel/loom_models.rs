@@ -329,7 +329,7 @@ fn a_version_found_while_a_newer_one_fails_takes_its_place() {
         let shared = Shared::indexed();
         let [old, new] = [0, 1].map(|_| shared.file().cursor.reserve(0).unwrap().1);
         let (found, failed) = (shared.file().address(old), shared.file().address(new));
-        let ticket = Reservation::new(shared.file(), new, 0).into_ticket();
+        let ticket = Reservation::new(shared.file(), new, 0, 0).into_ticket();
         let closure = Box::new(|_: &mut [u8]| ());
         let newer = Deferred::new(REALM, BlockHash::from_u128(1), BlockKind::Named, 0, closure, ticket);
         let newer = Arc::new(newer);
@@ -372,7 +372,7 @@ impl Shared<Closing> {
         let Ok(call) = self.rest.calls.pin() else { return };
         let file = self.file();
         let (page, at) = file.cursor.reserve(0).unwrap();
-        let ticket = Reservation::new(file, at, page).into_ticket();
+        let ticket = Reservation::new(file, at, page, 0).into_ticket();
         let deferred = Deferred::new(REALM, BlockHash::from_u128(1), BlockKind::Named, 0, Box::new(|_| ()), ticket);
         self.rest.lane.push(Arc::new(deferred));
         self.rest.admitted.fetch_add(1, Ordering::Relaxed);

@@ -80,6 +80,7 @@ mod slots;
 mod staging;
 mod state;
 mod store;
+mod stride;
 mod suspect;
 mod suspicion;
 mod syncer;

@@ -14,7 +14,7 @@
 //!    any more: it dies before any other of its lane, and until then whatever is removed gets a tombstone.
 #![forbid(unsafe_code)]
 
-use crate::block::{BlockKind, Entry, FileId, KeyHash, Slot};
+use crate::block::{BlockKind, Entry, FileId, KeyHash, Slot, pages_of};
 use crate::sync::Arc;
 use crate::wheel::directory::{Directory, ask_for_directory};
 use crate::wheel::file::BlockFile;
@@ -256,6 +256,7 @@ impl FileWheel {
             }
         };
         file.slots.set(slot, state);
+        file.stride.note(slot, entry.page, pages_of(entry.len));
         let address = file.address(slot);
         for _ in 0..OFFERS {
             match self.publish(hash, (entry.realm, entry.key), address, entry.kind, entry.len) {

@@ -28,7 +28,8 @@ pub(crate) struct Reservation<'a> {
 }
 
 impl<'a> Reservation<'a> {
-    pub(crate) fn new(file: &'a BlockFile, slot: Slot, page: u32) -> Self {
+    pub(crate) fn new(file: &'a BlockFile, slot: Slot, page: u32, pages: u32) -> Self {
+        file.stride.note(slot, page, pages);
         Self { file, slot, page }
     }
 

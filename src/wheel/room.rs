@@ -78,7 +78,7 @@ impl FileWheel {
         match file.cursor.reserve(pages) {
             Ok((page, slot)) => {
                 self.wake_at_marks(file, page, pages);
-                Ok(Reservation::new(file, slot, page))
+                Ok(Reservation::new(file, slot, page, pages))
             }
             Err(NoRoom::Sealed | NoRoom::Full) => Err(Some(file.id())),
         }
