@@ -146,7 +146,7 @@ impl BlockIndex {
     /// two cache lines.
     pub(crate) fn candidates(&self, key: KeyHash) -> Candidates {
         let place = self.place(key);
-        self.scan(place).candidates(place.tag)
+        Candidates::of(place.buckets.map(|bucket| &self.levels.first()[bucket]), place.tag)
     }
 
     /// Those in the other tables, asked for one after the other, if the index has grown.

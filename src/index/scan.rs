@@ -93,6 +93,20 @@ pub(crate) struct Candidates {
     addresses: [u32; WAYS],
 }
 
+impl Candidates {
+    /// As of a scan of the two buckets, without one: each word is looked at as it is read.
+    #[inline]
+    pub(super) fn of(buckets: [&Bucket; 2], tag: u32) -> Self {
+        let mut found = Self { ways: Ways::NONE, addresses: [0; WAYS] };
+        for (way, address) in found.addresses.iter_mut().enumerate() {
+            let word = buckets[way / SLOTS].word(way % SLOTS);
+            *address = word.address_bits();
+            found.ways.0 |= u32::from(word.tag() == tag) << way;
+        }
+        found
+    }
+}
+
 #[expect(clippy::copy_iterator, reason = "a few words that a look-up may want to walk again")]
 impl Iterator for Candidates {
     type Item = BlockAddress;
