@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::measure::Workload;
 use crate::peers;
-use crate::store::{Kind, Peer};
+use crate::store::{Kind, Measured, Peer};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -168,11 +168,14 @@ impl GridArguments {
 
 /// What is measured of a store in a column.
 pub(crate) fn workloads_of(peer: &Peer, column: Column) -> Vec<Workload> {
-    let writes = |workload: &Workload| {
-        matches!(workload, Workload::Fill | Workload::Recycled | Workload::Mixed | Workload::Long)
+    use Workload::{Cold, Fill, Hot, Long, Mixed, Recycled, Scarce};
+    let is_wanted = |workload: &Workload| match peer.measured {
+        Measured::All => true,
+        Measured::Reads => !matches!(workload, Fill | Recycled | Mixed | Long),
+        Measured::Fills => !matches!(workload, Hot | Cold | Scarce | Mixed),
     };
     let mut all = workloads(peer.kind, column);
-    all.retain(|workload| !(peer.reads_only && writes(workload)));
+    all.retain(is_wanted);
     all
 }
 

@@ -99,6 +99,16 @@ pub(crate) enum Kind {
     Device,
 }
 
+/// Which part of the work says something of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Measured {
+    All,
+    /// Where blocks are read: it writes like another row.
+    Reads,
+    /// Where sets are written: it reads like another row.
+    Fills,
+}
+
 /// A store that can be opened.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer {
@@ -107,8 +117,7 @@ pub(crate) struct Peer {
     pub(crate) kind: Kind,
     /// The oldest blocks make room by themselves; from others they are removed one by one.
     pub(crate) forgets: bool,
-    /// Measured where blocks are read only: it writes like another row.
-    pub(crate) reads_only: bool,
+    pub(crate) measured: Measured,
     /// How it is configured, and why so.
     pub(crate) settings: &'static str,
     /// Whether it can be had here; if not, why.

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use cacache::{Algorithm, Error, RemoveOpts, WriteOpts};
 
 use crate::peers::sync_file_system;
-use crate::store::{Failure, Kind, Peer, Reader, Store, Writer, always};
+use crate::store::{Failure, Kind, Measured, Peer, Reader, Store, Writer, always};
 
 pub(crate) const PEER: Peer = Peer {
     name: "cacache",
     kind: Kind::Peer,
     forgets: false,
-    reads_only: false,
+    measured: Measured::All,
     settings: "the synchronous interface, XXH3 in place of SHA-256 (which its documentation recommends where content is \
                trusted), the size announced so that up to 1 MiB is stored through a map; `read_sync` copies and verifies; \
                `syncfs` at the end. The oldest entry is removed with its content (`remove_fully`) before another is \

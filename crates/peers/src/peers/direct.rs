@@ -8,7 +8,7 @@ use std::path::Path;
 use memmap2::MmapMut;
 use rustix::fs::{FallocateFlags, OFlags};
 
-use crate::store::{Failure, Kind, Peer, Plan, Reader, Store, Writer};
+use crate::store::{Failure, Kind, Measured, Peer, Plan, Reader, Store, Writer};
 
 const PAGE: usize = 4096;
 
@@ -16,7 +16,7 @@ pub(crate) const PEER: Peer = Peer {
     name: "device",
     kind: Kind::Device,
     forgets: true,
-    reads_only: false,
+    measured: Measured::All,
     settings: "one preallocated file without an index, overwritten in place; one call with `O_DIRECT` a block and thread, \
                one at a time",
     probe,

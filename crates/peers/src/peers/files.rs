@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::peers::sync_file_system;
-use crate::store::{Failure, Kind, Peer, Reader, Store, Writer, always};
+use crate::store::{Failure, Kind, Measured, Peer, Reader, Store, Writer, always};
 
 /// Folders that the files are shared out to.
 const FOLDERS: u64 = 256;
@@ -15,7 +15,7 @@ pub(crate) const PEER: Peer = Peer {
     name: "files",
     kind: Kind::Peer,
     forgets: false,
-    reads_only: false,
+    measured: Measured::All,
     settings: "one file a block in 256 folders, created, written and closed; read by `read` into a buffer that is kept; \
                `syncfs` at the end. The oldest file is removed before another is written once the set is full",
     probe: always,

@@ -3,13 +3,13 @@
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 
-use crate::store::{Failure, Kind, Peer, Reader, Store, Writer, always};
+use crate::store::{Failure, Kind, Measured, Peer, Reader, Store, Writer, always};
 
 pub(crate) const PEER: Peer = Peer {
     name: "fjall",
     kind: Kind::Peer,
     forgets: false,
-    reads_only: false,
+    measured: Measured::All,
     settings: "key-value separation with its defaults (values from 1 KiB on, blob files of 64 MiB), no compression, \
                big-endian keys, a cache of a quarter of the set (20 to 25 % of the memory are recommended); the journal \
                is persisted once, at the end (`manual_journal_persist`). The oldest block is removed before another is written once \

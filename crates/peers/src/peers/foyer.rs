@@ -13,7 +13,7 @@ use foyer::{
 use tokio::runtime::{Builder, Runtime};
 
 use crate::peers::sync_file_system;
-use crate::store::{Failure, Filled, Kind, Peer, Plan, Reader, Store, Writer, always};
+use crate::store::{Failure, Filled, Kind, Measured, Peer, Plan, Reader, Store, Writer, always};
 
 const MIB: usize = 1 << 20;
 const PAGE: usize = 4 << 10;
@@ -27,7 +27,7 @@ pub(crate) const WAITING: Peer = Peer {
     name: "foyer",
     kind: Kind::Peer,
     forgets: true,
-    reads_only: false,
+    measured: Measured::All,
     settings: "`HybridCache`, written on insertion, a memory half of a quarter of the set; block engine over a folder with \
                2 flushers, 2 reclaimers and 256 MiB of buffers (of its full example; at most an eighth of the memory), \
                blocks of 16 MiB (of 64 MiB for values of 16 MiB) and 256 KiB, the psync engine; values are \

@@ -4,13 +4,13 @@ use heed::byteorder::BigEndian;
 use heed::types::{Bytes, U64};
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RwTxn};
 
-use crate::store::{BATCH, Failure, Filled, Kind, Peer, Plan, Reader, Store, Writer, always};
+use crate::store::{BATCH, Failure, Filled, Kind, Measured, Peer, Plan, Reader, Store, Writer, always};
 
 pub(crate) const PEER: Peer = Peer {
     name: "lmdb",
     kind: Kind::Peer,
     forgets: false,
-    reads_only: false,
+    measured: Measured::All,
     settings: "`MDB_WRITEMAP` and `MDB_NOSYNC`, transactions of 16 MiB and `mdb_env_sync` at the end; `MDB_NORDAHEAD` where \
                the set is larger than the memory, as its documentation says; big-endian keys, a read transaction for each \
                read. The oldest block is removed in the same transaction before another is put once the set is full",

@@ -5,6 +5,7 @@ mod direct;
 mod files;
 mod fjall;
 mod foyer;
+mod kept;
 mod lmdb;
 mod raw;
 mod redb;
@@ -17,7 +18,7 @@ use std::path::Path;
 use crate::store::{Failure, Peer};
 
 /// All of them, in the order of the tables.
-pub(crate) const ALL: [Peer; 13] = [
+pub(crate) const ALL: [Peer; 14] = [
     scratch::PEER,
     foyer::WAITING,
     foyer::DROPPING,
@@ -30,6 +31,7 @@ pub(crate) const ALL: [Peer; 13] = [
     raw::PWRITE,
     raw::EXACT,
     raw::MAP,
+    kept::PEER,
     direct::PEER,
 ];
 

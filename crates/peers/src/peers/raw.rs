@@ -9,17 +9,18 @@
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use memmap2::{Advice, MmapRaw};
 use rustix::fs::FallocateFlags;
 
-use crate::store::{Failure, Kind, Peer, Plan, Reader, Store, Writer, always};
+use crate::store::{Failure, Kind, Measured, Peer, Plan, Reader, Store, Writer, always};
 
 /// One call of `madvise` asks for no more than the device's read-ahead, 8 MiB on many.
 const REQUEST: usize = 4 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
+pub(super) enum How {
     Pwrite,
     Map,
 }
@@ -28,30 +29,30 @@ pub(crate) const PWRITE: Peer = Peer {
     name: "limit-pwrite",
     kind: Kind::Limit,
     forgets: true,
-    reads_only: false,
+    measured: Measured::All,
     settings: "one preallocated file without an index, overwritten in place; one `pwrite` a block, not hashed; read through \
                a map, with the kernel's own read-ahead",
     probe: always,
-    open: |plan| Raw::open(plan, How::Pwrite, false),
+    open: |plan| Ok(Box::new(Raw::open(plan, How::Pwrite, false)?)),
 };
 
 pub(crate) const EXACT: Peer = Peer {
     name: "limit-exact",
-    reads_only: true,
+    measured: Measured::Reads,
     settings: "the same, read through a map after `MADV_WILLNEED` for the exact range of the block, 4 MiB at a time",
-    open: |plan| Raw::open(plan, How::Pwrite, true),
+    open: |plan| Ok(Box::new(Raw::open(plan, How::Pwrite, true)?)),
     ..PWRITE
 };
 
 pub(crate) const MAP: Peer = Peer {
     name: "limit-map",
     settings: "the same file, stored to and read through a map",
-    open: |plan| Raw::open(plan, How::Map, false),
+    open: |plan| Ok(Box::new(Raw::open(plan, How::Map, false)?)),
     ..PWRITE
 };
 
-struct Raw {
-    file: File,
+pub(super) struct Raw {
+    file: Arc<File>,
     map: MmapRaw,
     block_len: usize,
     slots: u64,
@@ -60,16 +61,25 @@ struct Raw {
 }
 
 impl Raw {
-    fn open(plan: &Plan, how: How, exact: bool) -> Result<Box<dyn Store>, Failure> {
+    pub(super) fn open(plan: &Plan, how: How, exact: bool) -> Result<Self, Failure> {
         let path = plan.folder.join("raw");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let slots = plan.blocks + if plan.bounded { 0 } else { plan.spare };
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, slots * plan.block_len as u64)?;
         let map = MmapRaw::map_raw(&file)?;
-        Ok(Box::new(Self { file, map, block_len: plan.block_len, slots, how, exact }))
+        Ok(Self { file: Arc::new(file), map, block_len: plan.block_len, slots, how, exact })
     }
 
-    fn range(&self, number: u64) -> Range<usize> {
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Bytes of the file.
+    pub(super) fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    pub(super) fn range(&self, number: u64) -> Range<usize> {
         let slot = usize::try_from(number % self.slots).expect("a 64-bit target");
         slot * self.block_len..(slot + 1) * self.block_len
     }

@@ -7,7 +7,7 @@
 
 use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
 
-use crate::store::{BATCH, Failure, Filled, Kind, Peer, Reader, Store, Writer, always};
+use crate::store::{BATCH, Failure, Filled, Kind, Measured, Peer, Reader, Store, Writer, always};
 
 const BLOCKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("blocks");
 
@@ -15,7 +15,7 @@ pub(crate) const PEER: Peer = Peer {
     name: "redb",
     kind: Kind::Peer,
     forgets: false,
-    reads_only: false,
+    measured: Measured::All,
     settings: "transactions of 16 MiB, `Durability::None` and one durable commit at the end; a cache of a quarter of the \
                set; a read transaction for each read. Once the set is full the oldest block is removed before another is \
                put, and each eighth of the set is committed durably, without which no page is used again",

@@ -5,7 +5,7 @@ mod library;
 use std::path::PathBuf;
 
 use crate::peers::sync_file_system;
-use crate::store::{Failure, Kind, Peer, Plan, Reader, Store, Writer};
+use crate::store::{Failure, Kind, Measured, Peer, Plan, Reader, Store, Writer};
 use library::{Library, Open, Options};
 
 const MIB: usize = 1 << 20;
@@ -14,7 +14,7 @@ pub(crate) const PEER: Peer = Peer {
     name: "rocksdb",
     kind: Kind::Peer,
     forgets: false,
-    reads_only: false,
+    measured: Measured::All,
     settings: "the system's library (Debian: `librocksdb7.8` or newer); blob files of 256 MiB for values from 1 KiB on with \
                garbage collection (age cutoff 0.25, forced from half garbage on), no compression, write buffers of 64 MiB, \
                four of them, as many background jobs as cores, a block cache of a quarter of the set that holds blobs \

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use scratchspace::{BlockHash, DiskFileSource, ReadError, Realm, Scratch};
 
-use crate::store::{Failure, Kind, Peer, Plan, Reader, Store, Writer, always};
+use crate::store::{Failure, Kind, Measured, Peer, Plan, Reader, Store, Writer, always};
 
 const REALM: Realm = Realm::DEFAULT;
 /// Longest wait for what a background thread does.
@@ -23,7 +23,7 @@ pub(crate) const PEER: Peer = Peer {
     name: "scratchspace",
     kind: Kind::Own,
     forgets: true,
-    reads_only: false,
+    measured: Measured::All,
     settings: "`put_named` of one block at a time under the hash of its number, `read`; files of a \
                sixteenth of the set, which is what `with_capacity` derives (at least 4 blocks, at most 1 GiB), \
                `expected_blocks` the blocks of the set and half as many more, a lane for each writing thread; everything else is the default: blocks are hashed, and verified at their first read after a \

@@ -19,14 +19,14 @@ pub(super) struct Row {
     pub(super) kind: Kind,
 }
 
-/// The median of the rounds.
+/// The median of the passes of all rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Cell {
     pub(super) value: f64,
     pub(super) runs: usize,
-    /// One of the rounds was.
+    /// One of the passes was.
     pub(super) cut: bool,
-    /// The least of the rounds.
+    /// The least of the passes.
     pub(super) readable: f64,
 }
 

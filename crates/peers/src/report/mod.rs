@@ -148,12 +148,14 @@ impl Report {
     fn legend(&self) -> String {
         let limits = self.cells.rows.iter().any(|row| row.kind == Kind::Limit);
         let ratio = "In parentheses: the ratio to the best of the `limit` rows, which do the same without an index, without \
-                     hashing, and without forgetting anything by name; `device` is beside them, past the page cache. ";
+                     forgetting anything by name, and all but `limit-kept` without hashing; `device` is beside them, past the \
+                     page cache. ";
         format!(
             "Every block is content of its own and is compared with what was written when it is read; all bytes of it are \
              touched, in place where the store lends it. Each store has processes and folders of its own, one at a time. {}\
              Bold: the best peer that drops nothing. `n % readable`: as many blocks of those written were there. `cut`: ended \
-             after its time, the rate is that of the part that was done. Median of up to three rounds; ¹: one round only.",
+             after its time, the rate is that of the part that was done. Median of up to three passes \
+             where one takes little; ¹: one pass only.",
             if limits { ratio } else { "" }
         )
     }
