@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
 
+use memmap2::MmapOptions;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm;
@@ -180,6 +181,24 @@ pub(crate) unsafe fn resident(start: NonNull<u8>, len: usize) -> Option<u64> {
     // The lowest bit tells; the others are reserved.
     let there = pages.iter().filter(|page| **page & 1 != 0).count();
     (result == 0).then_some((there * page) as u64)
+}
+
+/// Has the pages of `range` of `file` in memory, as one piece if the file system keeps such and the range begins and ends
+/// where one can. For a part that was never stored to: of another one it reads what is not in memory. Reports nothing.
+pub(crate) fn hold_in_one_piece(file: &File, range: Range<u64>) {
+    // It may never end otherwise, should there be something to read after all.
+    let Ok(len) = usize::try_from(range.end.saturating_sub(range.start)) else { return };
+    if len == 0 || !populate_tells() {
+        return;
+    }
+    // A mapping of its own: where the file is read, what lies around a page is not to be read in such pieces.
+    let Ok(map) = MmapOptions::new().offset(range.start).len(len).map_raw_read_only(file) else { return };
+    for advice in [memmap2::Advice::DontFork, memmap2::Advice::HugePage, memmap2::Advice::Random] {
+        if map.advise(advice).is_err() {
+            return;
+        }
+    }
+    let _ = map.advise(memmap2::Advice::PopulateRead);
 }
 
 /// Whether nothing was ever stored in `range` of `file`. `false` where the file system does not tell.

@@ -37,7 +37,7 @@ pub(crate) use self::faults::Unharmed;
 pub(crate) use self::prefetch::prefetch;
 pub(crate) use self::process::Process;
 pub(crate) use self::system::{
-    advise, available_memory, finish_write_back, is_hole, populate_tells, resident, start_write_back,
+    advise, available_memory, finish_write_back, hold_in_one_piece, is_hole, populate_tells, resident, start_write_back,
 };
 
 use std::fs::{DirBuilder, File, OpenOptions, ReadDir};
@@ -592,6 +592,7 @@ mod tests {
         assert_eq!(fallback::available_memory(), None);
         assert!(!fallback::populate_tells());
         assert!(!fallback::is_hole(&file, 0..1));
+        fallback::hold_in_one_piece(&file, 0..1);
         #[cfg(target_os = "linux")]
         {
             file.set_len(0).unwrap();

@@ -257,6 +257,10 @@ unsafe impl FileMemory for ContainedMemory {
         self.panics.contain(|| self.inner.is_untouched(range)).unwrap_or(false)
     }
 
+    fn prepare(&self, range: Range<u64>) {
+        let _ = self.panics.contain(|| self.inner.prepare(range));
+    }
+
     fn resident(&self, range: Range<u64>) -> Option<u64> {
         self.panics.contain(|| self.inner.resident(range)).ok().flatten()
     }

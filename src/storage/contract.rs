@@ -307,11 +307,13 @@ fn hints_change_nothing_and_accept_any_range(open: Open<'_>) {
         memory.populate(range.clone()).unwrap();
         memory.start_write_back(range.clone());
         memory.finish_write_back(range.clone()).unwrap();
+        memory.prepare(range.clone());
         memory.will_need(range);
     }
     for range in [0..end + 1, end + 5..end + 9, end..u64::MAX, u64::MAX..u64::MAX] {
         memory.start_write_back(range.clone());
         memory.finish_write_back(range.clone()).unwrap();
+        memory.prepare(range.clone());
         memory.will_need(range);
     }
     assert!(contents(&*memory) == before);

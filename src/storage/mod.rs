@@ -325,6 +325,11 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
         false
     }
 
+    /// Hint: all of this range, which [`is_untouched`](Self::is_untouched), will be stored to soon, and read from memory after
+    /// that. Where the system keeps files in memory in pieces, this range becomes one; its bytes stay as they are. Default:
+    /// nothing happens.
+    fn prepare(&self, _range: Range<u64>) {}
+
     /// How many bytes of this range are in memory; `None`, as by default, where the system does not tell.
     fn resident(&self, _range: Range<u64>) -> Option<u64> {
         None

@@ -24,6 +24,7 @@ use crate::planted;
 use crate::storage::{FileMemory, FileSource};
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, Mutex};
+use crate::wheel::ahead::Ready;
 use crate::wheel::cursor::Cursor;
 use crate::wheel::pending::PendingTable;
 use crate::wheel::pieces::Pieces;
@@ -92,6 +93,7 @@ pub(crate) struct BlockFile {
     pub(crate) pins: Pinner,
     pub(crate) slots: Slots,
     pub(crate) stride: Stride,
+    pub(crate) ready: Ready,
     pub(crate) pending: Mutex<PendingTable>,
     /// Told, under `pending`, when a slot leaves VERIFYING.
     pub(crate) verified: Condvar,
@@ -143,6 +145,7 @@ impl BlockFile {
             pins: Pinner::new(Pinner::words_for_this_machine()),
             slots: Slots::new(size.slots()),
             stride: Stride::default(),
+            ready: Ready::default(),
             pending: Mutex::new(PendingTable::default()),
             verified: Condvar::new(),
             finished: AtomicU32::new(0),
@@ -259,6 +262,7 @@ impl BlockFile {
         self.nonce.store(nonce, Ordering::Relaxed);
         self.slots.clear();
         self.stride.clear();
+        self.ready.clear();
         self.pieces.clear();
         self.regions.clear();
         // A file that was never filled is quiet: as many reservations as are finished.

@@ -31,6 +31,7 @@
 //! 2. An address is put into the index only by whoever holds a pin on its file or an unfinished reservation in it.
 //! 3. A word that leaves the index lowers its file's live count; a word that enters has raised it before.
 
+mod ahead;
 mod attach;
 mod back_off;
 mod batch;

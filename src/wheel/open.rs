@@ -30,7 +30,7 @@ use crate::wheel::staging::Staging;
 use crate::wheel::state::FileState;
 use crate::wheel::threads::Role;
 use crate::wheel::turn::{Searched, Turn};
-use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOptions, flusher, keeper, syncer};
+use crate::wheel::{Counters, Failures, FileTable, FileWheel, OnFull, WheelOptions, ahead, flusher, keeper, syncer};
 
 /// Bytes of disk a block is assumed to take when nothing else is said.
 const ASSUMED_BLOCK: u64 = 16 * 1024;
@@ -299,6 +299,11 @@ impl FileWheel {
             }
             self.spawn(Role::Flusher, lane, move |wheel| flusher::run(wheel, lane)).map_err(failed)?;
             self.spawn(Role::Syncer, lane, move |wheel| syncer::run(wheel, lane)).map_err(failed)?;
+            let has_new_files = !self.turn.lock().lanes[usize::from(lane)].absent.is_empty();
+            if has_new_files && ahead::is_worth_it(self.size.pages(), &self.options) {
+                // Nobody depends on it.
+                let _ = self.spawn(Role::Ahead, lane, move |wheel| ahead::run(wheel, lane));
+            }
         }
         Ok(())
     }

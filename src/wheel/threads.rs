@@ -29,6 +29,8 @@ pub(crate) enum Role {
     Syncer,
     /// Runs closures, and stores what was gathered.
     Flusher,
+    /// Has memory ready for new files.
+    Ahead,
     /// Looks for blocks of an earlier run.
     Search,
 }
@@ -39,6 +41,7 @@ impl fmt::Display for Role {
             Self::Keeper => "keep",
             Self::Syncer => "sync",
             Self::Flusher => "flush",
+            Self::Ahead => "ready",
             Self::Search => "find",
         })
     }

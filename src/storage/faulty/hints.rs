@@ -15,6 +15,7 @@ pub(crate) enum Hint {
     Needed(Range<u64>),
     Populated(Range<u64>),
     Released(Range<u64>),
+    Prepared(Range<u64>),
     ReadAround(bool),
 }
 
@@ -23,6 +24,7 @@ pub(crate) enum Hint {
 pub(crate) struct Hints {
     given: Mutex<Vec<(FileId, Hint)>>,
     lost: AtomicBool,
+    untouched: AtomicBool,
 }
 
 impl Hints {
@@ -42,6 +44,24 @@ impl Hints {
             _ => None,
         };
         self.given.lock().iter().filter_map(of_hint).collect()
+    }
+
+    /// What was asked to be ready, in order.
+    pub(crate) fn prepared(&self) -> Vec<(FileId, Range<u64>)> {
+        let of_hint = |(file, hint): &(FileId, Hint)| match hint {
+            Hint::Prepared(range) => Some((*file, range.clone())),
+            _ => None,
+        };
+        self.given.lock().iter().filter_map(of_hint).collect()
+    }
+
+    /// Whether from now on files say that nothing was ever stored to them, whatever was.
+    pub(crate) fn show_untouched(&self, are: bool) {
+        self.untouched.store(are, Ordering::Relaxed);
+    }
+
+    pub(super) fn are_untouched(&self) -> bool {
+        self.untouched.load(Ordering::Relaxed)
     }
 
     /// From now on nothing of any file is in memory; all of it is before.

@@ -236,7 +236,17 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     fn is_untouched(&self, range: Range<u64>) -> bool {
+        #[cfg(not(loom))]
+        if self.faults.hints.are_untouched() {
+            return true;
+        }
         self.inner.is_untouched(range)
+    }
+
+    #[cfg(not(loom))]
+    fn prepare(&self, range: Range<u64>) {
+        self.faults.hints.note(self.file, Hint::Prepared(range.clone()));
+        self.inner.prepare(range);
     }
 
     #[cfg(not(loom))]
