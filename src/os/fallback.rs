@@ -93,7 +93,9 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> i
 }
 
 /// Would have a part of a file in memory as one piece; the system decides by itself how it keeps files.
-pub(crate) fn hold_in_one_piece(_file: &File, _range: Range<u64>) {}
+pub(crate) fn hold_in_one_piece(_file: &File, _range: Range<u64>) -> bool {
+    false
+}
 
 /// Would say whether nothing was ever stored in a part of a file; systems say that in ways of their own.
 pub(crate) fn is_hole(_file: &File, _range: Range<u64>) -> bool {

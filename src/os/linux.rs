@@ -183,22 +183,68 @@ pub(crate) unsafe fn resident(start: NonNull<u8>, len: usize) -> Option<u64> {
     (result == 0).then_some((there * page) as u64)
 }
 
-/// Has the pages of `range` of `file` in memory, as one piece if the file system keeps such and the range begins and ends
-/// where one can. For a part that was never stored to: of another one it reads what is not in memory. Reports nothing.
-pub(crate) fn hold_in_one_piece(file: &File, range: Range<u64>) {
-    // It may never end otherwise, should there be something to read after all.
-    let Ok(len) = usize::try_from(range.end.saturating_sub(range.start)) else { return };
-    if len == 0 || !populate_tells() {
-        return;
+/// Has the pages of `range` of `file` in memory as one piece; whether it has. For a part that was never stored to: of another
+/// one it reads what is not in memory.
+pub(crate) fn hold_in_one_piece(file: &File, range: Range<u64>) -> bool {
+    let Ok(len) = usize::try_from(range.end.saturating_sub(range.start)) else { return false };
+    // What is asked for may be rounded up to a whole piece. And without the second it may never end, should there be something
+    // to read after all.
+    if len == 0 || piece_len() != Some(len as u64) || !populate_tells() {
+        return false;
     }
     // A mapping of its own: where the file is read, what lies around a page is not to be read in such pieces.
-    let Ok(map) = MmapOptions::new().offset(range.start).len(len).map_raw_read_only(file) else { return };
-    for advice in [memmap2::Advice::DontFork, memmap2::Advice::HugePage, memmap2::Advice::Random] {
-        if map.advise(advice).is_err() {
-            return;
-        }
+    let Ok(map) = MmapOptions::new().offset(range.start).len(len).map_raw_read_only(file) else { return false };
+    let advices = [memmap2::Advice::DontFork, memmap2::Advice::HugePage, memmap2::Advice::Random];
+    advices.into_iter().chain([memmap2::Advice::PopulateRead]).all(|advice| map.advise(advice).is_ok())
+        && NonNull::new(map.as_mut_ptr()).is_some_and(|start| is_one_piece(start, len))
+}
+
+/// Bytes that a processor maps at once, above a page; `None` where the system has no such pieces.
+fn piece_len() -> Option<u64> {
+    static ANSWER: OnceLock<Option<u64>> = OnceLock::new();
+    let ask =
+        || std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").ok()?.trim().parse().ok();
+    *ANSWER.get_or_init(ask)
+}
+
+/// Whether all of a mapping is mapped in pieces above a page; `false` where the system does not tell (before Linux 6.7).
+fn is_one_piece(start: NonNull<u8>, len: usize) -> bool {
+    /// `_IOWR('f', 16, struct pm_scan_arg)`
+    const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+    const PAGE_IS_HUGE: u64 = 1 << 6;
+    /// `struct pm_scan_arg` of `linux/fs.h`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Scan {
+        size: u64,
+        flags: u64,
+        start: u64,
+        end: u64,
+        walk_end: u64,
+        vec: u64,
+        vec_len: u64,
+        max_pages: u64,
+        category_inverted: u64,
+        category_mask: u64,
+        category_anyof_mask: u64,
+        return_mask: u64,
     }
-    let _ = map.advise(memmap2::Advice::PopulateRead);
+    let Ok(pagemap) = File::open("/proc/self/pagemap") else { return false };
+    let (start, mut found) = (start.addr().get() as u64, [0_u64; 3]);
+    let mut scan = Scan {
+        size: size_of::<Scan>() as u64,
+        start,
+        end: start + len as u64,
+        vec: found.as_mut_ptr().expose_provenance() as u64,
+        vec_len: 1,
+        category_mask: PAGE_IS_HUGE,
+        return_mask: PAGE_IS_HUGE,
+        ..Scan::default()
+    };
+    // SAFETY: the descriptor is open; the call reads and writes `scan`, which is laid out as it expects, and writes one region
+    // of three numbers to `found`. Both outlive it.
+    let regions = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &raw mut scan) };
+    regions == 1 && found[..2] == [start, start + len as u64]
 }
 
 /// Whether nothing was ever stored in `range` of `file`. `false` where the file system does not tell.

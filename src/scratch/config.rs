@@ -148,8 +148,8 @@ impl ScratchBuilder {
     /// How many files of each folder are written at once: 1 to a third of the files of a folder. Default: 1, or as an
     /// existing store was made.
     ///
-    /// More lanes let more threads write to one disk; each costs three threads, a fourth one until all its files exist, and its gather buffers. A store keeps its
-    /// lanes: another number is [`OpenError::LayoutChanged`].
+    /// More lanes let more threads write to one disk; each costs three threads, a fourth one until all its files were
+    /// filled once, and its gather buffers. A store keeps its lanes: another number is [`OpenError::LayoutChanged`].
     pub fn lanes_per_folder(mut self, lanes: u16) -> Self {
         self.options.lanes_per_folder = Some(lanes);
         self

@@ -257,8 +257,8 @@ unsafe impl FileMemory for ContainedMemory {
         self.panics.contain(|| self.inner.is_untouched(range)).unwrap_or(false)
     }
 
-    fn prepare(&self, range: Range<u64>) {
-        let _ = self.panics.contain(|| self.inner.prepare(range));
+    fn prepare(&self, range: Range<u64>) -> bool {
+        self.panics.contain(|| self.inner.prepare(range)).unwrap_or(false)
     }
 
     fn resident(&self, range: Range<u64>) -> Option<u64> {

@@ -328,8 +328,8 @@ unsafe impl FileMemory for OwnedMemory {
         self.kept.memory.is_untouched(range)
     }
 
-    fn prepare(&self, range: Range<u64>) {
-        self.kept.memory.prepare(range);
+    fn prepare(&self, range: Range<u64>) -> bool {
+        self.kept.memory.prepare(range)
     }
 
     fn resident(&self, range: Range<u64>) -> Option<u64> {

@@ -326,9 +326,11 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
     }
 
     /// Hint: all of this range, which [`is_untouched`](Self::is_untouched), will be stored to soon, and read from memory after
-    /// that. Where the system keeps files in memory in pieces, this range becomes one; its bytes stay as they are. Default:
-    /// nothing happens.
-    fn prepare(&self, _range: Range<u64>) {}
+    /// that. Where the system keeps files in memory in pieces, this range becomes one; its bytes stay as they are. Whether it
+    /// has become one: if not, the store asks for no more of this file. Default: nothing happens, `false`.
+    fn prepare(&self, _range: Range<u64>) -> bool {
+        false
+    }
 
     /// How many bytes of this range are in memory; `None`, as by default, where the system does not tell.
     fn resident(&self, _range: Range<u64>) -> Option<u64> {

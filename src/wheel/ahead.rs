@@ -8,8 +8,7 @@
 //! # Invariants
 //!
 //! 1. Nothing depends on this: no memory is ready where the system cannot, where this thread was overtaken or never began.
-//! 2. Only what was never stored to is asked for. A lap that is not the first one of its file is left as it is: there, it would
-//!    be read from the disk.
+//! 2. Only what was never stored to is asked for, in the first lap of a file: later it would be read from the disk.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -24,18 +23,27 @@ use crate::wheel::tempo::LARGE;
 use crate::wheel::turn::Turn;
 use crate::wheel::{Access, FileWheel, WheelOptions};
 
-/// How far ahead of its writers memory is ready, in bytes: they wake the thread at the end of each piece of 8 MiB.
+/// How far ahead of the writers of a lane memory is ready at most, in bytes: they wake the thread at the end of each piece of 8
+/// MiB.
 const AHEAD: u64 = 24 << 20;
+/// And no more than this part of the memory that is left, for all lanes together.
+const PART: u64 = 16;
 /// Longest sleep between two looks.
 const REST: Duration = Duration::from_secs(1);
 
-/// Up to where memory of a file is ready for its present lap, in bytes. All ones: no more of it is asked for.
-#[derive(Debug, Default)]
+/// Up to where memory of a file is ready, in bytes. All ones: none is asked for, as it is not new, or it is of no use there.
+#[derive(Debug)]
 pub(crate) struct Ready(AtomicU64);
 
+impl Default for Ready {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
 impl Ready {
-    /// Another lap begins.
-    pub(crate) fn clear(&self) {
+    /// The file was created: it begins its first lap.
+    pub(crate) fn begin(&self) {
         self.set(0);
     }
 
@@ -48,11 +56,12 @@ impl Ready {
         self.0.store(end, Ordering::Relaxed);
     }
 
-    fn give_up(&self) {
+    /// No more is asked for: another lap begins, or it is of no use.
+    pub(crate) fn end(&self) {
         self.set(u64::MAX);
     }
 
-    fn is_given_up(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.get() == u64::MAX
     }
 }
@@ -72,7 +81,7 @@ pub(crate) fn is_worth_it(pages: u32, options: &WheelOptions) -> bool {
     pages >= LARGE && options.gather_bytes > 0 && options.access != Access::Exact
 }
 
-/// Runs until the wheel stops, or the lane has no new file any more.
+/// Runs until the wheel stops, or all files of the lane have begun to be filled for the second time.
 pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
     let lane = &wheel.lanes[usize::from(lane)];
     loop {
@@ -94,28 +103,29 @@ impl FileWheel {
     fn next_region(&self, turn: &Turn, lane: &Lane) -> Job {
         let of_lane = &turn.lanes[lane.index()];
         let active = of_lane.active.map(|file| self.table.file(file));
-        // Files take their turn in the order in which they were made.
-        let is_past_new_files = of_lane.absent.is_empty() && active.is_some_and(|file| file.ready.is_given_up());
-        if turn.stop || is_past_new_files {
+        let is_new = |file: &FileId| !self.table.file(*file).ready.is_over();
+        let has_new_files = !of_lane.absent.is_empty() || of_lane.active.iter().chain(&of_lane.spares).any(is_new);
+        if turn.stop || !has_new_files {
             return Job::Stop;
         }
         // A piece that is wanted stays in memory as a whole.
         let region = active.filter(|_| self.residency.reads_around());
-        let region = region.and_then(|file| Some(Job::Prepare(file.id(), region_ahead(file)?)));
+        let most = AHEAD.min(self.residency.left() / PART / u64::from(self.lanes()));
+        let region = region.and_then(|file| Some(Job::Prepare(file.id(), region_ahead(file, most)?)));
         region.unwrap_or(Job::Rest)
     }
 }
 
 /// The next region of a file that is to be ready: all of it lies ahead of the writers, and below the directory.
-fn region_ahead(file: &BlockFile) -> Option<u64> {
-    if file.cursor.is_sealed() || file.ready.is_given_up() {
+fn region_ahead(file: &BlockFile, most: u64) -> Option<u64> {
+    if file.cursor.is_sealed() || file.ready.is_over() {
         return None;
     }
     let written = written(file);
     let start = file.ready.get().max(end_of_region(written - 1));
     // With the next entry, which comes with the next block.
     let directory = file.size().get() - (u64::from(file.cursor.next_slot()) + 1) * Entry::SIZE as u64;
-    (start + REGION <= directory.min(written + AHEAD)).then_some(start)
+    (start + REGION <= directory.min(written + most)).then_some(start)
 }
 
 /// Where the writers of a file are, in bytes: never 0, where the header is.
@@ -125,15 +135,12 @@ fn written(file: &BlockFile) -> u64 {
 
 fn prepare(file: &BlockFile, start: u64) {
     let region = start..start + REGION;
-    let Ok(memory) = file.memory() else { return file.ready.give_up() };
-    if memory.is_untouched(region.clone()) {
-        memory.prepare(region.clone());
+    let Ok(memory) = file.memory() else { return file.ready.end() };
+    // Touched by a writer that has come that far meanwhile, or brought by somebody: that one is left as it is (invariant 2).
+    if !memory.is_untouched(region.clone()) || memory.prepare(region.clone()) {
         file.ready.set(region.end);
-    } else if written(file) <= start {
-        // Not by a writer that has come that far meanwhile: by an earlier lap (invariant 2).
-        file.ready.give_up();
     } else {
-        file.ready.set(region.end);
+        file.ready.end();
     }
 }
 
@@ -210,13 +217,13 @@ mod tests {
         until("all are but the last one", || faults.hints.prepared() == regions(1, 1..19));
         assert!(!has_ended(&wheel), "there are new files to come");
         wheel.stop_threads();
-        assert!(has_ended(&wheel));
+        assert_eq!(wheel.turn.lock().running, 0);
     }
 
     /// It would have been read from the disk.
     #[test]
     #[cfg_attr(miri, ignore = "too many bytes to interpret")]
-    fn what_was_stored_to_in_an_earlier_lap_is_left_as_it_is_and_the_thread_ends() {
+    fn what_is_filled_for_the_second_time_is_left_as_it_is_and_the_thread_ends() {
         let (wheel, faults) = wheel(20 * MIB, around());
         let of_file = |file: u16| faults.hints.prepared().iter().filter(|(of, _)| of.get() == file).count();
         for file in 1..=3 {
@@ -225,10 +232,28 @@ mod tests {
             until("a new file is made ready", || of_file(file) == 8);
             wheel.seal_active();
         }
-        faults.hints.show_untouched(false);
         store_mib(&wheel, 400..401);
         until("the thread has ended", || has_ended(&wheel));
         assert_eq!(faults.hints.prepared().len(), 3 * 8);
+        wheel.stop_threads();
+    }
+
+    /// Where the file system has no such pieces the same memory would be written twice for nothing.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn a_file_whose_memory_does_not_become_one_piece_is_asked_for_once_and_a_touched_region_is_passed_over() {
+        let (wheel, faults) = wheel(20 * MIB, around());
+        faults.hints.keep_small();
+        store_mib(&wheel, 0..9);
+        let active = wheel.table.file(wheel.lanes[0].active().unwrap());
+        until("it is given up", || active.ready.is_over());
+        assert_eq!(faults.hints.prepared().len(), 1);
+        wheel.seal_active();
+        faults.hints.show_untouched(false);
+        store_mib(&wheel, 9..10);
+        let active = wheel.table.file(wheel.lanes[0].active().unwrap());
+        until("all regions were looked at", || active.ready.get() == 9 * REGION);
+        assert_eq!(faults.hints.prepared().len(), 1);
         wheel.stop_threads();
     }
 
@@ -251,13 +276,14 @@ mod tests {
     #[cfg_attr(miri, ignore = "too many bytes to interpret")]
     fn nothing_is_made_ready_while_blocks_are_asked_for_alone() {
         for access in [Access::ReadAround, Access::Exact] {
-            let (wheel, faults) = wheel(20 * MIB, WheelOptions { access, ..WheelOptions::default() });
+            let (wheel, _faults) = wheel(20 * MIB, WheelOptions { access, ..WheelOptions::default() });
             store_mib(&wheel, 0..1);
             let is_around = access == Access::ReadAround;
-            until("its thread rests, if it has one", || faults.hints.prepared().len() == if is_around { 8 } else { 0 });
-            let turn = wheel.turn.lock();
             let active = wheel.lanes[0].active().unwrap();
-            wheel.table.file(active).ready.clear();
+            let ready = &wheel.table.file(active).ready;
+            until("its thread rests, if it has one", || ready.get() == if is_around { 9 * REGION } else { 0 });
+            let turn = wheel.turn.lock();
+            ready.begin();
             let job = wheel.next_region(&turn, &wheel.lanes[0]);
             assert_eq!(job, if is_around { Job::Prepare(active, REGION) } else { Job::Rest });
             drop(turn);

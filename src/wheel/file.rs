@@ -262,7 +262,7 @@ impl BlockFile {
         self.nonce.store(nonce, Ordering::Relaxed);
         self.slots.clear();
         self.stride.clear();
-        self.ready.clear();
+        self.ready.end();
         self.pieces.clear();
         self.regions.clear();
         // A file that was never filled is quiet: as many reservations as are finished.

@@ -299,8 +299,7 @@ impl FileWheel {
             }
             self.spawn(Role::Flusher, lane, move |wheel| flusher::run(wheel, lane)).map_err(failed)?;
             self.spawn(Role::Syncer, lane, move |wheel| syncer::run(wheel, lane)).map_err(failed)?;
-            let has_new_files = !self.turn.lock().lanes[usize::from(lane)].absent.is_empty();
-            if has_new_files && ahead::is_worth_it(self.size.pages(), &self.options) {
+            if ahead::is_worth_it(self.size.pages(), &self.options) {
                 // Nobody depends on it.
                 let _ = self.spawn(Role::Ahead, lane, move |wheel| ahead::run(wheel, lane));
             }

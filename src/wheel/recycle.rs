@@ -226,7 +226,9 @@ impl FileWheel {
         let (mut turn, created) = self.youngest(lane, id, created);
         match created {
             Ok(lap) => {
-                self.table.file(id).begin_lap(lap.generation, lap.nonce);
+                let file = self.table.file(id);
+                file.begin_lap(lap.generation, lap.nonce);
+                file.ready.begin();
                 turn.set(id, FileState::Free);
                 let of_lane = &mut turn.lanes[lane.index()];
                 of_lane.absent.retain(|other| *other != id);

@@ -78,6 +78,10 @@ impl FileWheel {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| run(self))) {
             self.panics.add();
             let lane = &self.lanes[usize::from(lane)];
+            // What it was about nobody depends on (`ahead`, invariant 1).
+            if role == Role::Ahead {
+                return;
+            }
             self.has_panicked(role, lane, ThreadPanicked::caught(payload));
             // After that nobody hands one over. A panic here leaves it to nobody, as one of the flusher itself does.
             let _ = catch_unwind(AssertUnwindSafe(|| {

@@ -25,6 +25,7 @@ pub(crate) struct Hints {
     given: Mutex<Vec<(FileId, Hint)>>,
     lost: AtomicBool,
     untouched: AtomicBool,
+    small: AtomicBool,
 }
 
 impl Hints {
@@ -62,6 +63,15 @@ impl Hints {
 
     pub(super) fn are_untouched(&self) -> bool {
         self.untouched.load(Ordering::Relaxed)
+    }
+
+    /// From now on what is asked to be ready does not become one piece; it does before.
+    pub(crate) fn keep_small(&self) {
+        self.small.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn are_in_pieces(&self) -> bool {
+        !self.small.load(Ordering::Relaxed)
     }
 
     /// From now on nothing of any file is in memory; all of it is before.

@@ -244,9 +244,9 @@ unsafe impl FileMemory for FaultyMemory {
     }
 
     #[cfg(not(loom))]
-    fn prepare(&self, range: Range<u64>) {
+    fn prepare(&self, range: Range<u64>) -> bool {
         self.faults.hints.note(self.file, Hint::Prepared(range.clone()));
-        self.inner.prepare(range);
+        self.inner.prepare(range) || self.faults.hints.are_in_pieces()
     }
 
     #[cfg(not(loom))]
