@@ -148,7 +148,7 @@ impl Run<'_> {
         }
         drop(store);
         if self.wants(Workload::Reopen) && matches!(self.peer.kind, Kind::Own | Kind::Peer) {
-            self.passes(|_| self.reopen(all))?;
+            self.reopen(all)?;
         }
         if self.wants(Workload::Cold) {
             self.passes(|pass| self.cold(Workload::Cold, pass, there, limit))?;
@@ -164,6 +164,8 @@ impl Run<'_> {
             if pass > 0 {
                 last = None;
                 cold::delete(&self.plan.folder)?;
+                // What that has left to be done is not the next pass's.
+                rustix::fs::sync();
                 fs::create_dir_all(&self.plan.folder)?;
             }
             self.warm_memory(pass);
@@ -192,7 +194,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Ahead of the first pass over a set: the others take what the one before has just given back, or has still.
+    /// Ahead of the first pass over a set: the others take what the one before has given back a moment ago, or has still.
     fn warm_memory(&self, pass: u64) {
         if pass == 0 {
             cold::warm_memory(self.plan.set());
@@ -223,9 +225,9 @@ impl Run<'_> {
         Ok(mixed.puts.len())
     }
 
-    /// From the call that opens, caches cold, to the first block that is found and read, and to the last one that is found:
-    /// how long all of it took.
-    fn reopen(&self, there: Order) -> Result<Duration, Failure> {
+    /// From the call that opens, caches cold, to the first block that is found and read, and to the last one that is found.
+    /// Once: whoever opens again finds what this one has cleared up.
+    fn reopen(&self, there: Order) -> Result<(), Failure> {
         cold::drop_caches(&self.plan.folder)?;
         cold::warm_memory(self.plan.set() / 4);
         let begun = Instant::now();
@@ -243,7 +245,7 @@ impl Run<'_> {
         };
         tell(Metric::First, first, f64::from(u8::from(found_one)));
         tell(Metric::All, all, part(found, there.count));
-        Ok(all)
+        Ok(())
     }
 
     /// How long the pass took.

@@ -84,7 +84,7 @@ pub(crate) fn meminfo(name: &str) -> Option<u64> {
 }
 
 /// Touches the memory that is needed next and a quarter more, or what is free of it: no cached page is pushed out. More would
-/// take longer than what is measured, where memory goes back to the host as soon as it is free.
+/// take longer than what is measured: a second a gibibyte on a machine that gives free memory back to its host.
 pub(crate) fn warm_memory(need: u64) {
     let free = meminfo("MemFree").unwrap_or(0).saturating_sub(512 << 20);
     benchkit::warm_memory(usize::try_from(free.min(need / 4 * 5)).expect("a 64-bit target"));

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
@@ -36,6 +36,7 @@ struct Kept {
     /// `None` once it is being dropped.
     whole: Option<Sender<u64>>,
     sending: Option<JoinHandle<()>>,
+    failed: Arc<AtomicBool>,
 }
 
 impl Kept {
@@ -43,9 +44,12 @@ impl Kept {
         let raw = Raw::open(plan, How::Pwrite, false)?;
         let (whole, pieces) = channel();
         let file = Arc::clone(raw.file());
-        let sending = Some(thread::Builder::new().name("write-back".to_owned()).spawn(move || send(&file, &pieces))?);
+        let failed = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&failed);
+        let thread = thread::Builder::new().name("write-back".to_owned());
+        let sending = Some(thread.spawn(move || send(&file, &pieces, &tell))?);
         let filled = (0..raw.len().div_ceil(PIECE)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { raw, filled, whole: Some(whole), sending })
+        Ok(Self { raw, filled, whole: Some(whole), sending, failed })
     }
 
     /// A block was written: the pieces that are whole with it are sent.
@@ -74,16 +78,16 @@ impl Drop for Kept {
     }
 }
 
-/// Sends pieces until nobody writes any more. What fails here, the sync at the end tells.
-fn send(file: &File, pieces: &Receiver<u64>) {
+/// Sends pieces until nobody writes any more. Whoever waits for a piece is told what failed, and no sync of the same opening is
+/// told it again.
+fn send(file: &File, pieces: &Receiver<u64>, failed: &AtomicBool) {
     let mut under_way = VecDeque::new();
     for piece in pieces {
-        if under_way.len() >= UNDER_WAY
-            && let Some(oldest) = under_way.pop_front()
-        {
-            let _ = sync_file_range(file, oldest, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+        let oldest = if under_way.len() >= UNDER_WAY { under_way.pop_front() } else { None };
+        let waited = oldest.map_or(Ok(()), |oldest| sync_file_range(file, oldest, libc::SYNC_FILE_RANGE_WAIT_BEFORE));
+        if waited.and_then(|()| sync_file_range(file, piece, libc::SYNC_FILE_RANGE_WRITE)).is_err() {
+            failed.store(true, Ordering::Relaxed);
         }
-        let _ = sync_file_range(file, piece, libc::SYNC_FILE_RANGE_WRITE);
         under_way.push_back(piece);
     }
 }
@@ -106,7 +110,8 @@ impl Store for Kept {
     }
 
     fn sync(&self) -> Result<(), Failure> {
-        self.raw.sync()
+        self.raw.sync()?;
+        if self.failed.load(Ordering::Relaxed) { Err("a piece could not be written back".into()) } else { Ok(()) }
     }
 }
 

@@ -155,7 +155,7 @@ impl Report {
              touched, in place where the store lends it. Each store has processes and folders of its own, one at a time. {}\
              Bold: the best peer that drops nothing. `n % readable`: as many blocks of those written were there. `cut`: ended \
              after its time, the rate is that of the part that was done. Median of up to three passes \
-             where one takes little; ¹: one pass only.",
+             where one takes little, of a full store its laps one after the other; ¹: one pass only.",
             if limits { ratio } else { "" }
         )
     }
