@@ -56,6 +56,11 @@ impl Ready {
         self.0.store(end, Ordering::Relaxed);
     }
 
+    /// A region is ready, unless the next lap has begun meanwhile.
+    fn advance(&self, end: u64) {
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now != u64::MAX).then_some(end));
+    }
+
     /// No more is asked for: another lap begins, or it is of no use.
     pub(crate) fn end(&self) {
         self.set(u64::MAX);
@@ -138,7 +143,7 @@ fn prepare(file: &BlockFile, start: u64) {
     let Ok(memory) = file.memory() else { return file.ready.end() };
     // Touched by a writer that has come that far meanwhile, or brought by somebody: that one is left as it is (invariant 2).
     if !memory.is_untouched(region.clone()) || memory.prepare(region.clone()) {
-        file.ready.set(region.end);
+        file.ready.advance(region.end);
     } else {
         file.ready.end();
     }
@@ -236,6 +241,18 @@ mod tests {
         until("the thread has ended", || has_ended(&wheel));
         assert_eq!(faults.hints.prepared().len(), 3 * 8);
         wheel.stop_threads();
+    }
+
+    /// The thread came back from the last lap, and went on with the next one.
+    #[test]
+    fn a_region_that_is_ready_late_begins_nothing_anew() {
+        let ready = Ready::default();
+        ready.begin();
+        ready.advance(2 * REGION);
+        assert_eq!(ready.get(), 2 * REGION);
+        ready.end();
+        ready.advance(3 * REGION);
+        assert!(ready.is_over());
     }
 
     /// Where the file system has no such pieces the same memory would be written twice for nothing.
