@@ -142,7 +142,9 @@ fn prepare(file: &BlockFile, start: u64) {
     let region = start..start + REGION;
     let Ok(memory) = file.memory() else { return file.ready.end() };
     // Touched by a writer that has come that far meanwhile, or brought by somebody: that one is left as it is (invariant 2).
-    if !memory.is_untouched(region.clone()) || memory.prepare(region.clone()) {
+    let is_done = !memory.is_untouched(region.clone()) || memory.prepare(region.clone());
+    // Where a writer was sooner, in the midst of it, this says nothing of the regions to come.
+    if is_done || written(file) > start {
         file.ready.advance(region.end);
     } else {
         file.ready.end();
@@ -272,6 +274,24 @@ mod tests {
         until("all regions were looked at", || active.ready.get() == 9 * REGION);
         assert_eq!(faults.hints.prepared().len(), 1);
         wheel.stop_threads();
+    }
+
+    /// The file was given up, and the rest of it had small pieces only.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn a_writer_that_is_sooner_than_the_thread_does_not_have_the_file_given_up() {
+        let (wheel, faults) = wheel(20 * MIB, around());
+        store_mib(&wheel, 0..5);
+        let active = wheel.table.file(wheel.lanes[0].active().unwrap());
+        until("all regions are ready", || active.ready.get() == 9 * REGION);
+        wheel.stop_threads();
+        faults.hints.keep_small();
+        // As it was when the thread began with these, and the writer was behind them.
+        active.ready.begin();
+        prepare(active, REGION);
+        assert_eq!(active.ready.get(), 2 * REGION);
+        prepare(active, 6 * REGION);
+        assert!(active.ready.is_over());
     }
 
     #[test]
