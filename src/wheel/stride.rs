@@ -14,20 +14,26 @@
 use crate::block::Slot;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// The low half of a word: the first slot that is out of step. All ones: none is.
+/// The low half of a word: the first slot that is out of step. All ones: none is known to be.
 const END: u64 = 0xffff_ffff;
 
 /// The step of one file, for its present lap.
 ///
 /// The high half of the word is the pages of each block, 0 if none is known.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Stride(AtomicU64);
+
+impl Default for Stride {
+    fn default() -> Self {
+        Self(AtomicU64::new(END))
+    }
+}
 
 impl Stride {
     /// Another lap: nothing is known.
     pub(crate) fn clear(&self) {
         // Relaxed, here and below: guesses (invariant 1).
-        self.0.store(0, Ordering::Relaxed);
+        self.0.store(END, Ordering::Relaxed);
     }
 
     /// A block of so many pages begins at this page. In whatever order.
@@ -42,8 +48,9 @@ impl Stride {
     fn change(&self, slot: Slot, pages: u64, is_in_step: bool) {
         let slot = u64::from(slot.get());
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| match (word >> 32, word & END) {
-            (0, _) => (is_in_step && pages > 0).then_some(pages << 32 | END),
-            (step, end) if slot < end && (!is_in_step || step != pages) => Some(step << 32 | slot),
+            (_, end) if slot >= end => None,
+            (0, end) if is_in_step && pages > 0 => Some(pages << 32 | end),
+            (step, _) if !is_in_step || step != pages => Some(step << 32 | slot),
             _ => None,
         });
     }
@@ -101,6 +108,20 @@ mod tests {
             stride.note(slot(1), 4, 2);
             assert_eq!(pages(&stride), [Some(1), None, None, None, None]);
         }
+    }
+
+    /// A restart meets the newest block first: what it forgot of those let it expect them in step with the oldest.
+    #[test]
+    fn blocks_out_of_step_that_are_met_first_are_never_expected() {
+        let stride = Stride::default();
+        // Of two pages each from the third on, all met from the last one down to the first.
+        for (number, page, pages) in [(4, 7, 2), (3, 5, 2), (2, 3, 2), (1, 2, 1), (0, 1, 1)] {
+            stride.note(slot(number), page, pages);
+        }
+        assert_eq!(pages(&stride), [Some(1), Some(2), None, None, None]);
+        stride.clear();
+        stride.note(slot(0), 1, 1);
+        assert_eq!(stride.page_of(slot(4)), Some(5), "the next lap");
     }
 
     #[test]
