@@ -87,6 +87,7 @@ mod suspicion;
 mod syncer;
 mod tell;
 mod tempo;
+mod thread_number;
 mod threads;
 mod ticket;
 mod turn;

@@ -16,6 +16,7 @@
 use crate::planted;
 use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::wheel::thread_number::thread_number;
 
 const CLOSING: u64 = 1 << 63;
 
@@ -155,26 +156,6 @@ impl Pinner {
     pub(crate) fn held(&self) -> u64 {
         self.words.iter().map(|word| word.0.load(Ordering::Relaxed) & !CLOSING).sum()
     }
-}
-
-/// A number for this thread. They are dealt in turn, so threads spread over the words evenly.
-#[cfg(not(loom))]
-#[inline]
-fn thread_number() -> usize {
-    use crate::sync::atomic::AtomicUsize;
-
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        // Relaxed: only the numbers have to differ.
-        static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
-    }
-    NUMBER.with(|number| *number)
-}
-
-/// Models say which word they mean; the rest of the crate shares one under loom, which is the hardest case.
-#[cfg(loom)]
-fn thread_number() -> usize {
-    0
 }
 
 #[cfg(all(test, not(loom)))]
