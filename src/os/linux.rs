@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use memmap2::MmapOptions;
 use rustix::fs::FallocateFlags;
@@ -183,8 +184,12 @@ pub(crate) unsafe fn resident(start: NonNull<u8>, len: usize) -> Option<u64> {
     (result == 0).then_some((there * page) as u64)
 }
 
-/// Has the pages of `range` of `file` in memory as one piece; whether it has. For a part that was never stored to: of another
-/// one it reads what is not in memory.
+/// The longest that a piece of memory takes of a processor if it is at hand, several times what its zeros do. A virtual machine
+/// may have to get it from its host: a piece of 2 MiB took 6 ms there.
+const AT_HAND: Duration = Duration::from_millis(2);
+
+/// Has the pages of `range` of `file` in memory as one piece; whether it has, and the memory was at hand. For a part that was
+/// never stored to: of another one it reads what is not in memory.
 pub(crate) fn hold_in_one_piece(file: &File, range: Range<u64>) -> bool {
     let Ok(len) = usize::try_from(range.end.saturating_sub(range.start)) else { return false };
     // What is asked for may be rounded up to a whole piece. And without the second it may never end, should there be something
@@ -195,8 +200,19 @@ pub(crate) fn hold_in_one_piece(file: &File, range: Range<u64>) -> bool {
     // A mapping of its own: where the file is read, what lies around a page is not to be read in such pieces.
     let Ok(map) = MmapOptions::new().offset(range.start).len(len).map_raw_read_only(file) else { return false };
     let advices = [memmap2::Advice::DontFork, memmap2::Advice::HugePage, memmap2::Advice::Random];
+    let begun = thread_time();
     advices.into_iter().chain([memmap2::Advice::PopulateRead]).all(|advice| map.advise(advice).is_ok())
+        && thread_time().saturating_sub(begun) <= AT_HAND
         && NonNull::new(map.as_mut_ptr()).is_some_and(|start| is_one_piece(start, len))
+}
+
+/// How long this thread has had a processor: without what it waited for others to have it.
+fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to `time`, which outlives it.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let parts = (result == 0).then_some((u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec)));
+    parts.map_or(Duration::ZERO, |(secs, nanos)| Duration::new(secs.unwrap_or(0), nanos.unwrap_or(0)))
 }
 
 /// Bytes that a processor maps at once, above a page; `None` where the system has no such pieces.
@@ -261,6 +277,18 @@ pub(crate) fn is_hole(file: &File, range: Range<u64>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "no clock of threads")]
+    fn the_time_of_a_thread_is_what_it_has_worked_and_not_what_it_has_slept() {
+        let begun = thread_time();
+        std::thread::sleep(Duration::from_millis(300));
+        let worked = || thread_time().saturating_sub(begun);
+        assert!(worked() < Duration::from_millis(100), "{:?}", worked());
+        while worked() < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+    }
 
     #[test]
     fn releases_of_the_kernel_are_told_apart() {

@@ -327,7 +327,8 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
 
     /// Hint: all of this range, which [`is_untouched`](Self::is_untouched), will be stored to soon, and read from memory after
     /// that. Where the system keeps files in memory in pieces, this range becomes one; its bytes stay as they are. Whether it
-    /// has become one: if not, the store asks for no more of this file. Default: nothing happens, `false`.
+    /// has become one, and the memory for it was at hand: if not for some in a row, the store asks for no more of this file.
+    /// Default: nothing happens, `false`.
     fn prepare(&self, _range: Range<u64>) -> bool {
         false
     }

@@ -28,6 +28,10 @@ use crate::wheel::{Access, FileWheel, WheelOptions};
 const AHEAD: u64 = 24 << 20;
 /// And no more than this part of the memory that is left, for all lanes together.
 const PART: u64 = 16;
+/// After so many regions in a row that did not become one piece, or only when memory had been found for it, the system has none
+/// to give, or writers are quicker: a file is given up at each further one. A single one may have met a writer, or a lack of
+/// descriptors.
+const REFUSALS: u32 = 3;
 /// Longest sleep between two looks.
 const REST: Duration = Duration::from_secs(1);
 
@@ -88,13 +92,13 @@ pub(crate) fn is_worth_it(pages: u32, options: &WheelOptions) -> bool {
 
 /// Runs until the wheel stops, or all files of the lane have begun to be filled for the second time.
 pub(crate) fn run(wheel: &Arc<FileWheel>, lane: u16) {
-    let lane = &wheel.lanes[usize::from(lane)];
+    let (lane, mut refusals) = (&wheel.lanes[usize::from(lane)], 0);
     loop {
         let mut turn = wheel.turn.lock();
         match wheel.next_region(&turn, lane) {
             Job::Prepare(file, start) => {
                 drop(turn);
-                prepare(wheel.table.file(file), start);
+                prepare(wheel.table.file(file), start, &mut refusals);
             }
             Job::Rest => {
                 wheel.keep.wait_until(&mut turn, Instant::now() + REST);
@@ -138,17 +142,16 @@ fn written(file: &BlockFile) -> u64 {
     u64::from(file.cursor.next_page()).max(1) * PAGE_SIZE
 }
 
-fn prepare(file: &BlockFile, start: u64) {
+/// `refusals`: how many in a row have not become one piece.
+fn prepare(file: &BlockFile, start: u64, refusals: &mut u32) {
     let region = start..start + REGION;
     let Ok(memory) = file.memory() else { return file.ready.end() };
     // Touched by a writer that has come that far meanwhile, or brought by somebody: that one is left as it is (invariant 2).
-    let is_done = !memory.is_untouched(region.clone()) || memory.prepare(region.clone());
-    // Where a writer was sooner, in the midst of it, this says nothing of the regions to come.
-    if is_done || written(file) > start {
-        file.ready.advance(region.end);
-    } else {
-        file.ready.end();
-    }
+    let is_untouched = memory.is_untouched(region.clone());
+    let is_piece = is_untouched && memory.prepare(region.clone());
+    let is_refused = is_untouched && !is_piece;
+    *refusals = if is_piece { 0 } else { *refusals + u32::from(is_refused) };
+    if is_refused && *refusals >= REFUSALS { file.ready.end() } else { file.ready.advance(region.end) }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -260,37 +263,50 @@ mod tests {
     /// Where the file system has no such pieces the same memory would be written twice for nothing.
     #[test]
     #[cfg_attr(miri, ignore = "too many bytes to interpret")]
-    fn a_file_whose_memory_does_not_become_one_piece_is_asked_for_once_and_a_touched_region_is_passed_over() {
+    fn a_file_whose_memory_does_not_become_one_piece_is_given_up_and_a_touched_region_is_passed_over() {
         let (wheel, faults) = wheel(20 * MIB, around());
         faults.hints.keep_small();
-        store_mib(&wheel, 0..9);
+        store_mib(&wheel, 0..1);
         let active = wheel.table.file(wheel.lanes[0].active().unwrap());
         until("it is given up", || active.ready.is_over());
-        assert_eq!(faults.hints.prepared().len(), 1);
+        assert_eq!(faults.hints.prepared().len(), 3);
         wheel.seal_active();
-        faults.hints.show_untouched(false);
         store_mib(&wheel, 9..10);
         let active = wheel.table.file(wheel.lanes[0].active().unwrap());
+        until("so is the next one, at once", || active.ready.is_over());
+        assert_eq!(faults.hints.prepared().len(), 4);
+        wheel.seal_active();
+        faults.hints.show_untouched(false);
+        store_mib(&wheel, 10..11);
+        let active = wheel.table.file(wheel.lanes[0].active().unwrap());
         until("all regions were looked at", || active.ready.get() == 9 * REGION);
-        assert_eq!(faults.hints.prepared().len(), 1);
+        assert_eq!(faults.hints.prepared().len(), 4);
         wheel.stop_threads();
     }
 
-    /// The file was given up, and the rest of it had small pieces only.
+    /// A writer may have come into the midst of it: the file was given up, and the rest of it had small pieces only.
     #[test]
     #[cfg_attr(miri, ignore = "too many bytes to interpret")]
-    fn a_writer_that_is_sooner_than_the_thread_does_not_have_the_file_given_up() {
+    fn a_file_is_not_given_up_for_a_few_regions_that_are_no_piece_but_for_one_more_after_these() {
         let (wheel, faults) = wheel(20 * MIB, around());
-        store_mib(&wheel, 0..5);
+        store_mib(&wheel, 0..1);
         let active = wheel.table.file(wheel.lanes[0].active().unwrap());
         until("all regions are ready", || active.ready.get() == 9 * REGION);
         wheel.stop_threads();
-        faults.hints.keep_small();
-        // As it was when the thread began with these, and the writer was behind them.
         active.ready.begin();
-        prepare(active, REGION);
-        assert_eq!(active.ready.get(), 2 * REGION);
-        prepare(active, 6 * REGION);
+        let mut refusals = REFUSALS - 1;
+        prepare(active, REGION, &mut refusals);
+        assert_eq!((active.ready.get(), refusals), (2 * REGION, 0));
+        faults.hints.keep_small();
+        for number in 2..4 {
+            prepare(active, number * REGION, &mut refusals);
+            assert_eq!(active.ready.get(), (number + 1) * REGION);
+        }
+        faults.hints.show_untouched(false);
+        prepare(active, 4 * REGION, &mut refusals);
+        assert_eq!((active.ready.get(), refusals), (5 * REGION, 2), "it was not asked for");
+        faults.hints.show_untouched(true);
+        prepare(active, 5 * REGION, &mut refusals);
         assert!(active.ready.is_over());
     }
 
