@@ -1,4 +1,5 @@
-//! Lanes of which a thread panics, whose source breaks its promises, or one of whose files is broken.
+//! Lanes that store at the same time; of which a thread panics, whose source breaks its promises, or one of whose files is
+//! broken.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -140,6 +141,30 @@ fn io_of(error: WriteError) -> IoError {
 
 /// A source that panicked took the keeper of the lane with it: its writers waited 30 s each, for ever, and the store was
 /// called healthy. One whose file had another size did the same by an assertion.
+/// Each folder is a disk, and no disk waits for another.
+#[test]
+fn blocks_of_all_folders_are_stored_at_the_same_time() {
+    const FOLDERS: u16 = 3;
+    let source = FaultySource::new(memory(FOLDERS, 3));
+    let faults = source.faults();
+    let (scratch, _events) = open(source, at_once);
+    faults.hold_stores(true);
+    std::thread::scope(|scope| {
+        for lane in 0..FOLDERS {
+            let key = key_in(&scratch, lane, 1);
+            let scratch = &scratch;
+            scope.spawn(move || scratch.put_named(REALM, key, &block(lane.into(), 9000)).unwrap());
+        }
+        eventually("a store of each", || faults.held_stores() == FOLDERS.into());
+        faults.hold_stores(false);
+    });
+    for lane in 0..FOLDERS {
+        let key = key_in(&scratch, lane, 1);
+        assert_eq!(*scratch.get(REALM, key).unwrap(), block(lane.into(), 9000));
+    }
+    scratch.close(HANGS);
+}
+
 #[test]
 fn a_source_that_panics_or_makes_a_file_of_another_size_breaks_its_lane_with_its_words_until_it_does_not() {
     for (odd, words) in [(Odd::CreatePanics, "CreatePanics, as the test asks"), (Odd::CreateIsTooSmall, "12288 bytes")]

@@ -68,6 +68,39 @@ fn brought(number: u64, behind: Range<u64>) -> Vec<Hint> {
     [Hint::Needed(region(number))].into_iter().chain(behind).chain([Hint::Populated(region(number))]).collect()
 }
 
+/// Each verb that lends blocks; those of this run, what a buffer holds of them, and those of an earlier one.
+#[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
+fn a_block_that_is_in_memory_is_read_without_a_call_to_its_file() {
+    for access in [Access::Auto, Access::Exact, Access::ReadAround] {
+        let (scratch, faults) = reopened(|builder| builder.access(access), 100);
+        for number in 100..200 {
+            scratch.put_named(Realm::DEFAULT, key(number), &number.to_le_bytes()).unwrap();
+        }
+        scratch.flush().unwrap();
+        scratch.put_named(Realm::DEFAULT, key(200), &200_u64.to_le_bytes()).unwrap();
+        let keys: Vec<_> = (0..=200).map(key).collect();
+        let read_all = || {
+            for (number, key) in (0_u64..).zip(&keys) {
+                let bytes = number.to_le_bytes();
+                assert!(scratch.read(Realm::DEFAULT, *key, |block| block == bytes).unwrap());
+                assert_eq!(*scratch.get(Realm::DEFAULT, *key).unwrap(), bytes);
+            }
+            let mut found = 0;
+            scratch.get_many(Realm::DEFAULT, &keys, |_, block| found += block.unwrap().len()).unwrap();
+            assert_eq!(found, keys.len() * 8);
+        };
+        read_all();
+        let calls = || [Call::Load, Call::Populate].map(|call| faults.count(call));
+        let before = calls();
+        faults.hints.take();
+        read_all();
+        assert_eq!(calls(), before, "{access:?}");
+        let asked = faults.hints.take();
+        assert!(!asked.iter().any(|(_, hint)| matches!(hint, Hint::Needed(_) | Hint::Populated(_))), "{asked:?}");
+    }
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn with_exact_each_block_is_asked_for_alone_and_once() {
