@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use benchkit::{KIB, MIB, noise, warm_memory};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use scratchspace::bytemuck::cast_slice;
 use scratchspace::{BlittableReader, MemoryFileSource, Realm, Scratch};
 
 const REALM: Realm = Realm::DEFAULT;
@@ -15,28 +16,35 @@ fn values(c: &mut Criterion) {
     let scratch = Scratch::open(source.expect("options in their ranges")).expect("a new store");
     let columns: Vec<u64> =
         noise(MIB).chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
-    let words = &columns[..4 * KIB / 8];
 
     let mut group = c.benchmark_group("blittable/1 MiB column");
     group.throughput(Throughput::Bytes(MIB as u64));
     // Content of its own in each block: what is there is not stored again.
     let mut number = 0;
+    let assert_stored = |key, number: u64| {
+        let block = scratch.get(REALM, key).expect("a block that was just written");
+        assert!(block[..8] == number.to_le_bytes() && block[8..] == *cast_slice::<u64, u8>(&columns[1..]), "{number}");
+    };
     group.bench_function("limit: copy, and put to memory", |b| {
+        let mut last = None;
         b.iter(|| {
             number += 1;
             let mut copy = columns.clone();
             copy[0] = number;
-            scratch.put(REALM, scratchspace::bytemuck::cast_slice(&copy)).expect("room")
+            last = Some(scratch.put(REALM, cast_slice(&copy)).expect("room"));
         });
+        assert_stored(last.expect("an iteration"), number);
     });
     group.bench_function("write_slice and commit to memory", |b| {
+        let mut last = None;
         b.iter(|| {
             number += 1;
             let mut writer = scratch.writer(REALM);
             writer.write::<u64>(&number);
             writer.write_slice(&columns[1..]);
-            writer.commit().expect("room")
+            last = Some(writer.commit().expect("room"));
         });
+        assert_stored(last.expect("an iteration"), number);
     });
     group.bench_function("limit: put to memory", |b| {
         b.iter_batched_ref(
@@ -46,19 +54,20 @@ fn values(c: &mut Criterion) {
                 copy[0] = number;
                 copy
             },
-            |copy| scratch.put(REALM, scratchspace::bytemuck::cast_slice(copy)).expect("room"),
+            |copy| scratch.put(REALM, cast_slice(copy)).expect("room"),
             BatchSize::PerIteration,
         );
     });
     group.bench_function("write_shared and commit to memory", |b| {
-        let shared: Arc<[u64]> = columns[1..].into();
+        let (shared, mut last): (Arc<[u64]>, _) = (columns[1..].into(), None);
         b.iter(|| {
             number += 1;
             let mut writer = scratch.writer(REALM);
             writer.write::<u64>(&number);
             writer.write_shared(Arc::clone(&shared));
-            writer.commit().expect("room")
+            last = Some(writer.commit().expect("room"));
         });
+        assert_stored(last.expect("an iteration"), number);
     });
     let bytes = {
         let mut writer = scratch.writer(REALM);
@@ -73,9 +82,13 @@ fn values(c: &mut Criterion) {
             let read: &[u64] = reader.read_prefixed().expect("what was written");
             assert_eq!(read.len(), columns.len());
         });
+        assert!(BlittableReader::new(&block).read_prefixed::<u64>().expect("what was written") == columns);
     });
     group.finish();
+    one_by_one(c, &scratch, &columns[..4 * KIB / 8]);
+}
 
+fn one_by_one(c: &mut Criterion, scratch: &Scratch, words: &[u64]) {
     let mut group = c.benchmark_group("blittable/512 words one by one");
     group.throughput(Throughput::Elements(words.len() as u64));
     group.bench_function("limit: a vector", |b| {

@@ -4,6 +4,7 @@
 //! directories are in memory then, as they are read at open, and no block is. Every row adds up the bytes it reads.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,16 +24,19 @@ const MANY: usize = 64;
 struct Set<'a> {
     place: &'a Path,
     len: usize,
-    /// The keys of the store, and what all their blocks add up to.
+    /// The keys of the store, and what the block of each adds up to.
     keys: Vec<BlockHash>,
-    total: u64,
+    sums: Vec<u64>,
+    /// The same of the bare file, whose mebibytes are alike.
+    bare_sums: Vec<u64>,
 }
 
 impl Set<'_> {
     fn new(place: &Path, len: usize, bytes: usize) -> Set<'_> {
         drop(bare_file(place, bytes));
         warm_memory(2 * bytes);
-        let mut set = Set { place, len, keys: Vec::new(), total: 0 };
+        let bare_sums = noise(MIB).chunks_exact(len).map(sum).collect();
+        let mut set = Set { place, len, keys: Vec::new(), sums: Vec::new(), bare_sums };
         // A sixth more than the blocks, for their entries and the ends of files.
         let file_size = (bytes / 5).next_multiple_of(MIB) as u64;
         let source = DiskFileSource::builder().folder(set.store()).files_per_folder(FILES).file_size(file_size);
@@ -41,7 +45,7 @@ impl Set<'_> {
         let mut block = noise(len);
         for number in 0..bytes / len {
             stamp(&mut block, number as u64);
-            set.total = set.total.wrapping_add(sum(&block));
+            set.sums.push(sum(&block));
             set.keys.push(scratch.put(REALM, &block).expect("room"));
         }
         assert!(scratch.close(PATIENCE).is_clean());
@@ -74,18 +78,15 @@ impl Set<'_> {
         shuffled(number as u64, self.keys.len().trailing_zeros())
     }
 
-    /// The time for so many reads by what `begin` makes: at most half of the set before it is prepared anew, so that what lies
-    /// around a block is of no use yet.
-    fn time<R>(&self, reads: u64, prepare: impl Fn() -> R, read: impl Fn(&R, usize) -> u64) -> Duration {
+    /// The time for so many reads of `many` blocks each by what `prepare` makes: at most half of the set before that is prepared
+    /// anew, so that what lies around a block is of no use yet.
+    fn time<R: Reader>(&self, reads: u64, many: usize, prepare: impl Fn() -> R) -> Duration {
         let (mut left, mut time) = (usize::try_from(reads).expect("few"), Duration::ZERO);
         let mut round = 0;
         while left > 0 {
             let reader = prepare();
-            let now = left.min(self.keys.len() / 2);
-            let began = Instant::now();
-            let all = (0..now).fold(0, |all: u64, at| all.wrapping_add(read(&reader, self.block(round + at))));
-            time += began.elapsed();
-            assert_ne!(all, 0);
+            let now = left.min(self.keys.len() / 2 / many);
+            time += self.time_of(&reader, round..round + now, many);
             left -= now;
             round += now;
         }
@@ -93,36 +94,75 @@ impl Set<'_> {
     }
 
     /// The time in which all blocks are read once.
-    fn time_of_all<R>(&self, rounds: u64, prepare: impl Fn() -> R, read: impl Fn(&R, usize) -> u64) -> Duration {
-        (0..rounds)
-            .map(|_| {
-                let reader = prepare();
-                let began = Instant::now();
-                let count = self.keys.len();
-                let all = (0..count).fold(0, |all: u64, at| all.wrapping_add(read(&reader, self.block(at))));
-                let time = began.elapsed();
-                assert_ne!(all, 0);
-                time
-            })
-            .sum()
+    fn time_of_all<R: Reader>(&self, rounds: u64, prepare: impl Fn() -> R) -> Duration {
+        (0..rounds).map(|_| self.time_of(&prepare(), 0..self.keys.len(), 1)).sum()
     }
 
-    fn map(&self) -> Mmap {
+    /// The time of these reads, and whether they were right.
+    fn time_of(&self, reader: &impl Reader, reads: Range<usize>, many: usize) -> Duration {
+        let numbers = |read: usize| (read * many..(read + 1) * many).map(|at| self.block(at));
+        let mut asked = Vec::with_capacity(many);
+        let began = Instant::now();
+        let all = reads.clone().fold(0, |all: u64, read| {
+            asked.clear();
+            asked.extend(numbers(read));
+            all.wrapping_add(reader.read(self, &asked))
+        });
+        let time = began.elapsed();
+        let expected = reads.flat_map(numbers).map(|number| reader.expected(self, number));
+        assert_eq!(all, expected.fold(0, u64::wrapping_add), "every block reads as it was written");
+        time
+    }
+
+    fn map(&self, is_requested: bool) -> Bare {
         // SAFETY: this process alone has the file, and nobody writes to it any more.
-        unsafe { Mmap::map(&self.bare()) }.expect("a mapping of a file of this bench")
+        let map = unsafe { Mmap::map(&self.bare()) }.expect("a mapping of a file of this bench");
+        Bare { map, is_requested }
+    }
+}
+
+/// Adds up the words of blocks.
+trait Reader {
+    fn read(&self, set: &Set<'_>, numbers: &[usize]) -> u64;
+    fn expected(&self, set: &Set<'_>, number: usize) -> u64;
+}
+
+struct Bare {
+    map: Mmap,
+    /// Whether each block is asked for before it is read.
+    is_requested: bool,
+}
+
+impl Reader for Bare {
+    fn read(&self, set: &Set<'_>, numbers: &[usize]) -> u64 {
+        let blocks = numbers.iter().map(|number| {
+            if self.is_requested {
+                self.map.advise_range(Advice::WillNeed, number * set.len, set.len).expect("a range of the mapping");
+            }
+            sum(&self.map[number * set.len..][..set.len])
+        });
+        blocks.fold(0, u64::wrapping_add)
     }
 
-    fn sum_of(&self, map: &Mmap, number: usize) -> u64 {
-        sum(&map[number * self.len..][..self.len])
+    fn expected(&self, set: &Set<'_>, number: usize) -> u64 {
+        set.bare_sums[number % set.bare_sums.len()]
+    }
+}
+
+impl Reader for Scratch {
+    fn read(&self, set: &Set<'_>, numbers: &[usize]) -> u64 {
+        if let [number] = numbers {
+            return Self::read(self, REALM, set.keys[*number], sum).expect("a block that stays");
+        }
+        let asked: [BlockHash; MANY] = std::array::from_fn(|at| set.keys[numbers[at]]);
+        let mut all = 0_u64;
+        let add = |_, block: Result<&[u8], _>| all = all.wrapping_add(sum(block.expect("a block that stays")));
+        self.get_many(REALM, &asked, add).expect("an open store");
+        all
     }
 
-    fn requested(&self, map: &Mmap, number: usize) -> u64 {
-        map.advise_range(Advice::WillNeed, number * self.len, self.len).expect("a range of the mapping");
-        self.sum_of(map, number)
-    }
-
-    fn read(&self, scratch: &Scratch, number: usize) -> u64 {
-        scratch.read(REALM, self.keys[number], sum).expect("a block that stays")
+    fn expected(&self, set: &Set<'_>, number: usize) -> u64 {
+        set.sums[number]
     }
 }
 
@@ -136,40 +176,26 @@ fn scattered(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("cold/{name}"));
         group.throughput(Throughput::Bytes(len as u64)).sampling_mode(SamplingMode::Flat);
         group.bench_function("limit: exact requests on a bare mapping", |b| {
-            b.iter_custom(|reads| set.time(reads, || set.map(), |map, number| set.requested(map, number)));
+            b.iter_custom(|reads| set.time(reads, 1, || set.map(true)));
         });
         group.bench_function("limit: a bare mapping", |b| {
-            b.iter_custom(|reads| set.time(reads, || set.map(), |map, number| set.sum_of(map, number)));
+            b.iter_custom(|reads| set.time(reads, 1, || set.map(false)));
         });
         let exact = |builder: ScratchBuilder| builder.access(Access::Exact);
         group.bench_function("read, of another run and not compared yet", |b| {
-            b.iter_custom(|reads| set.time(reads, || set.reopened(exact), |scratch, number| set.read(scratch, number)));
+            b.iter_custom(|reads| set.time(reads, 1, || set.reopened(exact)));
         });
         let exact = |builder: ScratchBuilder| builder.access(Access::Exact).verify(Verify::Never);
         group.bench_function("read", |b| {
-            b.iter_custom(|reads| set.time(reads, || set.reopened(exact), |scratch, number| set.read(scratch, number)));
+            b.iter_custom(|reads| set.time(reads, 1, || set.reopened(exact)));
         });
         group.throughput(Throughput::Bytes((MANY * len) as u64));
         group.bench_function("get_many of 64", |b| {
-            b.iter_custom(|batches| {
-                let read = |scratch: &Scratch, number: usize| {
-                    let asked: [BlockHash; MANY] = std::array::from_fn(|at| set.keys[set.block(number * MANY + at)]);
-                    let mut all = 0_u64;
-                    let add = |_, block: Result<&[u8], _>| all = all.wrapping_add(sum(block.expect("it stays")));
-                    scratch.get_many(REALM, &asked, add).expect("an open store");
-                    all
-                };
-                let one = Set { place: set.place, len, keys: set.keys[..set.keys.len() / MANY].to_vec(), total: 0 };
-                one.time(batches, || set.reopened(exact), read)
-            });
+            b.iter_custom(|batches| set.time(batches, MANY, || set.reopened(exact)));
         });
         group.finish();
         let again = set.reopened(|builder| builder);
-        let total = set
-            .keys
-            .iter()
-            .fold(0, |all: u64, key| all.wrapping_add(again.read(REALM, *key, sum).expect("a block that stays")));
-        assert_eq!(total, set.total, "every block reads as it was written");
+        set.time_of(&again, 0..set.keys.len(), 1);
         assert_eq!(again.stats().corrupted, 0);
     }
 }
@@ -182,15 +208,15 @@ fn all(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("cold/all of a set that fits, {name}"));
         group.throughput(Throughput::Bytes(bytes as u64)).sampling_mode(SamplingMode::Flat);
         group.bench_function("limit: exact requests on a bare mapping", |b| {
-            b.iter_custom(|rounds| set.time_of_all(rounds, || set.map(), |map, number| set.requested(map, number)));
+            b.iter_custom(|rounds| set.time_of_all(rounds, || set.map(true)));
         });
         group.bench_function("limit: a bare mapping", |b| {
-            b.iter_custom(|rounds| set.time_of_all(rounds, || set.map(), |map, number| set.sum_of(map, number)));
+            b.iter_custom(|rounds| set.time_of_all(rounds, || set.map(false)));
         });
         for access in [Access::Auto, Access::Exact, Access::ReadAround] {
             group.bench_function(BenchmarkId::new("read", format!("{access:?}")), |b| {
                 let prepare = || set.reopened(|builder| builder.access(access).verify(Verify::Never));
-                b.iter_custom(|rounds| set.time_of_all(rounds, prepare, |scratch, number| set.read(scratch, number)));
+                b.iter_custom(|rounds| set.time_of_all(rounds, prepare));
             });
         }
         group.finish();

@@ -1,13 +1,15 @@
 //! `index/*`: how long it takes to learn whether a block is there, beside a read of memory that no cache has.
 //!
 //! The blocks are named and empty, so that nothing but the index, the slots and the entries is touched. `limit` follows a
-//! random cycle through half a gibibyte: each step is one read that waits for the one before.
+//! random cycle through half a gibibyte: each step is one read that waits for the one before. Among the most of them some have
+//! bytes, which are read in no order, beside as many in a bare mapping.
 
 use std::path::Path;
 use std::time::Duration;
 
-use benchkit::{KIB, MIB, folder, shuffled, warm_memory};
+use benchkit::{KIB, MIB, bare_file, folder, noise, shuffled, stamp, sum, warm_memory};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use memmap2::Mmap;
 use scratchspace::{BlockHash, DiskFileSource, Realm, Scratch, ScratchBuilder};
 
 const REALM: Realm = Realm::DEFAULT;
@@ -16,6 +18,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Keys of a `get_many`.
 const MANY: usize = 256;
 const CHASE: usize = 512 * MIB / 8;
+/// Blocks of the largest store, as a power of two.
+const MOST: u32 = 24;
 
 /// A store in one lane of one folder.
 fn store(folder: &Path, files: u16, file_size: usize) -> ScratchBuilder {
@@ -61,10 +65,11 @@ fn lookups(c: &mut Criterion) {
     });
     group.finish();
     drop(cycle);
-    for bits in [18, 22, 24] {
+    for bits in [18, 22, MOST] {
         let place = folder();
         warm_memory(1 << 30);
-        let builder = store(place.path(), 12, 128 * MIB).expected_blocks(5 << (bits - 2));
+        let files = if bits == MOST { 20 } else { 12 };
+        let builder = store(&place.path().join("store"), files, 128 * MIB).expected_blocks(5 << (bits - 2));
         let scratch = builder.open().expect("a store on an empty folder");
         filled(&scratch, 1 << bits);
         let mut group = c.benchmark_group(format!("index/2^{bits} blocks"));
@@ -96,7 +101,44 @@ fn lookups(c: &mut Criterion) {
         group.finish();
         assert_eq!((scratch.len(), scratch.stats().evicted), (1 << bits, 0));
         assert!(scratch.stats().index_bytes < (1 << bits) * 16 + (256 * KIB) as u64);
+        if bits == MOST {
+            among(c, &scratch, place.path());
+        }
     }
+}
+
+/// Blocks with bytes in a store that has 64 times as many without.
+fn among(c: &mut Criterion, scratch: &Scratch, place: &Path) {
+    const LEN: usize = 4 * KIB;
+    const BITS: u32 = 18;
+    const FIRST: u64 = 1 << 41;
+
+    let file = bare_file(place, LEN << BITS);
+    // SAFETY: this process alone has the file, and nobody writes to it any more.
+    let map = unsafe { Mmap::map(&file) }.expect("a mapping of a file of this bench");
+    warm_memory(2 << 30);
+    let (mut block, mut total) = (noise(LEN), 0_u64);
+    for number in 0..1 << BITS {
+        stamp(&mut block, number);
+        total = total.wrapping_add(sum(&block));
+        scratch.put_named(REALM, key(FIRST + number), &block).expect("room");
+    }
+    scratch.flush().expect("a disk that works");
+    let read = |number: usize| scratch.read(REALM, key(FIRST + number as u64), sum).expect("a block that stays");
+    let of_map = |number: usize| sum(&map[number * LEN..][..LEN]);
+    assert_eq!((0..1 << BITS).map(read).fold(0, u64::wrapping_add), total, "every block reads as it was written");
+    assert_eq!((0..1 << BITS).map(of_map).fold(0, u64::wrapping_add), sum(&map));
+    let mut number = 0;
+    let mut next = || {
+        number += 1;
+        shuffled(number, BITS)
+    };
+    let mut group = c.benchmark_group(format!("index/2^{MOST} blocks"));
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("limit: 4 KiB of a bare mapping", |b| b.iter(|| of_map(next())));
+    group.bench_function("read of 4 KiB, as one in 64 has", |b| b.iter(|| read(next())));
+    group.finish();
+    assert_eq!((0..1 << BITS).map(read).fold(0, u64::wrapping_add), total);
 }
 
 /// The index without a store, at its capacity: what is left of a look-up without entries, files and pins.
@@ -179,7 +221,16 @@ fn alone(c: &mut Criterion) {
             found
         });
     });
-    group.bench_function("miss", |b| b.iter(|| index.find(next() + BLOCKS)));
+    let (others, taken) = (Cell::new(0_u64), Cell::new(0_u64));
+    group.bench_function("miss", |b| {
+        b.iter(|| {
+            let found = index.find(next() + BLOCKS).is_some();
+            others.set(others.get() + 1);
+            taken.set(taken.get() + u64::from(found));
+        });
+    });
+    // A word has a part of the hash only.
+    assert!(taken.get() <= others.get() / 1000 + 10, "{} of {} were taken for another", taken.get(), others.get());
     const { assert!(AHEAD == 32) };
     group.throughput(Throughput::Elements(AHEAD));
     group.bench_function("hits, in batches", |b| {

@@ -1,11 +1,12 @@
 //! `recover/*`: how long a restart takes: until the store serves, and until every block is found.
 //!
-//! The page cache has what the run before has written. The blocks are named, with a page of bytes each or none.
+//! The page cache has what the run before has written, or nothing of it (`caches cold`). The blocks are named, with a page of
+//! bytes each or none.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use benchkit::{KIB, MIB, folder, noise, warm_memory};
+use benchkit::{KIB, MIB, folder, forget, noise, warm_memory};
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use scratchspace::{BlockHash, DiskFileSource, Realm, Scratch, ScratchBuilder};
 
@@ -24,11 +25,12 @@ fn key(number: u64) -> BlockHash {
     BlockHash::from_u128(u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
 }
 
-/// Times `open` alone: a store is closed before the next is opened, as a folder has one owner.
-fn timed_openings(b: &mut Bencher<'_>, open: impl Fn() -> Scratch) {
+/// Times `open` alone, after `prepare`: a store is closed before the next is opened, as a folder has one owner.
+fn timed_openings(b: &mut Bencher<'_>, prepare: impl Fn(), open: impl Fn() -> Scratch) {
     b.iter_custom(|openings| {
         let mut all = Duration::ZERO;
         for _ in 0..openings {
+            prepare();
             let begun = Instant::now();
             let scratch = open();
             all += begun.elapsed();
@@ -56,18 +58,53 @@ fn restarts(c: &mut Criterion) {
         drop(scratch);
         group.throughput(Throughput::Elements(count));
         group.bench_function(BenchmarkId::new("open until it serves", name), |b| {
-            timed_openings(b, || {
-                let scratch = open();
-                assert!(scratch.recovery().files_total > 0);
-                scratch
-            });
+            timed_openings(b, || (), || serving(open()));
         });
+        let all_found = || {
+            let scratch = open();
+            assert_eq!(scratch.wait_recovered(PATIENCE).expect("a search that ends").blocks, count);
+            scratch
+        };
         group.bench_function(BenchmarkId::new("open until all is found", name), |b| {
-            timed_openings(b, || {
-                let scratch = open();
-                assert_eq!(scratch.wait_recovered(PATIENCE).expect("a search that ends").blocks, count);
-                scratch
-            });
+            timed_openings(b, || (), all_found);
+        });
+        group.bench_function(BenchmarkId::new("open until all is found, caches cold", name), |b| {
+            timed_openings(b, || forget(place.path()), all_found);
+        });
+    }
+    group.finish();
+}
+
+fn serving(scratch: Scratch) -> Scratch {
+    assert!(scratch.recovery().files_total > 0);
+    scratch
+}
+
+/// What a further file costs: none holds a block but the first.
+fn files(c: &mut Criterion) {
+    let mut group = c.benchmark_group("recover");
+    for files in [FILES, 4 * FILES] {
+        let place = folder();
+        let open = || store(place.path(), files, 4 * MIB).open().expect("a store that was closed");
+        let scratch = open();
+        let block = noise(MIB);
+        // All files are created, and all but a few hold blocks.
+        for number in 0..4 * u64::from(files) {
+            scratch.put_named(REALM, key(number), &block).expect("room");
+        }
+        assert!(scratch.close(PATIENCE).is_clean());
+        drop(scratch);
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(BenchmarkId::new("open until it serves", format!("{files} files")), |b| {
+            timed_openings(
+                b,
+                || (),
+                || {
+                    let scratch = serving(open());
+                    assert!(scratch.recovery().files_total + 2 >= u64::from(files));
+                    scratch
+                },
+            );
         });
     }
     group.finish();
@@ -76,6 +113,6 @@ fn restarts(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10).warm_up_time(Duration::from_secs(1));
-    targets = restarts
+    targets = restarts, files
 }
 criterion_main!(benches);

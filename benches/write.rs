@@ -93,10 +93,12 @@ fn blocks(c: &mut Criterion) {
             });
         }
         group.bench_function("put", |b| {
+            let mut last = None;
             b.iter(|| {
                 next(&mut block);
-                scratch.put(REALM, &block).expect("room")
+                last = Some(scratch.put(REALM, &block).expect("room"));
             });
+            assert_stored(&scratch, last.expect("an iteration"), &block);
         });
         let key = BlockHash::of(b"one key");
         group.bench_function("put_named", |b| {
@@ -104,6 +106,7 @@ fn blocks(c: &mut Criterion) {
                 next(&mut block);
                 scratch.put_named(REALM, key, &block).expect("room");
             });
+            assert_stored(&scratch, key, &block);
         });
         deferred(&mut group, &scratch, len);
         if len <= 64 * KIB {
@@ -121,13 +124,18 @@ fn blocks(c: &mut Criterion) {
                 });
             });
             group.bench_function(BenchmarkId::new("put_many", MANY), |b| {
+                let mut last = Vec::new();
                 b.iter(|| {
                     for block in &mut many {
                         next(block);
                     }
                     let blocks: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
-                    scratch.put_many(REALM, &blocks).expect("room")
+                    last = scratch.put_many(REALM, &blocks).expect("room");
                 });
+                assert_eq!(last.len(), MANY);
+                for (key, block) in last.iter().zip(&many) {
+                    assert_stored(&scratch, *key, block);
+                }
             });
         }
         if len <= 4 * KIB {
@@ -138,10 +146,15 @@ fn blocks(c: &mut Criterion) {
         // may have turned the wheel past the key.
         scratch.put_named(REALM, key, &block).expect("room");
         scratch.flush().expect("a disk that works");
-        assert_eq!(scratch.get(REALM, key).as_deref().map(<[u8]>::len), Ok(len));
+        assert_stored(&scratch, key, &block);
         let stats = scratch.stats();
         assert_eq!((stats.duplicates, stats.failed, stats.corrupted), (0, 0, 0), "{stats:?}");
     }
+}
+
+fn assert_stored(scratch: &Scratch, key: BlockHash, block: &[u8]) {
+    let stored = scratch.get(REALM, key).expect("a block that was just written");
+    assert!(*stored == *block, "{key:?} is what was written");
 }
 
 /// Closures that are run later, by another thread as a rule.
@@ -158,6 +171,7 @@ fn deferred(group: &mut BenchmarkGroup<'_, WallTime>, scratch: &Scratch, len: us
         });
         scratch.flush().expect("closures that keep their word");
         assert_eq!(scratch.stats().failed, 0);
+        assert_stored(scratch, BlockHash::from_u128(u128::from(keys)), &bytes);
     });
     // What the caller of a deferred write waits for: as many calls as there is room for, and what they have left to be
     // done is not timed.
@@ -184,6 +198,7 @@ fn deferred(group: &mut BenchmarkGroup<'_, WallTime>, scratch: &Scratch, len: us
         });
         scratch.flush().expect("closures that keep their word");
         assert_eq!(scratch.stats().failed, 0);
+        assert_stored(scratch, BlockHash::from_u128(u128::from(keys)), &bytes);
     });
 }
 
@@ -212,10 +227,12 @@ fn not_gathered(group: &mut BenchmarkGroup<'_, WallTime>, file: &File) {
         });
     });
     group.bench_function("put, not gathered", |b| {
+        let mut last = None;
         b.iter(|| {
             next(&mut block);
-            scratch.put(REALM, &block).expect("room")
+            last = Some(scratch.put(REALM, &block).expect("room"));
         });
+        assert_stored(&scratch, last.expect("an iteration"), &block);
     });
     scratch.flush().expect("a disk that works");
     let stats = scratch.stats();

@@ -29,9 +29,15 @@ struct Verdict {
 }
 
 impl Figure {
+    fn row<'a>(&self, rows: &'a Rows) -> Option<&'a Row> {
+        let Some(start) = self.row.strip_suffix('*') else { return rows.get(self.row) };
+        let named = rows.iter().filter(|(name, _)| name.starts_with(start)).map(|(_, row)| row);
+        named.max_by(|one, other| one.nanos_each().total_cmp(&other.nanos_each()))
+    }
+
     /// `None` if one of its rows was not measured.
     fn verdict(&self, rows: &Rows) -> Option<Verdict> {
-        let row = rows.get(self.row)?;
+        let row = self.row(rows)?;
         let other = |name: &str| rows.get(name).copied();
         Some(match self.bound {
             Bound::Rate(least, of) => {
@@ -61,6 +67,22 @@ impl Figure {
                         time(other(of)?.nanos_each())
                     ),
                     reached: more <= most,
+                }
+            }
+            Bound::MoreTimes(most, of, unit) => {
+                let more = (row.nanos_each() - other(of)?.nanos_each()) / other(unit)?.nanos_each();
+                Verdict {
+                    wanted: format!("≤ {most} × `{unit}` more than `{of}`"),
+                    measured: format!("{more:.2} ({} and {})", time(row.nanos_each()), time(other(of)?.nanos_each())),
+                    reached: more <= most,
+                }
+            }
+            Bound::Scaling(least, one, [of_one, of_two]) => {
+                let (own, limit) = (row.rate() / other(one)?.rate(), other(of_two)?.rate() / other(of_one)?.rate());
+                Verdict {
+                    wanted: format!("≥ {least} of what two threads gain `{of_two}`"),
+                    measured: format!("{:.2} ({own:.2} times and {limit:.2} times)", own / limit),
+                    reached: own / limit >= least,
                 }
             }
             Bound::Whole(most) => {
@@ -154,6 +176,33 @@ mod tests {
         assert!(!verdict(Bound::Times(0.39, "that"), each, read).1);
         assert_eq!(verdict(Bound::More(60.0, "that"), read, each), ("60.0 ns (100 ns and 40.0 ns)".to_owned(), true));
         assert!(!verdict(Bound::More(59.0, "that"), read, each).1);
+    }
+
+    #[test]
+    fn what_two_threads_gain_is_held_against_what_they_gain_the_limit() {
+        let named = |name: &str, nanos| (name.to_owned(), row(nanos, Work::Bytes(1 << 20)));
+        let rows = Rows::from([named("one", 10.0), named("two", 6.0), named("of one", 8.0), named("of two", 4.0)]);
+        let verdict = |least| {
+            let bound = Bound::Scaling(least, "one", ["of one", "of two"]);
+            let verdict = Figure { what: "a figure", row: "two", bound }.verdict(&rows).unwrap();
+            (verdict.measured, verdict.reached)
+        };
+        assert_eq!(verdict(0.83), ("0.83 (1.67 times and 2.00 times)".to_owned(), true));
+        assert!(!verdict(0.84).1);
+    }
+
+    #[test]
+    fn what_a_figure_may_take_more_is_counted_in_a_third_row_and_of_several_rows_the_slowest_counts() {
+        let named = |name: &str, nanos| (name.to_owned(), row(nanos, Work::Elements(1)));
+        let rows =
+            Rows::from([named("this 1", 300.0), named("this 2", 500.0), named("that", 100.0), named("unit", 200.0)]);
+        let verdict = |most| {
+            let bound = Bound::MoreTimes(most, "that", "unit");
+            let verdict = Figure { what: "a figure", row: "this *", bound }.verdict(&rows).unwrap();
+            (verdict.measured, verdict.reached)
+        };
+        assert_eq!(verdict(2.0), ("2.00 (500 ns and 100 ns)".to_owned(), true));
+        assert!(!verdict(1.9).1);
     }
 
     #[test]

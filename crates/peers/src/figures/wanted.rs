@@ -10,6 +10,11 @@ pub(super) enum Bound {
     Times(f64, &'static str),
     /// At most so many nanoseconds more than another row.
     More(f64, &'static str),
+    /// More than another row by at most so many times what a third one takes.
+    MoreTimes(f64, &'static str, &'static str),
+    /// Two threads gain at least this part of what they gain a limit: the rows of one thread, of the limit, and of two threads
+    /// of that.
+    Scaling(f64, &'static str, [&'static str; 2]),
     /// At most so many nanoseconds for an element.
     Nanos(f64),
     /// At most so many nanoseconds for everything.
@@ -20,12 +25,12 @@ pub(super) enum Bound {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Figure {
     pub(super) what: &'static str,
-    /// Criterion's name of it.
+    /// Criterion's name of it. With `*` at its end: the slowest of those that begin so.
     pub(super) row: &'static str,
     pub(super) bound: Bound,
 }
 
-use Bound::{More, Nanos, Rate, Times, Whole};
+use Bound::{More, MoreTimes, Nanos, Rate, Scaling, Times, Whole};
 
 const fn figure(what: &'static str, row: &'static str, bound: Bound) -> Figure {
     Figure { what, row, bound }
@@ -34,7 +39,7 @@ const fn figure(what: &'static str, row: &'static str, bound: Bound) -> Figure {
 const DRAM: &str = "index/limit: one read of memory that no cache has";
 
 /// In the order of the README's promises: writing, reading, the index, restart.
-pub(super) const FIGURES: [Figure; 42] = [
+pub(super) const FIGURES: [Figure; 53] = [
     figure(
         "`put` 1 MiB, new files, burst",
         "passes/1 MiB, new files/put, burst",
@@ -77,9 +82,45 @@ pub(super) const FIGURES: [Figure; 42] = [
         Rate(0.6, "passes/4 KiB, files used again/limit, burst"),
     ),
     figure(
-        "`put` 64 KiB, files used again, burst",
+        "`put` 4 KiB, gathered, new files, burst",
+        "passes/4 KiB, new files/put, burst",
+        Rate(0.6, "passes/4 KiB, new files/limit, burst"),
+    ),
+    figure(
+        "`put` 4 KiB, gathered, by two threads into one lane beside a reader, burst",
+        "passes/4 KiB, files used again, in company/put, burst",
+        Rate(0.6, "passes/4 KiB, files used again, in company/limit, burst"),
+    ),
+    figure(
+        "`put` 64 KiB, files used again, burst, beside hash, copy and a `pwrite` for each MiB",
         "passes/64 KiB, files used again/put, burst",
         Rate(0.95, "passes/64 KiB, files used again/limit, burst"),
+    ),
+    figure(
+        "`put` 64 KiB, files used again, burst, beside a bare `pwrite`",
+        "passes/64 KiB, files used again/put, burst",
+        Rate(0.95, "passes/64 KiB, files used again/limit: a pwrite of each, not hashed, burst"),
+    ),
+    figure(
+        "two writers, two lanes, 64 KiB",
+        "passes/64 KiB, files used again, two threads/put, burst",
+        Scaling(
+            0.95,
+            "passes/64 KiB, files used again/put, burst",
+            [
+                "passes/64 KiB, files used again/limit, burst",
+                "passes/64 KiB, files used again, two threads/limit, burst",
+            ],
+        ),
+    ),
+    figure(
+        "two writers, two lanes, 1 MiB",
+        "passes/1 MiB, files used again, two threads/put, burst",
+        Scaling(
+            0.95,
+            "passes/1 MiB, files used again/put, burst",
+            ["passes/1 MiB, files used again/limit, burst", "passes/1 MiB, files used again, two threads/limit, burst"],
+        ),
     ),
     figure(
         "`put` 4 KiB, synced",
@@ -114,8 +155,40 @@ pub(super) const FIGURES: [Figure; 42] = [
     ),
     figure("`write` 1 MiB, the call", "write/1 MiB/write_named, the call alone", Whole(2e3)),
     figure("hot read 4 KiB, of 2^18 blocks", "read/4 KiB/read", More(150.0, "read/4 KiB/limit: a bare mapping")),
+    figure(
+        "hot read 4 KiB, one of 2^18 among 2^24 blocks",
+        "index/2^24 blocks/read of 4 KiB, as one in 64 has",
+        MoreTimes(2.2, "index/2^24 blocks/limit: 4 KiB of a bare mapping", DRAM),
+    ),
     figure("hot read 64 KiB", "read/64 KiB/read", Rate(0.98, "read/64 KiB/limit: a bare mapping")),
     figure("hot read 1 MiB", "read/1 MiB/read", Rate(0.98, "read/1 MiB/limit: a bare mapping")),
+    figure(
+        "two readers, 4 KiB",
+        "read/4 KiB/read, two threads",
+        Scaling(
+            0.95,
+            "read/4 KiB/read",
+            ["read/4 KiB/limit: a bare mapping", "read/4 KiB/limit: a bare mapping, two threads"],
+        ),
+    ),
+    figure(
+        "two readers, 64 KiB",
+        "read/64 KiB/read, two threads",
+        Scaling(
+            0.95,
+            "read/64 KiB/read",
+            ["read/64 KiB/limit: a bare mapping", "read/64 KiB/limit: a bare mapping, two threads"],
+        ),
+    ),
+    figure(
+        "two readers, 1 MiB",
+        "read/1 MiB/read, two threads",
+        Scaling(
+            0.95,
+            "read/1 MiB/read",
+            ["read/1 MiB/limit: a bare mapping", "read/1 MiB/limit: a bare mapping, two threads"],
+        ),
+    ),
     figure("cold read 64 KiB", "cold/64 KiB/read", Rate(0.95, "cold/64 KiB/limit: exact requests on a bare mapping")),
     figure(
         "cold read 64 KiB, compared with its hash",
@@ -134,6 +207,16 @@ pub(super) const FIGURES: [Figure; 42] = [
         Rate(1.0, "cold/all of a set that fits, 4 KiB/limit: a bare mapping"),
     ),
     figure(
+        "all of a cold set that fits, 4 KiB, beside exact requests",
+        "cold/all of a set that fits, 4 KiB/read/Auto",
+        Rate(1.0, "cold/all of a set that fits, 4 KiB/limit: exact requests on a bare mapping"),
+    ),
+    figure(
+        "all of a cold set that fits, 64 KiB, beside read-around",
+        "cold/all of a set that fits, 64 KiB/read/Auto",
+        Rate(1.0, "cold/all of a set that fits, 64 KiB/limit: a bare mapping"),
+    ),
+    figure(
         "all of a cold set that fits, 64 KiB, beside exact requests",
         "cold/all of a set that fits, 64 KiB/read/Auto",
         Rate(1.0, "cold/all of a set that fits, 64 KiB/limit: exact requests on a bare mapping"),
@@ -147,12 +230,10 @@ pub(super) const FIGURES: [Figure; 42] = [
         Times(1.2, DRAM),
     ),
     figure("the index alone, 2^24 blocks, in batches", "index/alone, 2^24 blocks/hits, in batches", Nanos(50.0)),
-    figure("the index alone, insert, first decile", "index/alone, 2^24 blocks/insert/decile 1", Nanos(180.0)),
-    figure("the index alone, insert, fifth decile", "index/alone, 2^24 blocks/insert/decile 5", Nanos(180.0)),
-    figure("the index alone, insert, last decile", "index/alone, 2^24 blocks/insert/decile 10", Nanos(180.0)),
+    figure("the index alone, insert, slowest decile", "index/alone, 2^24 blocks/insert/decile *", Nanos(180.0)),
     figure(
-        "the index alone, insert in batches, last decile",
-        "index/alone, 2^24 blocks/insert, in batches/decile 10",
+        "the index alone, insert in batches, slowest decile",
+        "index/alone, 2^24 blocks/insert, in batches/decile *",
         Nanos(90.0),
     ),
     figure("`get_many`, 2^22 empty blocks, each", "index/2^22 blocks/get_many of 256", Nanos(50.0)),
@@ -162,7 +243,17 @@ pub(super) const FIGURES: [Figure; 42] = [
         Rate(2.0, "index/2^24 blocks/hit"),
     ),
     figure("open 16 files, warm, until it serves", "recover/open until it serves/empty", Whole(5e6)),
-    figure("open, a million blocks, until all are found", "recover/open until all is found/empty", Whole(1e9)),
+    figure(
+        "open 64 files, warm, until it serves",
+        "recover/open until it serves/64 files",
+        More(48.0 * 0.5e6, "recover/open until it serves/16 files"),
+    ),
+    figure("open, a million blocks, warm, until all are found", "recover/open until all is found/empty", Whole(1e9)),
+    figure(
+        "open, a million blocks, caches cold, until all are found",
+        "recover/open until all is found, caches cold/empty",
+        Whole(1e9),
+    ),
     figure(
         "`write_slice` of a column, and commit",
         "blittable/1 MiB column/write_slice and commit to memory",
