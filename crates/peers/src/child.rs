@@ -15,7 +15,7 @@ use crate::cold;
 use crate::content::Content;
 use crate::measure::{Measure, Metric, Workload};
 use crate::peers;
-use crate::store::{Failure, Kind, Peer, Plan, Store};
+use crate::store::{Failure, Peer, Plan, Store};
 use crate::work::{self, Fill, Order, Reads};
 
 const MIB: u64 = 1 << 20;
@@ -147,7 +147,7 @@ impl Run<'_> {
             all.count += if there.count == self.plan.blocks { more } else { 0 };
         }
         drop(store);
-        if self.wants(Workload::Reopen) && matches!(self.peer.kind, Kind::Own | Kind::Peer) {
+        if self.wants(Workload::Reopen) {
             self.reopen(all)?;
         }
         if self.wants(Workload::Cold) {
@@ -288,8 +288,9 @@ impl Run<'_> {
             self.warm_memory(pass);
             let written = work::fill(&*store, self.content, &lap(laps))?;
             most = most.max(cold::bytes_on_disk(folder)?);
-            self.tell_fill(Workload::Recycled, &written, 1.0);
             (laps, last, cut) = (laps + 1, last + written.blocks, written.cut);
+            let newest = Order { first: last - written.blocks + 1, count: written.blocks };
+            self.tell_fill(Workload::Recycled, &written, work::contained(&*store, newest, limit)?);
             Ok(if cut || !self.wants(Workload::Recycled) { self.enough() } else { written.sustained })
         })?;
         if self.wants(Workload::Bounded) {

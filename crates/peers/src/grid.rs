@@ -168,11 +168,11 @@ impl GridArguments {
 
 /// What is measured of a store in a column.
 pub(crate) fn workloads_of(peer: &Peer, column: Column) -> Vec<Workload> {
-    use Workload::{Cold, Fill, Hot, Long, Mixed, Recycled, Scarce};
+    use Workload::{Cold, Fill, Hot, Long, Mixed, Recycled, Reopen, Scarce};
     let is_wanted = |workload: &Workload| match peer.measured {
         Measured::All => true,
-        Measured::Reads => !matches!(workload, Fill | Recycled | Mixed | Long),
-        Measured::Fills => !matches!(workload, Hot | Cold | Scarce | Mixed),
+        Measured::Reads => !matches!(workload, Fill | Recycled | Mixed | Reopen | Long),
+        Measured::Fills => !matches!(workload, Hot | Cold | Scarce | Mixed | Reopen),
     };
     let mut all = workloads(peer.kind, column);
     all.retain(is_wanted);
@@ -187,7 +187,9 @@ pub(crate) fn workloads(kind: Kind, column: Column) -> Vec<Workload> {
     let wanted = |workload: &Workload| match workload {
         Fill | Recycled | Hot | Cold => true,
         Scarce | Mixed => column.threads == 1,
-        Reopen | Bounded => is_store && column.threads == 1,
+        // A limit has no more to do than to open its file.
+        Reopen => (is_store || kind == Kind::Limit) && column.threads == 1,
+        Bounded => is_store && column.threads == 1,
         // It takes as long as all others together.
         Long => matches!(kind, Kind::Own | Kind::Limit) && column == LONG,
     };

@@ -94,8 +94,13 @@ impl Cells {
         cells.reduce(|best, one| if (one.1 > best.1) == more_is_better { one } else { best })
     }
 
-    /// How a value compares with the best of the limits.
+    /// How a value compares with the best of the limits: less than 1 is behind it.
     pub(super) fn ratio(&self, what: What, column: Column, value: f64) -> Option<f64> {
-        self.best(what, column, Kind::Limit).map(|(_, limit)| value / limit)
+        let (_, limit) = self.best(what, column, Kind::Limit)?;
+        match what.1 {
+            metric if metric.more_is_better() => Some(value / limit),
+            Metric::First | Metric::All => Some(limit / value),
+            _ => None,
+        }
     }
 }

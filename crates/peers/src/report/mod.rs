@@ -80,7 +80,8 @@ const TABLES: [Table; 11] = [
     Table {
         title: "Opening again",
         intro: "Caches dropped. Milliseconds from the call that opens to the first block found and read, of those asked for in \
-                no order / to every block found, each by the cheapest question that the store answers.",
+                no order / to every block found, each by the cheapest question that the store answers. A limit opens its file, and \
+                knows where a block is.",
         workload: Workload::Reopen,
         metrics: &[Metric::First, Metric::All],
     },
@@ -154,7 +155,8 @@ impl Report {
             "Every block is content of its own and is compared with what was written when it is read; all bytes of it are \
              touched, in place where the store lends it. Each store has processes and folders of its own, one at a time. {}\
              Bold: the best peer that drops nothing. `n % readable`: as many blocks of those written were there. `cut`: ended \
-             after its time, the rate is that of the part that was done. Median of up to three passes \
+             after its time, the rate is that of the part that was done; a part has a third of what is left for each store to \
+             come, between 3 and 60 s. Median of up to three passes \
              where one takes little, of a full store its laps one after the other; ¹: one pass only.",
             if limits { ratio } else { "" }
         )
@@ -232,7 +234,7 @@ mod tests {
         let text = report().markdown();
         let (head, rest) = text.split_once("### Hot random reads").unwrap();
         assert!(head.starts_with("## Beside other stores\n\nOn a machine.\n\n") && !head.contains("`limit`"), "{head}");
-        let expected = "| scratchspace | 2.50 |\n| good | **1.00**, cut |\n\n\
+        let expected = "| scratchspace | 2.50 |\n| good | **1.00**, cut |\n| *times the best peer* | 2.50 |\n\n\
             scratchspace is ahead of every peer that drops nothing in every column.\n\n\
             ### Settings\n\n- **scratchspace**: the default.\n- **good**: as recommended.\n\n\
             ### Notes\n\n- rocksdb was skipped: no\n- good, 4 KiB: signal 9: it said nothing\n";

@@ -35,8 +35,28 @@ impl Table {
                 lines.push(format!("| {} | {} |", row.name, line.join(" | ")));
             }
         }
+        let beside: Vec<String> = columns.iter().map(|column| self.beside_the_best(cells, *column)).collect();
+        if beside.iter().any(|cell| !cell.is_empty()) {
+            lines.push(format!("| *times the best peer* | {} |", beside.join(" | ")));
+        }
         lines.extend(self.verdict(cells, &columns).map(|verdict| format!("\n{verdict}")));
         Some(lines.join("\n") + "\n")
+    }
+
+    /// How many times as good this library is as the best peer that drops nothing.
+    fn beside_the_best(&self, cells: &Cells, column: Column) -> String {
+        let ratios = self.metrics.iter().filter_map(|metric| Some(self.ahead(cells, column, *metric)?.ratio));
+        ratios.map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(" / ")
+    }
+
+    fn ahead(&self, cells: &Cells, column: Column, metric: Metric) -> Option<Ahead> {
+        if metric == Metric::Disk {
+            return None;
+        }
+        let (own, what) = (cells.rows.iter().find(|row| row.kind == Kind::Own)?, (self.workload, metric));
+        let (mine, (peer, best)) = (cells.get(what, column, *own)?, cells.best(what, column, Kind::Peer)?);
+        let ratio = if metric.more_is_better() { mine.value / best } else { best / mine.value };
+        Some(Ahead { mine, peer, best, ratio })
     }
 
     /// Whether a row of that kind has cells in this table.
@@ -63,7 +83,7 @@ impl Table {
             if is_best { format!("**{}**", number(cell.value)) } else { number(cell.value) }
         });
         let mut parts = vec![values.collect::<Vec<_>>().join(" / ")];
-        let ratios = measured.iter().filter(|(metric, _)| metric.more_is_better());
+        let ratios = measured.iter();
         let ratios = ratios.filter_map(|(metric, cell)| cells.ratio((self.workload, *metric), column, cell.value));
         let ratios: Vec<String> = ratios.map(|ratio| format!("{ratio:.2}")).collect();
         if !ratios.is_empty() {
@@ -87,20 +107,17 @@ impl Table {
         let own = *cells.rows.iter().find(|row| row.kind == Kind::Own)?;
         let (mut compared, mut short) = (0, Vec::new());
         for column in columns {
-            for metric in self.metrics.iter().copied().filter(|metric| *metric != Metric::Disk) {
-                let what = (self.workload, metric);
-                let mine = cells.get(what, *column, own);
-                let Some((mine, (peer, best))) = mine.zip(cells.best(what, *column, Kind::Peer)) else { continue };
+            for metric in self.metrics.iter().copied() {
+                let Some(Ahead { mine, peer, best, ratio }) = self.ahead(cells, *column, metric) else { continue };
                 compared += 1;
-                let ahead = if metric.more_is_better() { mine.value / best } else { best / mine.value };
-                if ahead >= 1.0 && mine.readable >= 1.0 {
+                if ratio >= 1.0 && mine.readable >= 1.0 {
                     continue;
                 }
-                let limit = cells.ratio(what, *column, mine.value).filter(|_| metric.more_is_better());
+                let limit = cells.ratio((self.workload, metric), *column, mine.value);
                 let level = limit.filter(|ratio| *ratio >= LEVEL && mine.readable >= 1.0);
                 let limit = level.map_or(String::new(), |ratio| format!(", level: {ratio:.2} of the limit"));
                 let (mine, best) = (number(mine.value), number(best));
-                short.push(format!("{column} {metric} ({mine}, {} {best}: {ahead:.2}{limit})", peer.name));
+                short.push(format!("{column} {metric} ({mine}, {} {best}: {ratio:.2}{limit})", peer.name));
             }
         }
         match (compared, short.is_empty()) {
@@ -109,6 +126,15 @@ impl Table {
             (_, false) => Some(format!("{} is not ahead in: {}.", own.name, short.join("; "))),
         }
     }
+}
+
+/// This library beside the best peer that drops nothing.
+struct Ahead {
+    mine: Cell,
+    peer: Row,
+    best: f64,
+    /// Below 1 it is behind.
+    ratio: f64,
 }
 
 /// Three digits.
@@ -186,7 +212,8 @@ mod tests {
             | dropping | 9.00 / 9.00 (2.25 / 18.00), 51.2 % readable |  |\n\
             | broken | failed |  |\n\
             | limit | 4.00 / 0.500 (1.00 / 1.00) | 10.0 / 2.00 (1.00 / 1.00) |\n\
-            | device | 8.00 / 8.00 (2.00 / 16.00) |  |\n\n\
+            | device | 8.00 / 8.00 (2.00 / 16.00) |  |\n\
+            | *times the best peer* | 2.00 / 2.00 | 0.98 / 0.75 |\n\n\
             scratchspace is not ahead in: 1 MiB, 2 threads burst (9.60, good 9.80: 0.98, level: 0.96 of the limit); \
             1 MiB, 2 threads sustained (1.50, good 2.00: 0.75).\n";
         assert_eq!(text, expected);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use fill::{Fill, Written, fill};
 pub(crate) use mixed::{mixed, write};
-pub(crate) use read::{Order, Reads, first_found, hot, pass};
+pub(crate) use read::{Order, Reads, contained, first_found, hot, pass};
 
 /// The time that a part may take.
 #[derive(Clone, Copy, Debug)]

@@ -88,6 +88,23 @@ pub(crate) fn first_found(store: &dyn Store, content: Content, order: Order, lim
     }
 }
 
+/// Which part of these blocks is there, of as many as can be asked for in this time.
+pub(crate) fn contained(store: &dyn Store, order: Order, limit: Duration) -> Result<f64, Failure> {
+    let (clock, mut reader) = (Clock::start(limit), store.reader()?);
+    let mut reads = Reads { found: 0, missing: 0, bytes: 0, time: Duration::ZERO, cut: false };
+    for number in order.numbers() {
+        if reader.contains(number)? {
+            reads.found += 1;
+        } else {
+            reads.missing += 1;
+        }
+        if clock.is_over() {
+            break;
+        }
+    }
+    Ok(reads.readable())
+}
+
 fn reads(
     store: &dyn Store,
     content: Content,
