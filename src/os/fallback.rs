@@ -92,6 +92,11 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> i
     unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, advice) }.map_err(io::Error::from)
 }
 
+/// How many bytes of a file one call may ask its disk for; the system does not tell.
+pub(crate) fn request_limit(_file: &File) -> u64 {
+    super::LEAST_REQUEST
+}
+
 /// Would have a part of a file in memory as one piece; the system decides by itself how it keeps files.
 pub(crate) fn hold_in_one_piece(_file: &File, _range: Range<u64>) -> bool {
     false

@@ -15,7 +15,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::mm;
 
 pub(crate) use super::available::available_memory;
-use super::{Advice, FILE_MODE, extend_with_zeros, or_shrink_back, private_file, set_mode};
+use super::{Advice, FILE_MODE, LEAST_REQUEST, extend_with_zeros, or_shrink_back, private_file, set_mode};
 use crate::sync::OnceLock;
 
 /// How many parts go into one call: a stack array of 1 KiB, well below the kernel's limit of 1024.
@@ -184,6 +184,31 @@ pub(crate) unsafe fn resident(start: NonNull<u8>, len: usize) -> Option<u64> {
     (result == 0).then_some((there * page) as u64)
 }
 
+/// How many bytes of a file one call may ask its disk for: the system cuts a longer request short at what the disk reads ahead
+/// or takes at once, whichever is more.
+pub(crate) fn request_limit(file: &File) -> u64 {
+    /// The disk that was asked about first, and its answer: a store has many files on one.
+    static FIRST: OnceLock<(u64, u64)> = OnceLock::new();
+
+    let Ok(disk) = rustix::fs::fstat(file).map(|stat| stat.st_dev) else { return LEAST_REQUEST };
+    let ask = || {
+        let (major, minor) = (rustix::fs::major(disk), rustix::fs::minor(disk));
+        let queue = format!("/sys/dev/block/{major}:{minor}");
+        // That of a partition is its disk's.
+        let read = |name: &str| {
+            let of = |above: &str| std::fs::read_to_string(format!("{queue}/{above}queue/{name}"));
+            of("").or_else(|_| of("../")).ok()?.trim().parse::<u64>().ok()
+        };
+        let answers = ["read_ahead_kb", "max_sectors_kb"].map(|name| read(name).map_or(0, |kib| kib << 10));
+        answers.into_iter().max().unwrap_or(0).clamp(LEAST_REQUEST, MOST_REQUEST)
+    };
+    let (first, limit) = *FIRST.get_or_init(|| (disk, ask()));
+    if first == disk { limit } else { ask() }
+}
+
+/// Enough that calls cost nothing.
+const MOST_REQUEST: u64 = 4 << 20;
+
 /// The longest that a piece of memory takes of a processor if it is at hand, several times what its zeros do. A virtual machine
 /// may have to get it from its host: a piece of 2 MiB took 6 ms there.
 const AT_HAND: Duration = Duration::from_millis(2);
@@ -277,6 +302,18 @@ pub(crate) fn is_hole(file: &File, range: Range<u64>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_is_asked_for_no_less_than_each_takes_and_for_no_more_than_helps() {
+        let file = tempfile::tempfile().unwrap();
+        let first = request_limit(&file);
+        assert!((LEAST_REQUEST..=MOST_REQUEST).contains(&first) && first.is_multiple_of(1024), "{first}");
+        assert_eq!(request_limit(&file), first);
+        assert_eq!(crate::os::fallback::request_limit(&file), LEAST_REQUEST);
+        // No disk is behind it.
+        assert_eq!(request_limit(&File::open("/proc/self/status").unwrap()), LEAST_REQUEST);
+        assert_eq!(request_limit(&file), first);
+    }
 
     #[test]
     #[cfg_attr(miri, ignore = "no clock of threads")]

@@ -37,7 +37,8 @@ pub(crate) use self::faults::Unharmed;
 pub(crate) use self::prefetch::prefetch;
 pub(crate) use self::process::Process;
 pub(crate) use self::system::{
-    advise, available_memory, finish_write_back, hold_in_one_piece, is_hole, populate_tells, resident, start_write_back,
+    advise, available_memory, finish_write_back, hold_in_one_piece, is_hole, populate_tells, request_limit, resident,
+    start_write_back,
 };
 
 use std::fs::{DirBuilder, File, OpenOptions, ReadDir};
@@ -79,6 +80,9 @@ impl Watched {
         false
     }
 }
+
+/// What every disk is asked for by one call without a part of it being cut off: Linux's default of what is read ahead.
+pub(crate) const LEAST_REQUEST: u64 = 128 << 10;
 
 /// For this user only: read, write, and for folders enter.
 #[cfg(unix)]

@@ -139,8 +139,6 @@ fn io_of(error: WriteError) -> IoError {
     }
 }
 
-/// A source that panicked took the keeper of the lane with it: its writers waited 30 s each, for ever, and the store was
-/// called healthy. One whose file had another size did the same by an assertion.
 /// Each folder is a disk, and no disk waits for another.
 #[test]
 fn blocks_of_all_folders_are_stored_at_the_same_time() {
@@ -165,6 +163,8 @@ fn blocks_of_all_folders_are_stored_at_the_same_time() {
     scratch.close(HANGS);
 }
 
+/// A source that panicked took the keeper of the lane with it: its writers waited 30 s each, for ever, and the store was
+/// called healthy. One whose file had another size did the same by an assertion.
 #[test]
 fn a_source_that_panics_or_makes_a_file_of_another_size_breaks_its_lane_with_its_words_until_it_does_not() {
     for (odd, words) in [(Odd::CreatePanics, "CreatePanics, as the test asks"), (Odd::CreateIsTooSmall, "12288 bytes")]

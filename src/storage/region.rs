@@ -25,10 +25,6 @@ use crate::os::{self, Advice, Process, Watched};
 use crate::planted;
 use crate::sync::Arc;
 
-/// At most this much is asked for in one call. The kernel cuts a longer request short, at what the device reads ahead or takes
-/// at once: this is Linux's default of the former, and many disks take no more. What was cut off would be met page by page
-/// where nothing is read around.
-const WILL_NEED_PIECE: u64 = 128 << 10;
 /// What is read through the file only to be in memory is read in pieces of this size.
 const READ_PIECE: usize = 128 << 10;
 
@@ -39,6 +35,9 @@ struct Region {
     watched: Option<Watched>,
     map: ManuallyDrop<MmapRaw>,
     size: FileSize,
+    /// What one call asks for at most: the system cuts a longer request short, and what was cut off would be met page by page
+    /// where nothing is read around.
+    request: u64,
     process: Process,
 }
 
@@ -65,7 +64,8 @@ impl Region {
         // SAFETY: a read-only mapping of whole pages, which `watched` does not outlive; whoever reads from it asks
         // `FileMemory::is_suspect`, as that says.
         let watched = unsafe { Watched::new(start, map.len().next_multiple_of(os::page_size())) }?;
-        let region = Self { watched: Some(watched), map: ManuallyDrop::new(map), size, process: Process::current() };
+        let (map, request) = (ManuallyDrop::new(map), os::request_limit(file));
+        let region = Self { watched: Some(watched), map, size, request, process: Process::current() };
         region.advise(&(0..size.get()), Advice::DontFork)?;
         Ok(region)
     }
@@ -108,7 +108,7 @@ impl Region {
         let end = range.end.min(self.size.get());
         let mut at = range.start;
         while at < end {
-            let next = end.min(at + WILL_NEED_PIECE);
+            let next = end.min(at + self.request);
             if self.advise(&(at..next), Advice::WillNeed).is_err() {
                 return; // a hint
             }
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_long_range_is_asked_for_in_pieces() {
-        let size = FileSize::new(3 * WILL_NEED_PIECE).unwrap();
+        let size = FileSize::new(3 * os::LEAST_REQUEST).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(size.get()).unwrap();
         let memory = MappedFile::new(file, size, Arc::new(Locks::none())).unwrap();

@@ -26,6 +26,7 @@ use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering}
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::ahead::Ready;
 use crate::wheel::cursor::Cursor;
+use crate::wheel::entry_pages::EntryPages;
 use crate::wheel::pending::PendingTable;
 use crate::wheel::pieces::Pieces;
 use crate::wheel::pin::Pinner;
@@ -109,6 +110,7 @@ pub(crate) struct BlockFile {
     deleted: AtomicBool,
     pub(crate) pieces: Pieces,
     pub(crate) regions: Regions,
+    pub(crate) entry_pages: EntryPages,
     stores: AtomicU64,
     synced: Mutex<Synced>,
 }
@@ -157,6 +159,7 @@ impl BlockFile {
             deleted: AtomicBool::new(false),
             pieces: Pieces::new(size, piece_pages),
             regions: Regions::new(size),
+            entry_pages: EntryPages::new(size),
             stores: AtomicU64::new(0),
             synced: Mutex::new(Synced::default()),
         }
@@ -224,7 +227,13 @@ impl BlockFile {
         let mut held = self.memory.lock();
         self.base.store(ptr::null_mut(), Ordering::Release);
         *held = None;
+        self.nothing_is_in_memory();
+    }
+
+    /// Forgets what was brought.
+    pub(crate) fn nothing_is_in_memory(&self) {
         self.regions.clear();
+        self.entry_pages.clear();
     }
 
     /// Where its mapping begins; `None` for a file without memory. Whoever reads there holds a pin (invariant 1).
@@ -236,19 +245,31 @@ impl BlockFile {
     /// Asks the processor for what a reader of a slot looks at first. Whether the file may be read is not asked: nothing is.
     #[inline]
     pub(crate) fn prefetch(&self, slot: Slot) {
+        self.prefetch_entry(slot);
+        if slot.get() < self.size.slots()
+            && let Some(page) = self.stride.page_of(slot)
+        {
+            // Two lines: the processor goes on by itself behind them. More of them take longer than they save.
+            os::prefetch(self.line(page * PAGE_SIZE));
+            os::prefetch(self.line(page * PAGE_SIZE + 64));
+        }
+    }
+
+    /// The same for whoever reads no more than the entry.
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, slot: Slot) {
         self.slots.prefetch(slot);
         if slot.get() < self.size.slots() {
-            // Relaxed: an address that is not read through.
-            let base = self.base.load(Ordering::Relaxed);
-            let line =
-                |offset: u64| usize::try_from(offset).map_or(ptr::null_mut(), |offset| base.wrapping_add(offset));
-            os::prefetch(line(self.size.entry_offset(slot)));
-            if let Some(page) = self.stride.page_of(slot) {
-                // Two lines: the processor goes on by itself behind them. More of them take longer than they save.
-                os::prefetch(line(page * PAGE_SIZE));
-                os::prefetch(line(page * PAGE_SIZE + 64));
-            }
+            os::prefetch(self.line(self.size.entry_offset(slot)));
         }
+    }
+
+    /// An address that is not read through.
+    #[inline]
+    fn line(&self, offset: u64) -> *const u8 {
+        // Relaxed: as above.
+        let base = self.base.load(Ordering::Relaxed);
+        usize::try_from(offset).map_or(ptr::null_mut(), |offset| base.wrapping_add(offset))
     }
 
     /// The memory behind this file; an error for a file that has none (never created, or being created afresh).
@@ -264,7 +285,7 @@ impl BlockFile {
         self.stride.clear();
         self.ready.end();
         self.pieces.clear();
-        self.regions.clear();
+        self.nothing_is_in_memory();
         // A file that was never filled is quiet: as many reservations as are finished.
         self.cursor.clear();
         self.finished.store(0, Ordering::Relaxed);
