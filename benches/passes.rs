@@ -11,8 +11,8 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -156,16 +156,30 @@ fn turned(folder: &Path, len: usize, lanes: u16) -> Scratch {
     scratch
 }
 
-/// The time in which two threads do a half each.
+/// The time in which two threads that begin together do a half each: that of the slower one.
 fn by_two(halves: &mut [Blocks; 2], half: impl Fn(usize, &mut Blocks) -> Duration + Sync) -> Duration {
-    let begun = Instant::now();
+    let begin = Barrier::new(2);
     thread::scope(|scope| {
-        for (at, blocks) in halves.iter_mut().enumerate() {
-            let half = &half;
-            scope.spawn(move || half(at, blocks));
-        }
-    });
-    begun.elapsed()
+        let (half, begin) = (&half, &begin);
+        let run = |(at, blocks): (usize, _)| {
+            scope.spawn(move || {
+                begin.wait();
+                half(at, blocks)
+            })
+        };
+        let running: Vec<_> = halves.iter_mut().enumerate().map(run).collect();
+        let times = running.into_iter().map(|thread| thread.join().expect("a thread that writes its half"));
+        times.max().expect("two of them")
+    })
+}
+
+/// Says that it is over when it is dropped, by a panic too.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Reads blocks until `act` is over, whose time this is; a few at least.
@@ -179,8 +193,9 @@ fn beside_a_reader(read: impl Fn(u64) -> u64 + Sync, act: impl FnOnce() -> Durat
                 number += 1;
             }
         });
+        let ending = Over(&over);
         let time = act();
-        over.store(true, Ordering::Relaxed);
+        drop(ending);
         reader.join().expect("a reader that finds its blocks");
         time
     })
@@ -333,8 +348,8 @@ fn in_company(c: &mut Criterion) {
         };
         b.iter_custom(|passes| (0..passes).map(|_| pass()).sum());
     });
+    let mut newest = Blocks { number: 1 << 45, ..Blocks::new(LEN) };
     group.bench_function("put, burst", |b| {
-        let mut newest = Blocks { number: 1 << 45, ..Blocks::new(LEN) };
         let mut pass = || {
             let put = |_| scratch.put(REALM, newest.next()).expect("room");
             let keys: Vec<BlockHash> = (0..READ / LEN).map(put).collect();

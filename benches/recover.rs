@@ -80,7 +80,7 @@ fn serving(scratch: Scratch) -> Scratch {
     scratch
 }
 
-/// What a further file costs: none holds a block but the first.
+/// What a further file costs.
 fn files(c: &mut Criterion) {
     let mut group = c.benchmark_group("recover");
     for files in [FILES, 4 * FILES] {
