@@ -82,7 +82,12 @@ impl Cells {
 
     /// Whether a store has kept less than it was given, in a column.
     pub(super) fn drops(&self, column: Column, row: Row) -> bool {
-        let kept = [(Workload::Fill, Metric::Burst), (Workload::Hot, Metric::Rate), (Workload::Cold, Metric::Rate)];
+        let kept = [
+            (Workload::Fill, Metric::Burst),
+            (Workload::Recycled, Metric::Burst),
+            (Workload::Hot, Metric::Rate),
+            (Workload::Cold, Metric::Rate),
+        ];
         kept.into_iter().filter_map(|what| self.get(what, column, row)).any(|cell| cell.readable < 1.0)
     }
 
@@ -99,7 +104,8 @@ impl Cells {
         let (_, limit) = self.best(what, column, Kind::Limit)?;
         match what.1 {
             metric if metric.more_is_better() => Some(value / limit),
-            Metric::First | Metric::All => Some(limit / value),
+            Metric::First => Some(limit / value),
+            // A limit looks for nothing.
             _ => None,
         }
     }

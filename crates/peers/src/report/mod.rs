@@ -80,8 +80,8 @@ const TABLES: [Table; 11] = [
     Table {
         title: "Opening again",
         intro: "Caches dropped. Milliseconds from the call that opens to the first block found and read, of those asked for in \
-                no order / to every block found, each by the cheapest question that the store answers. A limit opens its file, and \
-                knows where a block is.",
+                no order / to every block found, each by the cheapest question that the store answers. A limit opens its file, knows \
+                where a block is, and has no others to find.",
         workload: Workload::Reopen,
         metrics: &[Metric::First, Metric::All],
     },
