@@ -6,8 +6,6 @@
 //!    it again: so may it each page of a block that is lent.
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
-
 use crate::block::{Entry, FileSize, PAGE_SIZE, Slot};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,12 +46,6 @@ impl EntryPages {
             word.fetch_or(bit, Ordering::Relaxed);
         }
     }
-
-    /// The page with the entry of this slot, in bytes of a file.
-    pub(crate) fn page(size: FileSize, slot: Slot) -> Range<u64> {
-        let start = size.entry_offset(slot) / PAGE_SIZE * PAGE_SIZE;
-        start..start + PAGE_SIZE
-    }
 }
 
 fn place(slot: Slot) -> (usize, u64) {
@@ -82,21 +74,6 @@ mod tests {
         assert!(pages.are_there(slot(63)) && !pages.are_there(slot(64)));
         pages.clear();
         assert_eq!(there(), []);
-    }
-
-    #[test]
-    fn the_entries_of_a_page_lie_in_it() {
-        for size in [12 << 10, 1 << 20, 16 << 30].map(|bytes| FileSize::new(bytes).unwrap()) {
-            for number in [0, 1, 63, 64, 65, size.slots() - 1].map(|number| number.min(size.slots() - 1)) {
-                let page = EntryPages::page(size, slot(number));
-                let entry = size.entry_offset(slot(number));
-                assert!(
-                    page.contains(&entry) && page.contains(&(entry + Entry::SIZE as u64 - 1)),
-                    "{number}: {page:?}"
-                );
-                assert!(page.end <= size.get() && page.start >= PAGE_SIZE);
-            }
-        }
     }
 
     #[test]

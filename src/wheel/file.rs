@@ -245,31 +245,19 @@ impl BlockFile {
     /// Asks the processor for what a reader of a slot looks at first. Whether the file may be read is not asked: nothing is.
     #[inline]
     pub(crate) fn prefetch(&self, slot: Slot) {
-        self.prefetch_entry(slot);
-        if slot.get() < self.size.slots()
-            && let Some(page) = self.stride.page_of(slot)
-        {
-            // Two lines: the processor goes on by itself behind them. More of them take longer than they save.
-            os::prefetch(self.line(page * PAGE_SIZE));
-            os::prefetch(self.line(page * PAGE_SIZE + 64));
-        }
-    }
-
-    /// The same for whoever reads no more than the entry.
-    #[inline]
-    pub(crate) fn prefetch_entry(&self, slot: Slot) {
         self.slots.prefetch(slot);
         if slot.get() < self.size.slots() {
-            os::prefetch(self.line(self.size.entry_offset(slot)));
+            // Relaxed: an address that is not read through.
+            let base = self.base.load(Ordering::Relaxed);
+            let line =
+                |offset: u64| usize::try_from(offset).map_or(ptr::null_mut(), |offset| base.wrapping_add(offset));
+            os::prefetch(line(self.size.entry_offset(slot)));
+            if let Some(page) = self.stride.page_of(slot) {
+                // Two lines: the processor goes on by itself behind them. More of them take longer than they save.
+                os::prefetch(line(page * PAGE_SIZE));
+                os::prefetch(line(page * PAGE_SIZE + 64));
+            }
         }
-    }
-
-    /// An address that is not read through.
-    #[inline]
-    fn line(&self, offset: u64) -> *const u8 {
-        // Relaxed: as above.
-        let base = self.base.load(Ordering::Relaxed);
-        usize::try_from(offset).map_or(ptr::null_mut(), |offset| base.wrapping_add(offset))
     }
 
     /// The memory behind this file; an error for a file that has none (never created, or being created afresh).

@@ -126,8 +126,6 @@ pub(crate) use self::regions::REGION;
 pub(crate) use self::residency::ALONE;
 pub use self::residency::Access;
 pub use self::settle::CloseReport;
-#[cfg(all(test, not(loom)))]
-pub(crate) use self::slots::WARM;
 
 pub(crate) use self::plan::{LEAST_FILES_A_LANE, derive_file_size};
 pub(crate) use self::progress::{RecoveryState, Unrecovered};

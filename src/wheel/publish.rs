@@ -2,10 +2,9 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
-use std::io;
 use std::time::Duration;
 
-use crate::block::{BlockAddress, BlockHash, BlockKind, Entry, FileId, KeyHash, Realm, Slot};
+use crate::block::{BlockAddress, BlockHash, BlockKind, FileId, KeyHash, Realm};
 use crate::error::ReadError;
 use crate::index::{Published, View};
 use crate::planted;
@@ -147,13 +146,9 @@ impl FileWheel {
         self.judge(address, self.look(address))
     }
 
-    /// As `try_view`, for a key that somebody asks for: where its entry is in memory, it is met there. A block of this key whose
-    /// entry is damaged leaves the index.
+    /// As `try_view`; a block of this key whose entry is damaged leaves the index.
     pub(crate) fn try_view_of(&self, hash: KeyHash, address: BlockAddress) -> Result<Option<BlockView>, ReadError> {
-        if let Some(file) = self.table.get(address.file()) {
-            file.prefetch_entry(address.slot());
-        }
-        match self.look_by(address, |pin, slot| self.entry_asked_for(pin, slot)) {
+        match self.look(address) {
             Look::Damaged(_, _pin) => Err(self.entry_is_bad(hash, address)),
             look => self.judge(address, look),
         }
@@ -170,14 +165,6 @@ impl FileWheel {
     }
 
     fn look(&self, address: BlockAddress) -> Look<'_> {
-        self.look_by(address, FilePin::load_entry)
-    }
-
-    fn look_by<'a>(
-        &'a self,
-        address: BlockAddress,
-        load: impl Fn(&FilePin<'a>, Slot) -> io::Result<Option<Entry>>,
-    ) -> Look<'a> {
         let pin = match self.table.get(address.file()).map(BlockFile::pin) {
             Some(Ok(pin)) => pin,
             Some(Err(PinError::Overflow)) => return Look::Busy,
@@ -190,7 +177,7 @@ impl FileWheel {
             match file.slots.get(slot) {
                 state @ (State::Ready | State::Unverified | State::Verifying | State::Tombstone) => {
                     let unseen = Unseen { generation, is_tombstone: state == State::Tombstone };
-                    let entry = match load(&pin, slot) {
+                    let entry = match pin.load_entry(slot) {
                         Ok(Some(entry)) => entry,
                         Ok(None) if file.slots.get(slot) != state => continue,
                         Ok(None) => return Look::Damaged(unseen, pin),

@@ -5,8 +5,8 @@
 //! 1. A block leaves the index here only if it was proven bad under its pin, and only by its own address. An error of
 //!    the disk proves nothing: the block stays, and its file becomes suspect.
 //! 2. What cannot be read is an error, and no signal: entries and payloads are read through the file. Only what a reader
-//!    will be lent from the mapping is met there before: an entry in a region, or a page, that was brought without an error,
-//!    as is that of a key that somebody asks for; and a payload in such a region, or piece by piece after a call that is an error for what cannot be read. What seems not to
+//!    will be lent from the mapping is met there before: an entry in a region, or in a page of its directory, that was
+//!    brought without an error, and a payload in such a region, or piece by piece after a call that is an error for what cannot be read. What seems not to
 //!    match there is read through the file as well.
 //! 3. Its word is out of the index before a slot becomes BAD: until then the entry tells whose word it is.
 //! 4. One reader makes a slot VERIFYING and compares the bytes. Whatever comes of it, the slot gets another state, and
@@ -19,11 +19,10 @@ use std::time::Instant;
 use crate::block::{BlockAddress, BlockHasher, Entry, KeyHash, Slot};
 use crate::error::ReadError;
 use crate::wheel::deadline::Deadline;
-use crate::wheel::entry_pages::EntryPages;
 use crate::wheel::event::WaitCause;
 use crate::wheel::file::BlockFile;
 use crate::wheel::lend::FilePin;
-use crate::wheel::slots::{State, WARM};
+use crate::wheel::slots::State;
 use crate::wheel::{Copied, FileWheel};
 
 /// Payloads are hashed in pieces of this size: an interpreter takes minutes for one.
@@ -62,25 +61,6 @@ impl FileWheel {
             return Ok(Some(entry));
         }
         self.load_entry(hash, pin, slot)
-    }
-
-    /// The entry of a stored slot of a key that somebody asks for: where it is mapped, if the block or the page of the entry was
-    /// brought, else read through the file; that page is brought then, with the entries of other slots. `None` if the slot has
-    /// moved on meanwhile, or the entry does not check.
-    pub(crate) fn entry_asked_for(&self, pin: &FilePin<'_>, slot: Slot) -> io::Result<Option<Entry>> {
-        let file = pin.file();
-        let is_there = file.entry_pages.are_there(slot) || file.slots.flags(slot) & WARM != 0;
-        if is_there
-            && !self.is_suspect(file)
-            && let Some(entry) = pin.entry(slot)
-        {
-            return Ok(Some(entry));
-        }
-        let entry = pin.load_entry(slot)?;
-        if entry.is_some() && !is_there {
-            bring_entries(file, slot);
-        }
-        Ok(entry)
     }
 
     /// The entry of a stored slot, read through the file; `None` if the slot has moved on meanwhile.
@@ -271,15 +251,5 @@ impl FileWheel {
             State::Bad | State::Failed | State::Empty => Some(false),
             _ => Some(true),
         }
-    }
-}
-
-/// Brings the page of the directory with the entry of a slot, where the system says what cannot be read. A hint.
-fn bring_entries(file: &BlockFile, slot: Slot) {
-    if let Ok(memory) = file.memory()
-        && memory.populate_tells()
-        && memory.populate(EntryPages::page(file.size(), slot)).is_ok()
-    {
-        file.entry_pages.mark(slot);
     }
 }
