@@ -199,8 +199,11 @@ pub(crate) fn request_limit(file: &File) -> u64 {
             let of = |above: &str| std::fs::read_to_string(format!("{queue}/{above}queue/{name}"));
             of("").or_else(|_| of("../")).ok()?.trim().parse::<u64>().ok()
         };
-        let answers = ["read_ahead_kb", "max_sectors_kb"].map(|name| read(name).map_or(0, |kib| kib << 10));
-        answers.into_iter().max().unwrap_or(0).clamp(LEAST_REQUEST, MOST_REQUEST)
+        let answers = ["read_ahead_kb", "max_sectors_kb"].map(|name| read(name).map(|kib| kib << 10));
+        // In whole pages, as the system counts.
+        let page = super::page_size() as u64;
+        let most = answers.into_iter().flatten().max().map(|bytes| bytes / page * page);
+        most.map_or(LEAST_REQUEST, |most| most.clamp(page, MOST_REQUEST))
     };
     let (first, limit) = *FIRST.get_or_init(|| (disk, ask()));
     if first == disk { limit } else { ask() }
@@ -304,10 +307,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_asked_for_no_less_than_each_takes_and_for_no_more_than_helps() {
+    fn a_disk_is_asked_for_whole_pages_and_for_no_more_than_helps() {
         let file = tempfile::tempfile().unwrap();
         let first = request_limit(&file);
-        assert!((LEAST_REQUEST..=MOST_REQUEST).contains(&first) && first.is_multiple_of(1024), "{first}");
+        let page = crate::os::page_size() as u64;
+        assert!((page..=MOST_REQUEST).contains(&first) && first.is_multiple_of(page), "{first}");
         assert_eq!(request_limit(&file), first);
         assert_eq!(crate::os::fallback::request_limit(&file), LEAST_REQUEST);
         // No disk is behind it.

@@ -81,7 +81,7 @@ impl Watched {
     }
 }
 
-/// What every disk is asked for by one call without a part of it being cut off: Linux's default of what is read ahead.
+/// What a disk is asked for by one call where the system does not tell how much it takes: Linux's default of what is read ahead.
 pub(crate) const LEAST_REQUEST: u64 = 128 << 10;
 
 /// For this user only: read, write, and for folders enter.

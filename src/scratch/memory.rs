@@ -101,25 +101,6 @@ fn a_block_that_is_in_memory_is_read_without_a_call_to_its_file() {
     }
 }
 
-/// A call for each was a part of what a cold read of a small block took.
-#[test]
-#[cfg_attr(miri, ignore = "too many blocks to interpret")]
-fn the_entry_of_a_block_is_read_once_for_all_that_lie_in_its_page() {
-    let (scratch, faults) = reopened(|builder| builder.access(Access::Exact), 200);
-    let loads_of = |numbers: Range<u64>| {
-        let before = faults.count(Call::Load);
-        for number in numbers {
-            assert_eq!(*scratch.get(Realm::DEFAULT, key(number)).unwrap(), number.to_le_bytes());
-        }
-        faults.count(Call::Load) - before
-    };
-    assert_eq!([loads_of(0..64), loads_of(64..200), loads_of(0..200)], [1, 3, 0]);
-    // What is not lent is read through the file.
-    let before = faults.count(Call::Load);
-    assert!(scratch.contains(Realm::DEFAULT, key(7)).unwrap());
-    assert_eq!(faults.count(Call::Load), before + 1);
-}
-
 #[test]
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn with_exact_each_block_is_asked_for_alone_and_once() {

@@ -26,7 +26,6 @@ use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering}
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::ahead::Ready;
 use crate::wheel::cursor::Cursor;
-use crate::wheel::entry_pages::EntryPages;
 use crate::wheel::pending::PendingTable;
 use crate::wheel::pieces::Pieces;
 use crate::wheel::pin::Pinner;
@@ -110,7 +109,6 @@ pub(crate) struct BlockFile {
     deleted: AtomicBool,
     pub(crate) pieces: Pieces,
     pub(crate) regions: Regions,
-    pub(crate) entry_pages: EntryPages,
     stores: AtomicU64,
     synced: Mutex<Synced>,
 }
@@ -159,7 +157,6 @@ impl BlockFile {
             deleted: AtomicBool::new(false),
             pieces: Pieces::new(size, piece_pages),
             regions: Regions::new(size),
-            entry_pages: EntryPages::new(size),
             stores: AtomicU64::new(0),
             synced: Mutex::new(Synced::default()),
         }
@@ -227,13 +224,7 @@ impl BlockFile {
         let mut held = self.memory.lock();
         self.base.store(ptr::null_mut(), Ordering::Release);
         *held = None;
-        self.nothing_is_in_memory();
-    }
-
-    /// Forgets what was brought.
-    pub(crate) fn nothing_is_in_memory(&self) {
         self.regions.clear();
-        self.entry_pages.clear();
     }
 
     /// Where its mapping begins; `None` for a file without memory. Whoever reads there holds a pin (invariant 1).
@@ -273,7 +264,7 @@ impl BlockFile {
         self.stride.clear();
         self.ready.end();
         self.pieces.clear();
-        self.nothing_is_in_memory();
+        self.regions.clear();
         // A file that was never filled is quiet: as many reservations as are finished.
         self.cursor.clear();
         self.finished.store(0, Ordering::Relaxed);

@@ -301,9 +301,6 @@ impl FileWheel {
         let memory = file.memory()?;
         self.bring(file, &*memory, &payload)?;
         self.bring(file, &*memory, &(at..at + Entry::SIZE as u64))?;
-        if memory.populate_tells() {
-            file.entry_pages.mark(slot);
-        }
         self.was_brought(file, payload);
         file.slots.mark(slot, slots::WARM);
         Ok(())

@@ -42,7 +42,6 @@ mod cursor;
 mod deadline;
 mod defer;
 mod directory;
-mod entry_pages;
 mod event;
 mod failing;
 mod file;

@@ -360,7 +360,7 @@ fn has_lost_pages(file: &BlockFile, round: usize) -> bool {
 /// Forgets that anything of a file is in memory: each block is asked for at its next read.
 fn release(file: &BlockFile) {
     // In this order: a block that is brought meanwhile may be asked for once too often, and no block too rarely.
-    file.nothing_is_in_memory();
+    file.regions.clear();
     file.slots.unmark_all(WARM);
     if let Ok(memory) = file.memory() {
         memory.release(0..file.size().get());

@@ -5,8 +5,8 @@
 //! 1. A block leaves the index here only if it was proven bad under its pin, and only by its own address. An error of
 //!    the disk proves nothing: the block stays, and its file becomes suspect.
 //! 2. What cannot be read is an error, and no signal: entries and payloads are read through the file. Only what a reader
-//!    will be lent from the mapping is met there before: an entry in a region, or in a page of its directory, that was
-//!    brought without an error, and a payload in such a region, or piece by piece after a call that is an error for what cannot be read. What seems not to
+//!    will be lent from the mapping is met there before: an entry in a region that was brought without an error, and a
+//!    payload in such a one, or piece by piece after a call that is an error for what cannot be read. What seems not to
 //!    match there is read through the file as well.
 //! 3. Its word is out of the index before a slot becomes BAD: until then the entry tells whose word it is.
 //! 4. One reader makes a slot VERIFYING and compares the bytes. Whatever comes of it, the slot gets another state, and
@@ -48,11 +48,6 @@ impl FileWheel {
         slot: Slot,
     ) -> Result<Option<Entry>, ReadError> {
         let file = pin.file();
-        if file.entry_pages.are_there(slot)
-            && let Some(entry) = pin.entry(slot)
-        {
-            return Ok(Some(entry));
-        }
         let at = file.size().entry_offset(slot);
         if file.regions.are_whole(&(at..at + Entry::SIZE as u64))
             && file.memory().is_ok_and(|memory| memory.populate_tells())
