@@ -110,9 +110,43 @@ fn files(c: &mut Criterion) {
     group.finish();
 }
 
+/// A store that is full: filled once, or so often that each file holds an earlier lap below what it holds.
+fn full(c: &mut Criterion) {
+    let mut group = c.benchmark_group("recover");
+    for (name, laps) in [("filled once", 1), ("used again", 3)] {
+        let place = folder();
+        let open =
+            || store(place.path(), 4, 256 * MIB).expected_blocks(1 << 15).open().expect("a store that was closed");
+        warm_memory(1 << 30);
+        let scratch = open();
+        let block = noise(64 * KIB);
+        // Two and a half files hold blocks.
+        let (of_a_lap, last) = (4 * 256 * 16, 5 * 256 * 16 / 2);
+        for number in 0..(laps - 1) * of_a_lap + last {
+            scratch.put_named(REALM, key(number), &block).expect("room");
+        }
+        assert!(scratch.close(PATIENCE).is_clean());
+        drop(scratch);
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(BenchmarkId::new("open a full store until all is found, caches cold", name), |b| {
+            timed_openings(
+                b,
+                || forget(place.path()),
+                || {
+                    let scratch = open();
+                    let blocks = scratch.wait_recovered(PATIENCE).expect("a search that ends").blocks;
+                    assert!(blocks >= last / 2, "{blocks}");
+                    scratch
+                },
+            );
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10).warm_up_time(Duration::from_secs(1));
-    targets = restarts, files
+    targets = restarts, files, full
 }
 criterion_main!(benches);

@@ -92,6 +92,11 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, len: usize, advice: Advice) -> i
     unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, advice) }.map_err(io::Error::from)
 }
 
+/// What tells this boot of the system, and this life of a disk, from any other: it does not say.
+pub(crate) fn boot(_folder: &Path) -> Option<String> {
+    None
+}
+
 /// How many bytes of a file one call may ask its disk for; the system does not tell.
 pub(crate) fn request_limit(_file: &File) -> u64 {
     super::LEAST_REQUEST

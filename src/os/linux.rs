@@ -209,6 +209,22 @@ pub(crate) fn request_limit(file: &File) -> u64 {
     if first == disk { limit } else { ask() }
 }
 
+/// What tells this boot of the system, and this mounting of the file system of a folder, from any other. `None` if the system
+/// does not say: for file systems other than ext4, XFS and F2FS.
+pub(crate) fn boot(folder: &Path) -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let disk = rustix::fs::stat(folder).ok()?.st_dev;
+    let device = format!("/sys/dev/block/{}:{}", rustix::fs::major(disk), rustix::fs::minor(disk));
+    // An image that is attached in the place of a disk has another number. That of a partition is its disk's.
+    let of = |above: &str| std::fs::read_to_string(format!("{device}/{above}diskseq"));
+    let attached = of("").or_else(|_| of("../")).ok()?;
+    // What a file system shows of itself while it is mounted, by the name of its device, has an inode that is not used again.
+    let name = std::fs::read_link(&device).ok()?;
+    let shown = |kind: &str| rustix::fs::stat(Path::new("/sys/fs").join(kind).join(name.file_name()?)).ok();
+    let mounted = ["ext4", "xfs", "f2fs"].into_iter().find_map(shown)?.st_ino;
+    Some(format!("{} {disk} {} {mounted}", boot.trim(), attached.trim()))
+}
+
 /// Enough that calls cost nothing.
 const MOST_REQUEST: u64 = 4 << 20;
 
@@ -317,6 +333,25 @@ mod tests {
         // No disk is behind it.
         assert_eq!(request_limit(&File::open("/proc/self/status").unwrap()), LEAST_REQUEST);
         assert_eq!(request_limit(&file), first);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "there are no files where it is interpreted")]
+    fn a_folder_on_a_disk_has_one_boot_and_one_on_none_has_no_boot() {
+        let parent =
+            std::env::var_os("SCRATCHSPACE_TEST_DIR").map_or_else(std::env::temp_dir, std::path::PathBuf::from);
+        let folder = tempfile::tempdir_in(parent).unwrap();
+        let boot = boot(folder.path());
+        let is_ext4 = rustix::fs::statfs(folder.path()).unwrap().f_type == 0xef53;
+        let shows_all = ["/proc/sys/kernel/random/boot_id", "/sys/fs/ext4", "/sys/dev/block"];
+        if is_ext4 && shows_all.iter().all(|path| Path::new(path).exists()) {
+            assert!(boot.is_some());
+        }
+        assert!(boot.as_ref().is_none_or(|boot| boot.split(' ').count() == 4), "{boot:?}");
+        assert_eq!(super::boot(folder.path()), boot);
+        assert_eq!(crate::os::fallback::boot(folder.path()), None);
+        assert_eq!(super::boot(Path::new("/proc/self")), None);
+        assert_eq!(super::boot(Path::new("/there is no such folder")), None);
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(crate) use self::faults::Unharmed;
 pub(crate) use self::prefetch::prefetch;
 pub(crate) use self::process::Process;
 pub(crate) use self::system::{
-    advise, available_memory, finish_write_back, hold_in_one_piece, is_hole, populate_tells, request_limit, resident,
-    start_write_back,
+    advise, available_memory, boot, finish_write_back, hold_in_one_piece, is_hole, populate_tells, request_limit,
+    resident, start_write_back,
 };
 
 use std::fs::{DirBuilder, File, OpenOptions, ReadDir};

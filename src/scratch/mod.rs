@@ -3,6 +3,8 @@
 
 mod block_ref;
 #[cfg(all(test, not(loom)))]
+mod boots;
+#[cfg(all(test, not(loom)))]
 mod broken;
 #[cfg(all(test, not(loom)))]
 mod closing;

@@ -56,17 +56,19 @@ pub(crate) struct Contained {
     size: FileSize,
     folders: u16,
     files_per_folder: u16,
+    boot: Option<u64>,
     panics: Panics,
 }
 
 impl Contained {
     /// Asks a source what it is; an error if it panics.
     pub(crate) fn new(inner: Arc<dyn FileSource>, panics: Panics) -> Result<Self, OpenError> {
-        let what_it_is = || (inner.store_id(), inner.file_size(), inner.folders(), inner.files_per_folder());
-        let (store, size, folders, files_per_folder) = panics
+        let what_it_is =
+            || (inner.store_id(), inner.file_size(), inner.folders(), inner.files_per_folder(), inner.boot());
+        let (store, size, folders, files_per_folder, boot) = panics
             .contain(what_it_is)
             .map_err(|error| OpenError::Io(IoError::new("asking a file source what it is", None, error)))?;
-        Ok(Self { inner, store, size, folders, files_per_folder, panics })
+        Ok(Self { inner, store, size, folders, files_per_folder, boot, panics })
     }
 
     fn wrap(&self, inner: Arc<dyn FileMemory>) -> io::Result<Arc<dyn FileMemory>> {
@@ -139,6 +141,10 @@ impl FileSource for Contained {
 
     fn files_per_folder(&self) -> u16 {
         self.files_per_folder
+    }
+
+    fn boot(&self) -> Option<u64> {
+        self.boot
     }
 
     fn describe(&self, file: FileId) -> Option<PathBuf> {

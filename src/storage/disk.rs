@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
+use twox_hash::XxHash3_64;
+
 use super::folders::{self, Folder, Owned, foreign};
 use super::leftover::remove;
 use super::lock::Locks;
@@ -61,6 +63,7 @@ pub struct DiskFileSource {
     leftovers: Mutex<Vec<PathBuf>>,
     size: FileSize,
     files_per_folder: u16,
+    boot: Option<u64>,
     locks: Arc<Locks>,
 }
 
@@ -84,9 +87,13 @@ impl DiskFileSource {
 
     pub(super) fn new(owned: Owned, size: FileSize, files_per_folder: u16) -> Self {
         let Owned { store, folders, locks } = owned;
+        // Of all of them: a folder that is missing may be on a disk with another life when it is back.
+        let of_a_folder = |folder: &Folder| folder.missing.is_none().then(|| os::boot(&folder.path)).flatten();
+        let boot: Option<Vec<String>> = folders.iter().map(of_a_folder).collect();
+        let boot = boot.map(|words| XxHash3_64::oneshot(words.join("\n").as_bytes()));
         let (folders, attaching, suspects) = (Mutex::new(folders), Mutex::new(()), Mutex::new(BTreeSet::new()));
         let (leftovers, locks) = (Mutex::default(), Arc::new(locks));
-        Self { store, folders, attaching, suspects, leftovers, size, files_per_folder, locks }
+        Self { store, folders, attaching, suspects, leftovers, size, files_per_folder, boot, locks }
     }
 
     fn folder_of(&self, file: FileId) -> PathBuf {
@@ -172,6 +179,10 @@ impl FileSource for DiskFileSource {
 
     fn files_per_folder(&self) -> u16 {
         self.files_per_folder
+    }
+
+    fn boot(&self) -> Option<u64> {
+        self.boot
     }
 
     fn describe(&self, file: FileId) -> Option<PathBuf> {

@@ -147,6 +147,10 @@ impl FileSource for LossySource {
         self.shape.files_per_folder
     }
 
+    fn boot(&self) -> Option<u64> {
+        Some(self.device.boot())
+    }
+
     fn describe(&self, _file: FileId) -> Option<PathBuf> {
         None
     }

@@ -89,6 +89,32 @@ pub trait FileSource: Debug + Send + Sync + 'static {
     /// How many files a folder may hold. More may be found, if it was more once.
     fn files_per_folder(&self) -> u16;
 
+    /// What tells one boot of the system from any other: as long as it stays the same, whatever was stored in a file is read
+    /// back from it, by this process and the next, whether it was synced or not, unless the file is
+    /// [suspect](FileMemory::is_suspect). A source in front of another one passes its answer on.
+    ///
+    /// A store writes it into its files, beside how far it has filled them. An opening that meets the same answer there
+    /// reads no further, and else all of a file in which blocks may be. So a number that stays the same where something was lost
+    /// loses blocks, and brings others back. This default is `None`, not known: then everything is read. The answer stays
+    /// the same for the life of the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use scratchspace::{DiskFileSource, FileSource};
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// let builder = DiskFileSource::builder().folder(folder.path()).files_per_folder(3).file_size(1 << 20);
+    /// let source = builder.clone().build()?;
+    /// let boot = source.boot();
+    /// drop(source);
+    /// assert_eq!(builder.build()?.boot(), boot);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn boot(&self) -> Option<u64> {
+        None
+    }
+
     /// Where a file lies, for messages, by the name that it has now; `None` if it has no name.
     fn describe(&self, file: FileId) -> Option<PathBuf>;
 

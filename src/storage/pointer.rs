@@ -33,6 +33,10 @@ macro_rules! source_behind_a_pointer {
                 (**self).files_per_folder()
             }
 
+            fn boot(&self) -> Option<u64> {
+                (**self).boot()
+            }
+
             fn describe(&self, file: FileId) -> Option<PathBuf> {
                 (**self).describe(file)
             }

@@ -21,7 +21,7 @@ use crate::wheel::plan::{Judged, Plan, check_order, judge};
 use crate::wheel::recovery;
 use crate::wheel::threads::Role;
 use crate::wheel::turn::Searched;
-use crate::wheel::{FileWheel, WheelOptions};
+use crate::wheel::{FileWheel, WheelOptions, high_water};
 
 /// What is found at open, folder by folder.
 #[derive(Debug)]
@@ -157,7 +157,11 @@ impl FileWheel {
         let owes = |file: &&BlockFile| folder_of(source, file.id()) == folder && file.owes_its_mark();
         self.table.iter().filter(owes).try_for_each(|file| self.mark_again(file))?;
         let found = source.scan_folder(folder)?;
-        let judged = found.into_iter().map(|found| judge(source, found)).collect::<Result<Vec<_>, _>>()?;
+        let mut judged = found.into_iter().map(|found| judge(source, found)).collect::<Result<Vec<_>, _>>()?;
+        // Its disk may have been another machine's meanwhile, and this is the boot in which the store was opened.
+        for judged in &mut judged {
+            judged.high_water = high_water::Found::Doubted;
+        }
         check_order(source, &judged)?;
         let options = WheelOptions {
             lanes_per_folder: Some(self.lanes() / source.folders()),

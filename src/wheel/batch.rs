@@ -157,6 +157,7 @@ impl FileWheel {
         debug_assert_eq!(first.offset() % PAGE_SIZE, 0);
         let stored = file
             .store(first.offset(), &parts)
+            .and_then(|()| file.cover(last.slot()))
             .and_then(|()| file.store(file.size().entry_offset(last.slot()), &[&entries]));
         if let Err(error) = stored {
             self.counters.store_failures.add(1);

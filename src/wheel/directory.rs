@@ -18,6 +18,8 @@ use crate::wheel::{FileWheel, OnFull};
 /// larger than the second size.
 const FIRST_PIECE: u64 = 64 << 10;
 const PIECE: u64 = 1 << 20;
+/// Entries of a page.
+const A_PAGE: u32 = 64;
 /// So many bytes of a directory are kept from the one look at it to the other.
 const KEPT: usize = 1 << 20;
 /// How often a piece is read before it counts as unreadable, and the sleep before it is read again.
@@ -91,20 +93,23 @@ pub(crate) fn ask_for_directory(file: &BlockFile, len: u64) {
 }
 
 impl FileWheel {
-    /// Reads a directory from its end downwards, as far as it may reach; `None` if the store closes meanwhile.
+    /// Reads a directory from its end downwards, as far as it may reach, by its high-water mark if the file has one; `None` if the store closes meanwhile.
     pub(crate) fn read_bounds(&self, lane: &Lane, file: &BlockFile) -> Option<Directory> {
         let mut directory = Directory { next_page: 1, ..Directory::default() };
         let size = file.size().get();
+        // Whole pages: of a bad one no other is hidden.
+        let known = file.high_water.known().filter(|_| !file.is_suspect());
+        let slots = known.map_or(u32::MAX, |slots| slots.next_multiple_of(A_PAGE)).min(file.size().slots());
         let (mut slot, mut piece, mut skipped, mut kept, mut buffer) = (0, FIRST_PIECE, 0, 0, Vec::new());
         let mut least = PAGE_SIZE / 2;
         // From slot 0 upwards in number and downwards in the file.
         loop {
             let lowest = u64::from(directory.next_page) * PAGE_SIZE;
             let end = size - u64::from(slot) * Entry::SIZE as u64;
-            if self.is_closed() || slot >= file.size().slots() || end < lowest + Entry::SIZE as u64 {
+            if self.is_closed() || slot >= slots || end < lowest + Entry::SIZE as u64 {
                 break;
             }
-            let left = u64::from(file.size().slots() - slot) * Entry::SIZE as u64;
+            let left = u64::from(slots - slot) * Entry::SIZE as u64;
             let len = piece.max(skipped).min(end - lowest).min(left) / Entry::SIZE as u64 * Entry::SIZE as u64;
             debug_assert!(len >= Entry::SIZE as u64, "slot {slot} of {size} bytes");
             let start = end - len;
@@ -347,9 +352,9 @@ mod tests {
         wheel.close(Duration::from_secs(20));
     }
 
-    /// How often a directory of three blocks is read from, for its bounds and for its entries.
+    /// How often a directory of three blocks is read from, for its bounds and for its entries, where it has no high-water mark.
     fn loads(source: impl FileSource) -> [u64; 2] {
-        let source = FaultySource::new(source);
+        let source = FaultySource::new(source).in_boot(None);
         let faults = source.faults();
         let options = WheelOptions { gather_bytes: 0, ..WheelOptions::default() };
         let wheel = FileWheel::open(Arc::new(source), options).unwrap();

@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 
-use crate::block::{BlockAddress, Entry, FileId, FileSize, PAGE_SIZE, Slot};
+use crate::block::{BlockAddress, Entry, FileId, FileSize, HighWaterMark, PAGE_SIZE, Slot};
 use crate::os::{self, Process};
 use crate::planted;
 use crate::storage::{FileMemory, FileSource};
@@ -26,6 +26,7 @@ use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering}
 use crate::sync::{Arc, Condvar, Mutex};
 use crate::wheel::ahead::Ready;
 use crate::wheel::cursor::Cursor;
+use crate::wheel::high_water::{Found, HighWater};
 use crate::wheel::pending::PendingTable;
 use crate::wheel::pieces::Pieces;
 use crate::wheel::pin::Pinner;
@@ -45,8 +46,8 @@ pub(crate) struct FileTable {
 impl FileTable {
     /// Files `1..=count`, of which pieces of so many pages are sent to the device.
     pub(crate) fn new(source: Arc<dyn FileSource>, count: u16, piece_pages: u32) -> Self {
-        let size = source.file_size();
-        let files = (1..=count).filter_map(FileId::new).map(|id| BlockFile::new(id, size, piece_pages)).collect();
+        let (size, boot) = (source.file_size(), source.boot());
+        let files = (1..=count).filter_map(FileId::new).map(|id| BlockFile::new(id, size, boot, piece_pages)).collect();
         Self { files, source, process: Process::current() }
     }
 
@@ -90,6 +91,7 @@ pub(crate) struct BlockFile {
     generation: AtomicU64,
     nonce: AtomicU64,
     pub(crate) cursor: Cursor,
+    pub(crate) high_water: HighWater,
     pub(crate) pins: Pinner,
     pub(crate) slots: Slots,
     pub(crate) stride: Stride,
@@ -133,7 +135,7 @@ impl fmt::Debug for BlockFile {
 }
 
 impl BlockFile {
-    fn new(id: FileId, size: FileSize, piece_pages: u32) -> Self {
+    fn new(id: FileId, size: FileSize, boot: Option<u64>, piece_pages: u32) -> Self {
         Self {
             id,
             size,
@@ -142,6 +144,7 @@ impl BlockFile {
             generation: AtomicU64::new(0),
             nonce: AtomicU64::new(0),
             cursor: Cursor::new(size),
+            high_water: HighWater::new(size, boot),
             pins: Pinner::new(Pinner::words_for_this_machine()),
             slots: Slots::new(size.slots()),
             stride: Stride::default(),
@@ -258,7 +261,10 @@ impl BlockFile {
 
     /// Begins a lap: nothing is reserved, nothing is stored. Only when drained or new (invariant 1).
     pub(crate) fn begin_lap(&self, generation: u64, nonce: u64) {
-        self.generation.store(generation, Ordering::Relaxed);
+        // The header of a lap that was found empty is not written again, and its mark is known.
+        if self.generation.swap(generation, Ordering::Relaxed) != generation {
+            self.high_water.begin();
+        }
         self.nonce.store(nonce, Ordering::Relaxed);
         self.slots.clear();
         self.stride.clear();
@@ -283,9 +289,10 @@ impl BlockFile {
     /// Generation and nonce of an earlier run, before its directory is read.
     ///
     /// That run may have been killed before it synced what is read now: the file counts as stored to.
-    pub(crate) fn adopt(&self, generation: u64, nonce: u64) {
+    pub(crate) fn adopt(&self, generation: u64, nonce: u64, high_water: Found) {
         self.generation.store(generation, Ordering::Relaxed);
         self.nonce.store(nonce, Ordering::Relaxed);
+        self.high_water.adopt(high_water);
         self.stores.fetch_add(1, Ordering::Release);
     }
 
@@ -367,8 +374,17 @@ impl BlockFile {
         result
     }
 
+    /// Has the file say that slots up to this one may hold entries, before one is stored there.
+    pub(crate) fn cover(&self, slot: Slot) -> io::Result<()> {
+        self.high_water.cover(slot, |mark| {
+            let mark = mark.map_or([0; HighWaterMark::LEN], |mark| mark.encode(self.nonce()));
+            self.store(HighWaterMark::OFFSET as u64, &[&mark])
+        })
+    }
+
     /// Stores the entry of one slot.
     pub(crate) fn store_entry(&self, slot: Slot, entry: &Entry) -> io::Result<()> {
+        self.cover(slot)?;
         self.store(self.size.entry_offset(slot), &[&entry.encode(self.nonce(), slot)])
     }
 

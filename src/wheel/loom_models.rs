@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::block::{BlockAddress, BlockHash, BlockKind, FileId, FileSize, KeyHash, PAGE_LEN, PAGE_SIZE, Realm, Slot};
+use crate::block::{
+    BlockAddress, BlockHash, BlockKind, FileId, FileSize, HighWaterMark, KeyHash, PAGE_LEN, PAGE_SIZE, Realm, Slot,
+};
 use crate::index::{BlockIndex, Published, Room, View};
 use crate::storage::MemoryFileSource;
 use crate::sync::atomic::{AtomicU32, Ordering, fence};
@@ -13,6 +15,7 @@ use crate::sync::{Arc, Mutex, thread};
 use crate::wheel::deadline::Deadline;
 use crate::wheel::file::{BlockFile, FileTable};
 use crate::wheel::gather::Gather;
+use crate::wheel::high_water::HighWater;
 use crate::wheel::lane::{Lane, Outstanding};
 use crate::wheel::pending::{Deferred, Gathered, Previous, Record};
 use crate::wheel::pin::Pinner;
@@ -442,5 +445,29 @@ fn a_buffer_that_is_handed_over_is_stored_once_also_when_the_flusher_is_told_to_
         let deadline = Deadline::after(Duration::ZERO);
         assert!(shared.rest.lane.wait_for_outstanding(&deadline));
         assert!(shared.is_on_disk(1) && shared.is_on_disk(2));
+    });
+}
+
+#[test]
+fn an_entry_is_stored_behind_the_mark_that_covers_it_whoever_has_raised_it() {
+    loom::model(|| {
+        let high_water = HighWater::new(FileSize::MIN, Some(1));
+        high_water.begin();
+        // What the file has. Relaxed: whoever goes on sees it by what the high-water mark orders, or the model fails.
+        let shared = Arc::new((high_water, AtomicU32::new(0)));
+        let store = |(high_water, mark): &(HighWater, AtomicU32), number: u32| {
+            let raise = |raised: Option<HighWaterMark>| {
+                mark.store(raised.unwrap().slots, Ordering::Relaxed);
+                Ok(())
+            };
+            high_water.cover(slot(number), raise).unwrap();
+            let mark = mark.load(Ordering::Relaxed);
+            assert!(number < mark, "slot {number} is stored, and the mark is {mark}");
+        };
+        let other = Arc::clone(&shared);
+        let writer = thread::spawn(move || [4, 9].into_iter().for_each(|number| store(&other, number)));
+        [5, 14].into_iter().for_each(|number| store(&shared, number));
+        writer.join().unwrap();
+        assert_eq!(shared.1.load(Ordering::Relaxed), 16);
     });
 }

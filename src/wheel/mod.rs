@@ -49,6 +49,7 @@ mod find;
 mod flusher;
 mod gather;
 mod health;
+mod high_water;
 mod hook;
 mod keeper;
 mod known;

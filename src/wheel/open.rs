@@ -181,7 +181,7 @@ impl FileWheel {
                 let Some(header) = &judged.header else { continue };
                 let file = self.table.file(judged.id);
                 self.install(file, Arc::clone(&judged.memory));
-                file.adopt(header.generation, header.nonce);
+                file.adopt(header.generation, header.nonce, judged.high_water);
                 turn.found(judged.id);
                 ids.push(judged.id);
             }

@@ -21,12 +21,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use crate::block::{Entry, FileHeader, FileId, FileSize, HashKind, HeaderError, PAGE_LEN, PAGE_SIZE};
+use crate::block::{Entry, FileHeader, FileId, FileSize, HashKind, HeaderError, HighWaterMark, PAGE_LEN, PAGE_SIZE};
 use crate::error::{ConfigError, IoError, Layout, OpenError};
 use crate::planted;
 use crate::storage::{FileMemory, FileSource, Found, HeapMemory};
 use crate::sync::Arc;
-use crate::wheel::WheelOptions;
+use crate::wheel::{WheelOptions, high_water};
 
 /// Fewest files of a lane: one is filled, one is ready, one holds data.
 pub(crate) const LEAST_FILES_A_LANE: u16 = 3;
@@ -42,6 +42,8 @@ pub(crate) struct Judged {
     pub(crate) memory: Arc<dyn FileMemory>,
     /// `None`: it is damaged, or was torn while the file was recycled. Nothing in the file can be believed.
     pub(crate) header: Option<FileHeader>,
+    /// How far its directory may reach.
+    pub(crate) high_water: high_water::Found,
     /// What somebody else has done to its length.
     pub(crate) damage: Option<OtherLength>,
 }
@@ -312,7 +314,7 @@ pub(crate) fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, Ope
         // Nor was this one torn: its file may hold blocks.
         Err(HeaderError::HashKind { found }) => return Err(OpenError::HashKind { path, found }),
         // Ours by its name, in a folder that we have locked.
-        Err(_) => return Ok(Judged { id, memory, header: None, damage }),
+        Err(_) => return Ok(Judged { id, memory, header: None, high_water: high_water::Found::Doubted, damage }),
     };
     if header.store != source.store_id() {
         return Err(foreign(format!("its header names store {}", header.store)));
@@ -330,7 +332,16 @@ pub(crate) fn judge(source: &dyn FileSource, found: Found) -> Result<Judged, Ope
     if !(1..=HIGHEST_FOUND).contains(&header.generation) {
         return Err(foreign(format!("its header names generation {}, which no store reaches", header.generation)));
     }
-    Ok(Judged { id, memory, header: Some(header), damage })
+    // Of a file that has lost something, or was changed by somebody else, every word is doubted.
+    let is_sound = damage.is_none() && !memory.is_suspect();
+    let high_water = match HighWaterMark::decode(&page, header.nonce) {
+        Some(mark) if is_sound && Some(mark.boot) == source.boot() => high_water::Found::Slots(mark.slots),
+        None if page[HighWaterMark::OFFSET..][..HighWaterMark::LEN] == [0; HighWaterMark::LEN] => {
+            high_water::Found::Nothing
+        }
+        _ => high_water::Found::Doubted,
+    };
+    Ok(Judged { id, memory, header: Some(header), high_water, damage })
 }
 
 /// A file of another length that has no header may be one of another layout, unless the header of any other file tells
@@ -405,7 +416,7 @@ pub(crate) fn only_leftovers(source: &dyn FileSource, judged: Vec<Judged>) -> Re
 /// Whether there may be a block in a file: whether any byte is not zero where its directory may be, with or without a
 /// header. The first slots prove nothing: their writes may have failed.
 fn may_hold_blocks(source: &dyn FileSource, judged: &Judged) -> Result<bool, OpenError> {
-    let Judged { id, memory, header, damage } = judged;
+    let Judged { id, memory, header, damage, .. } = judged;
     // Zeros stand in for what a file has lost that was mended, so they prove nothing; nor do they in one that has another
     // length than its header names. With the length which that names it is of another layout.
     let is_as_made = |damage: &OtherLength| header.is_some_and(|header| damage.len == header.file_size.get());

@@ -10,12 +10,13 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::block::{FileHeader, FileId, PAGE_LEN, StoreId, now, random_nonce};
+use crate::block::{FileHeader, FileId, HighWaterMark, PAGE_LEN, StoreId, now, random_nonce};
 use crate::error::{FailedClosure, IoError};
 use crate::planted;
 use crate::sync::MutexGuard;
 use crate::wheel::deadline::Deadline;
 use crate::wheel::event::Event;
+use crate::wheel::high_water;
 use crate::wheel::lane::Lane;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
@@ -303,6 +304,11 @@ impl FileWheel {
         let mut page = vec![0; PAGE_LEN];
         let header = header.encode();
         page[..header.len()].copy_from_slice(&header);
+        self.table.file(id).high_water.header_begins();
+        if let Some(boot) = self.table.source().boot() {
+            let mark = high_water::first_mark(self.size, boot).encode(lap.nonce);
+            page[HighWaterMark::OFFSET..][..mark.len()].copy_from_slice(&mark);
+        }
         page
     }
 }

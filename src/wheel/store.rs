@@ -302,7 +302,8 @@ impl FileWheel {
     pub(crate) fn store_outstanding(&self, lane: &Lane, outstanding: Outstanding) {
         let gather = &outstanding.gather;
         let file = self.table.file(gather.file());
-        let result = gather.store_runs(|offset, bytes| file.store(offset, &[bytes]));
+        let covered = gather.slots().iter().max().map_or(Ok(()), |highest| file.cover(*highest));
+        let result = covered.and_then(|()| gather.store_runs(|offset, bytes| file.store(offset, &[bytes])));
         match result {
             Ok(()) => {
                 let mut refused = Vec::new();

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The hazards whose rules must be broken once each to see a test fail. Neither the list nor the code alone says which:
 /// a bug that is dropped from both is missed here.
-const MUST_BE_PLANTED: [u8; 26] =
-    [1, 3, 4, 6, 7, 14, 16, 19, 20, 21, 22, 25, 29, 30, 31, 34, 42, 48, 50, 51, 52, 53, 54, 55, 56, 57];
+const MUST_BE_PLANTED: [u8; 27] =
+    [1, 3, 4, 6, 7, 14, 16, 19, 20, 21, 22, 25, 29, 30, 31, 34, 42, 48, 50, 51, 52, 53, 54, 55, 56, 57, 58];
 
 /// Number, target, test, and what it does.
 fn listed() -> Vec<(u8, String, String)> {
@@ -100,5 +100,5 @@ fn each_hazard_has_its_row_and_the_tests_that_it_names_are_there() {
         }
         numbers.push(number);
     }
-    assert_eq!(numbers, (1..=57).collect::<Vec<_>>());
+    assert_eq!(numbers, (1..=58).collect::<Vec<_>>());
 }

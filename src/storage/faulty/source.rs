@@ -24,6 +24,7 @@ pub(crate) struct FaultySource<S> {
     faults: Arc<Faults>,
     is_named: bool,
     shown: Shown,
+    boot: Option<u64>,
 }
 
 /// What is seen where its memory is mapped.
@@ -44,13 +45,20 @@ impl<S: FileSource> FaultySource<S> {
 
     /// With the faults of another source: one countdown for a store that is opened several times.
     pub(crate) fn with(inner: S, faults: Arc<Faults>) -> Self {
-        Self { inner, faults, is_named: false, shown: Shown::Bytes }
+        let boot = inner.boot();
+        Self { inner, faults, is_named: false, shown: Shown::Bytes, boot }
     }
 
     /// Its files have paths for messages, whatever the source behind says.
     #[cfg(not(loom))]
     pub(crate) fn named(self) -> Self {
         Self { is_named: true, ..self }
+    }
+
+    /// It says that this is the boot of its system, whatever the source behind says.
+    #[cfg(not(loom))]
+    pub(crate) fn in_boot(self, boot: Option<u64>) -> Self {
+        Self { boot, ..self }
     }
 
     /// Its memory does not say what of it can be read, as that of an old system.
@@ -96,6 +104,10 @@ impl<S: FileSource> FileSource for FaultySource<S> {
 
     fn files_per_folder(&self) -> u16 {
         self.inner.files_per_folder()
+    }
+
+    fn boot(&self) -> Option<u64> {
+        self.boot
     }
 
     fn describe(&self, file: FileId) -> Option<PathBuf> {

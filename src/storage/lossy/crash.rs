@@ -34,6 +34,8 @@ pub(super) struct Copy {
 /// Files at the moment of a crash.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Left {
+    /// How often the power was cut.
+    pub(super) boot: u64,
     pub(super) files: BTreeMap<FileId, Copy>,
     /// Names that the disk does not have as the cache has them: what it has there.
     pub(super) unsynced: BTreeMap<FileId, Option<Copy>>,

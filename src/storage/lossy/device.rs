@@ -65,6 +65,8 @@ struct State {
     dice: Dice,
     plan: Option<Plan>,
     calls: u64,
+    /// As in [`Left`].
+    boot: u64,
     left: Option<Left>,
     /// Whether loads of anything but a header wait.
     held: bool,
@@ -98,10 +100,16 @@ impl Device {
             dice: Dice::new(seed),
             plan: None,
             calls: 0,
+            boot: left.boot,
             left: None,
             held: false,
         };
         Self { size, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// How often the power was cut before.
+    pub(super) fn boot(&self) -> u64 {
+        self.state.lock().boot
     }
 
     /// Where the header of a file stands, as its readers see it now.
@@ -321,7 +329,8 @@ impl State {
         // A disk may have written much of what was not synced, or next to nothing.
         let times = 1 + self.dice.below(4);
         let kept = files.iter().map(|(id, file)| (*id, file.copy().crash(crash, times, &mut self.dice))).collect();
-        let mut left = Left { files: kept, unsynced: BTreeMap::new() };
+        let boot = self.boot + u64::from(crash == Crash::PowerCut);
+        let mut left = Left { boot, files: kept, unsynced: BTreeMap::new() };
         for (id, file) in &unsynced {
             let on_disk = file.as_ref().map(|file| file.copy().crash(crash, times, &mut self.dice));
             match (crash, on_disk) {

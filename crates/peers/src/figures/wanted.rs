@@ -39,7 +39,7 @@ const fn figure(what: &'static str, row: &'static str, bound: Bound) -> Figure {
 const DRAM: &str = "index/limit: one read of memory that no cache has";
 
 /// In the order of the README's promises: writing, reading, the index, restart.
-pub(super) const FIGURES: [Figure; 53] = [
+pub(super) const FIGURES: [Figure; 54] = [
     figure(
         "`put` 1 MiB, new files, burst",
         "passes/1 MiB, new files/put, burst",
@@ -253,6 +253,11 @@ pub(super) const FIGURES: [Figure; 53] = [
         "open, a million blocks, caches cold, until all are found",
         "recover/open until all is found, caches cold/empty",
         Whole(1e9),
+    ),
+    figure(
+        "open a full store that turns, caches cold, until all are found",
+        "recover/open a full store until all is found, caches cold/used again",
+        Times(1.5, "recover/open a full store until all is found, caches cold/filled once"),
     ),
     figure(
         "`write_slice` of a column, and commit",
