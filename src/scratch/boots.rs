@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use crate::block::{BlockHash, FileHeader, FileSize, HighWaterMark, PAGE_SIZE};
+use crate::block::{BlockHash, FileHeader, FileId, FileSize, HighWaterMark, PAGE_SIZE};
 use crate::scratch::Scratch;
 use crate::scratch::small::{HANGS, REALM, block, three_files_of};
 use crate::storage::faulty::{Call, Fault, Faults, FaultySource};
-use crate::storage::lossy::{Crash, LossySource, Plan};
+use crate::storage::lossy::{Crash, Image, LossySource, Plan};
 use crate::storage::{FileSource, MemoryFileSource};
 use crate::sync::Arc;
 
@@ -91,33 +91,63 @@ fn what_is_stored_beyond_the_first_mark_is_found_in_the_same_boot_and_in_another
     }
 }
 
-/// Once a sync of it has failed, or somebody else has changed its length.
-#[test]
-fn the_mark_of_a_file_that_has_lost_something_is_not_believed() {
-    let mut source = LossySource::new(1, 3, FileSize::new(24 * PAGE_SIZE).unwrap(), 1);
-    let remote = source.remote();
-    let scratch = reopen(source);
-    // The first mark covers four.
-    (0..6).for_each(|number| scratch.put_named(REALM, key(number), b"there").unwrap());
-    scratch.flush().unwrap();
-    // A sync that fails has the system forget what it had to write: here the mark is older than the entries then.
-    let file = scratch.info(REALM, key(5)).unwrap().file;
-    remote.mark_suspect(file).unwrap();
-    remote.set_plan(Plan { crash: Crash::Kill, at_call: u64::MAX, failing_syncs: 0, failing_stores: 0 });
-    let image = remote.crash();
-    drop(scratch);
-    source = LossySource::open(&image, 1);
+/// Stores a mark in each file, or in one.
+fn forge(source: &LossySource, only: Option<FileId>, slots: u32) {
     for found in source.scan().unwrap() {
-        if found.file == file {
+        if only.is_none_or(|file| file == found.file) {
             let mut page = vec![0; 4096];
             found.memory.load(0, &mut page).unwrap();
             let nonce = FileHeader::decode(&page).unwrap().nonce;
-            let mark = HighWaterMark { slots: 4, boot: source.boot().unwrap() };
+            let mark = HighWaterMark { slots, boot: source.boot().unwrap() };
             found.memory.store(512, &[&mark.encode(nonce)]).unwrap();
         }
     }
-    let scratch = reopen(source);
-    assert!((0..6).all(|number| scratch.contains(REALM, key(number)).unwrap()));
+}
+
+fn kill(remote: &LossySource) -> Image {
+    remote.set_plan(Plan { crash: Crash::Kill, at_call: u64::MAX, failing_syncs: 0, failing_stores: 0 });
+    remote.crash()
+}
+
+/// Once a sync of it has failed: the mark may be older than the entries then.
+#[test]
+fn the_mark_of_a_file_that_has_lost_something_is_not_believed() {
+    for is_marked in [false, true] {
+        let source = LossySource::new(1, 3, FileSize::new(24 * PAGE_SIZE).unwrap(), 1);
+        let remote = source.remote();
+        let scratch = reopen(source);
+        // The first mark covers four: more than a page of them, which is read as a whole.
+        (0..70).for_each(|number| scratch.put_named(REALM, key(number), b"").unwrap());
+        let file = scratch.info(REALM, key(69)).unwrap().file;
+        if is_marked {
+            remote.mark_suspect(file).unwrap();
+        }
+        let image = kill(&remote);
+        drop(scratch);
+        let source = LossySource::open(&image, 1);
+        forge(&source, Some(file), 4);
+        let scratch = reopen(source);
+        let found = (0..70).filter(|number| scratch.contains(REALM, key(*number)).unwrap()).count();
+        assert_eq!(found, if is_marked { 70 } else { 64 });
+    }
+}
+
+/// Whoever can write to the files can make it any number.
+#[test]
+fn a_mark_above_all_slots_of_a_file_is_as_good_as_none() {
+    for slots in [u32::MAX, u32::MAX - 1, 1 << 22, 5000] {
+        let source = LossySource::new(1, 3, FileSize::new(24 * PAGE_SIZE).unwrap(), 1);
+        let remote = source.remote();
+        let scratch = reopen(source);
+        (0..6).for_each(|number| scratch.put_named(REALM, key(number), b"there").unwrap());
+        let image = kill(&remote);
+        drop(scratch);
+        let source = LossySource::open(&image, 1);
+        forge(&source, None, slots);
+        let scratch = reopen(source);
+        (6..9).for_each(|number| scratch.put_named(REALM, key(number), b"there").unwrap());
+        assert!((0..9).all(|number| scratch.get(REALM, key(number)).is_ok()), "{slots}");
+    }
 }
 
 /// The mark is not on the disk, the entry above it is: nobody was promised it, and the next opening would have filled the file

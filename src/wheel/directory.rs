@@ -93,13 +93,14 @@ pub(crate) fn ask_for_directory(file: &BlockFile, len: u64) {
 }
 
 impl FileWheel {
-    /// Reads a directory from its end downwards, as far as it may reach, by its high-water mark if the file has one; `None` if the store closes meanwhile.
+    /// Reads a directory from its end downwards, as far as it may reach, by its high-water mark if the file has one; `None`
+    /// if the store closes meanwhile.
     pub(crate) fn read_bounds(&self, lane: &Lane, file: &BlockFile) -> Option<Directory> {
         let mut directory = Directory { next_page: 1, ..Directory::default() };
         let size = file.size().get();
-        // Whole pages: of a bad one no other is hidden.
-        let known = file.high_water.known().filter(|_| !file.is_suspect());
-        let slots = known.map_or(u32::MAX, |slots| slots.next_multiple_of(A_PAGE)).min(file.size().slots());
+        let (most, known) = (file.size().slots(), file.high_water.known().filter(|_| !file.is_suspect()));
+        // Whole pages: of a bad one no other is hidden. What a file says may be any number.
+        let slots = known.map_or(most, |slots| slots.min(most).next_multiple_of(A_PAGE).min(most));
         let (mut slot, mut piece, mut skipped, mut kept, mut buffer) = (0, FIRST_PIECE, 0, 0, Vec::new());
         let mut least = PAGE_SIZE / 2;
         // From slot 0 upwards in number and downwards in the file.
