@@ -25,7 +25,7 @@ const WATCH: Duration = Duration::from_millis(1);
 /// How long a draining file is given before the next oldest dies for a writer that waits.
 const GRACE: Duration = Duration::from_millis(10);
 
-/// Pages of a lane that are created ahead at most, and that wait for the device before writers wait too: 1 GiB.
+/// Pages of a lane that are created ahead at most: 1 GiB.
 const AHEAD: u32 = 1 << 18;
 /// When a creation ahead of need is tried again that has failed.
 const AHEAD_AGAIN: Duration = Duration::from_secs(10);
@@ -36,10 +36,10 @@ fn most_ahead(pages: u32, files: usize) -> usize {
     if pages < LARGE { 0 } else { (files / 4).min((AHEAD / pages) as usize) }
 }
 
-/// Whether so many full files that are not synced are more than writers run ahead of the disk, whoever paces them (`pace`): that
-/// many, and the one that is being synced.
-fn is_behind(pages: u32, full: usize) -> bool {
-    full > ((AHEAD / pages) as usize).max(1) + 1
+/// Whether so many full files that are not synced are more than what writers run ahead of the disk, so many bytes, and the one
+/// that is being synced. Where files have pieces writers wait for one of those before (`pace`), and never here.
+fn is_behind(size: u64, full: usize, ahead: u64) -> bool {
+    full as u64 > (ahead / size).max(1) + 1
 }
 
 /// What a keeper does next.
@@ -271,7 +271,7 @@ impl FileWheel {
     /// where the system bounds it.
     fn is_behind(&self, turn: &Turn, of_lane: &LaneTurn) -> bool {
         let is_full = |file: &&FileId| turn.state(**file) == FileState::Sealing && self.table.file(**file).is_quiet();
-        is_behind(self.size.pages(), of_lane.order.iter().filter(is_full).count())
+        is_behind(self.size.get(), of_lane.order.iter().filter(is_full).count(), self.most_ahead())
     }
 
     /// Whether the lane will soon need its next file.
@@ -382,7 +382,11 @@ mod tests {
         let of = |size, files| most_ahead(mib(size), files);
         assert_eq!([of(1, 64), of(15, 64), of(16, 3), of(16, 12), of(16, 1000)], [0, 0, 0, 3, 64]);
         assert_eq!([of(128, 16), of(128, 100), of(1024, 10), of(1025, 10), of(16 << 10, 100)], [4, 8, 1, 0, 0]);
-        let behind = |size, full| is_behind(mib(size), full);
+    }
+
+    #[test]
+    fn writers_wait_once_more_full_files_than_they_may_be_ahead_and_one_are_not_synced() {
+        let behind = |size: u64, full| is_behind(size << 20, full, 1 << 30);
         assert_eq!([behind(1, 1025), behind(1, 1026), behind(128, 9), behind(128, 10)], [false, true, false, true]);
         assert_eq!(
             [behind(1024, 2), behind(1024, 3), behind(16 << 10, 2), behind(16 << 10, 3)],

@@ -22,12 +22,12 @@ use crate::wheel::lane::Lane;
 use crate::wheel::state::FileState;
 use crate::wheel::turn::Turn;
 
-/// Bytes that writers are ahead of the disk at most: 1 GiB.
-const MOST: u64 = 1 << 30;
+/// Bytes that writers are ahead of the disk at most: 4 GiB, which a flush after them has to wait for.
+const MOST: u64 = 4 << 30;
 /// And however little memory there is: 32 MiB, in each lane.
 const LEAST: u64 = 32 << 20;
 /// This part of the memory that is left. Linux writes back by itself, and all at once, from a tenth on.
-const PART: u64 = 16;
+const PART: u64 = 12;
 /// Longest wait of one call: shorter than waits that are told by default.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(90);
 /// Longest sleep between two looks.
@@ -40,11 +40,16 @@ pub(crate) fn ends_a_piece(pages: &Range<u32>, piece: u32) -> bool {
 }
 
 /// How many bytes each of so many lanes may be ahead, with so much memory left.
-fn most_ahead(left: u64, lanes: u64) -> u64 {
+fn most_of(left: u64, lanes: u64) -> u64 {
     (left / PART / lanes).clamp(LEAST, MOST)
 }
 
 impl FileWheel {
+    /// Bytes that the writers of a lane run ahead of its disk before they wait for it.
+    pub(crate) fn most_ahead(&self) -> u64 {
+        most_of(self.residency.left(), u64::from(self.lanes()))
+    }
+
     /// Called with the pages of a block that was stored: waits for the disk, for at most this time, if the lane is too far
     /// ahead of it. Gives what is left of the time.
     pub(crate) fn keep_pace(
@@ -91,7 +96,7 @@ impl FileWheel {
         let full = of_lane.order.iter().filter(|file| turn.state(**file) == FileState::Sealing);
         let waiting = full.chain(&of_lane.active).map(|file| u64::from(self.table.file(*file).pieces.waiting()));
         let piece = u64::from(self.options.piece_pages) * PAGE_SIZE;
-        waiting.sum::<u64>() * piece > most_ahead(self.residency.left(), self.lanes.len() as u64)
+        waiting.sum::<u64>() * piece > self.most_ahead()
     }
 }
 
@@ -108,12 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn lanes_are_ahead_by_a_sixteenth_of_what_is_left_but_between_32_mib_and_1_gib() {
-        let mib = |gib: u64, lanes| most_ahead(gib << 30, lanes) >> 20;
+    fn lanes_are_ahead_by_a_twelfth_of_what_is_left_but_between_32_mib_and_4_gib() {
+        let mib = |gib: u64, lanes| most_of(gib << 30, lanes) >> 20;
         assert_eq!(
-            [mib(8, 1), mib(8, 2), mib(8, 100), mib(64, 1), mib(64, 8), mib(0, 1)],
-            [512, 256, 32, 1024, 512, 32]
+            [mib(12, 1), mib(12, 2), mib(12, 100), mib(64, 1), mib(96, 16), mib(0, 1)],
+            [1024, 512, 32, 4096, 512, 32]
         );
-        assert_eq!(most_ahead(u64::MAX, 1), MOST, "where the system does not tell");
+        assert_eq!(most_of(u64::MAX, 1), MOST, "where the system does not tell");
     }
 }
