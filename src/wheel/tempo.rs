@@ -12,6 +12,7 @@ pub(super) const LARGE: u32 = 4096;
 pub(crate) struct Tempo {
     handed: Option<Instant>,
     filled_in: Option<Duration>,
+    /// Of the slowest lately: a disk that is written to takes two or three times as long now and then.
     ready_in: Option<Duration>,
 }
 
@@ -24,11 +25,12 @@ impl Tempo {
 
     /// The oldest file was made ready; it was chosen so long ago.
     pub(crate) fn has_made_one_ready(&mut self, took: Duration) {
-        self.ready_in = Some(took);
+        let slowest = self.ready_in.map_or(Duration::ZERO, |slowest| slowest / 8 * 7);
+        self.ready_in = Some(took.max(slowest));
     }
 
     /// How many of so many pages are filled when the next file is wanted: three quarters, and fewer where twice the time that
-    /// the last one took would not be enough then.
+    /// the slowest one took lately would not be enough then.
     pub(crate) fn mark(&self, pages: u32) -> u32 {
         let latest = pages / 4 * 3;
         let Some((filled, ready)) = self.filled_in.zip(self.ready_in).filter(|_| pages >= LARGE) else { return latest };
@@ -55,6 +57,20 @@ mod tests {
         let of = |filled_in, ready_in| mark(filled_in, ready_in, 10_000);
         assert_eq!([of(1000, 1), of(1000, 125), of(1000, 150), of(1000, 400)], [7500, 7500, 7000, 2000]);
         assert_eq!([of(1000, 500), of(1000, 60_000), of(0, 1), of(0, 0)], [0, 0, 0, 7500]);
+    }
+
+    #[test]
+    fn one_that_was_slow_is_remembered_less_with_each_file() {
+        let (mut tempo, now) = (Tempo::default(), Instant::now());
+        tempo.is_handed_a_file(now);
+        tempo.is_handed_a_file(now + Duration::from_millis(1000));
+        let mut mark = |ready_in| {
+            tempo.has_made_one_ready(Duration::from_millis(ready_in));
+            tempo.mark(10_000)
+        };
+        assert_eq!([mark(160), mark(400), mark(10), mark(10), mark(320)], [6800, 2000, 3000, 3875, 3600]);
+        let later: Vec<u32> = (0..12).map(|_| mark(10)).collect();
+        assert_eq!(later[10..], [7500, 7500]);
     }
 
     #[test]

@@ -139,8 +139,11 @@ impl Run<'_> {
         println!("there {}", there.count);
         if self.wants(Workload::Hot) {
             cold::warm_memory(self.plan.set() / 4);
-            let hot = work::hot(&*store, self.content, there, threads, (self.least, limit))?;
-            self.tell_reads(Workload::Hot, &hot);
+            self.passes(|_| {
+                let hot = work::hot(&*store, self.content, there, threads, (self.least, limit))?;
+                self.tell_reads(Workload::Hot, &hot);
+                Ok(hot.time)
+            })?;
         }
         let mut all = there;
         if self.wants(Workload::Mixed) {
@@ -153,7 +156,7 @@ impl Run<'_> {
             self.reopen(all)?;
         }
         if self.wants(Workload::Cold) {
-            self.passes(|pass| self.cold(Workload::Cold, pass, there, limit))?;
+            self.passes(|_| self.cold(Workload::Cold, there, limit))?;
         }
         Ok(())
     }
@@ -170,7 +173,7 @@ impl Run<'_> {
                 rustix::fs::sync();
                 fs::create_dir_all(&self.plan.folder)?;
             }
-            self.warm_memory(pass);
+            cold::warm_memory(self.plan.set());
             let store = self.open()?;
             let numbers = 1..self.plan.blocks + 1;
             let written = work::fill(&*store, self.content, &Fill { numbers, threads, removes: None, limit })?;
@@ -194,13 +197,6 @@ impl Run<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Ahead of the first pass over a set: the others take what the one before has given back a moment ago, or has still.
-    fn warm_memory(&self, pass: u64) {
-        if pass == 0 {
-            cold::warm_memory(self.plan.set());
-        }
     }
 
     /// What takes so long is not repeated.
@@ -252,10 +248,10 @@ impl Run<'_> {
     }
 
     /// How long the pass took.
-    fn cold(&self, workload: Workload, pass: u64, there: Order, limit: Duration) -> Result<Duration, Failure> {
+    fn cold(&self, workload: Workload, there: Order, limit: Duration) -> Result<Duration, Failure> {
         cold::drop_caches(&self.plan.folder)?;
         if workload == Workload::Cold {
-            self.warm_memory(pass);
+            cold::warm_memory(self.plan.set());
         }
         let store = self.open()?;
         store.settle()?;
@@ -270,7 +266,7 @@ impl Run<'_> {
     /// The process is in a group that takes less than the set, page cache included. The rate is steady, so a part will do.
     fn scarce(&self, count: u64) -> Result<(), Failure> {
         let there = Order { first: 1, count };
-        self.cold(Workload::Scarce, 0, there, (4 * self.least).min(self.limit)).map(drop)
+        self.cold(Workload::Scarce, there, (4 * self.least).min(self.limit)).map(drop)
     }
 
     fn turn(&self) -> Result<(), Failure> {
@@ -289,7 +285,10 @@ impl Run<'_> {
         let (mut most, mut laps, mut last, mut cut) = (cold::bytes_on_disk(folder)?, 1, set, false);
         let mut filled = Vec::new();
         self.passes(|pass| {
-            self.warm_memory(pass);
+            if pass == 0 {
+                // The laps that follow take what this one has given back a moment ago, or has still.
+                cold::warm_memory(self.plan.set());
+            }
             let written = work::fill(&*store, self.content, &lap(laps))?;
             most = most.max(cold::bytes_on_disk(folder)?);
             filled.push(written);
