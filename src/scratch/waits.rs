@@ -105,6 +105,30 @@ fn a_reader_that_waits_for_the_one_who_compares_the_block_tells_so() {
     assert_eq!(scratch.read(REALM, hash, <[u8]>::to_vec), Ok(block(1, 5000)));
 }
 
+/// A small store that was all ahead of its disk had its oldest blocks written there before it forgot them, and its writers
+/// waited for that.
+#[test]
+#[cfg_attr(miri, ignore = "too many bytes to interpret")]
+fn a_lane_that_turns_is_ahead_of_its_disk_by_three_quarters_of_its_files_at_most() {
+    let (scratch, events, faults) = open_told(memory(1, 16, 64 << 10), |builder| {
+        builder.gather(0, Duration::ZERO).piece_pages(2).wait_timeout(HANGS).report_waits(MILLISECOND)
+    });
+    // Two blocks a file, which are all of its pieces. Those of the first are sent, and nothing of the others while that waits.
+    faults.hold_syncs(true);
+    let fill = |numbers: Range<u64>| {
+        numbers.map(|number| scratch.put(REALM, &block(number, 28 << 10)).unwrap()).collect::<Vec<_>>()
+    };
+    let is_for_the_disk = |event: &Event| matches!(event, Event::Waited { cause: WaitCause::Disk, .. });
+    let first = fill(0..26);
+    assert!(!events.try_iter().any(|event| is_for_the_disk(&event)), "it does not turn yet");
+    let then = fill(26..32);
+    until(&events, is_for_the_disk);
+    faults.hold_syncs(false);
+    scratch.flush().unwrap();
+    // The oldest ones make room by now.
+    assert!(first[4..].iter().chain(&then).all(|hash| scratch.contains(REALM, *hash).unwrap()));
+}
+
 /// A writer that ran ahead of its disk waited for all of a file at once, tens of milliseconds, or the system stalled it.
 #[test]
 #[cfg_attr(miri, ignore = "too many bytes to interpret")]

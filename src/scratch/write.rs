@@ -176,7 +176,7 @@ impl Scratch {
         let wheel = self.wheel();
         let _call = wheel.begin_call()?;
         let len = checked_len(wheel, bytes.len())?;
-        // To hash the bytes takes about as long as to read from memory.
+        // Memory is asked while the bytes are hashed.
         wheel.index.prefetch(wheel.key_hash(realm, key));
         store_named(wheel, realm, key, wheel.hash_of(bytes), &[bytes], len)
     }

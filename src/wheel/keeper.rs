@@ -25,7 +25,8 @@ const WATCH: Duration = Duration::from_millis(1);
 /// How long a draining file is given before the next oldest dies for a writer that waits.
 const GRACE: Duration = Duration::from_millis(10);
 
-/// Pages of a lane that are created ahead at most: 1 GiB.
+/// Pages of a lane that are created ahead at most, and that at least may wait for the device before writers wait for a file, which
+/// may end their call: 1 GiB.
 const AHEAD: u32 = 1 << 18;
 /// When a creation ahead of need is tried again that has failed.
 const AHEAD_AGAIN: Duration = Duration::from_secs(10);
@@ -37,9 +38,16 @@ fn most_ahead(pages: u32, files: usize) -> usize {
 }
 
 /// Whether so many full files that are not synced are more than what writers run ahead of the disk, so many bytes, and the one
-/// that is being synced. Where files have pieces writers wait for one of those before (`pace`), and never here.
-fn is_behind(size: u64, full: usize, ahead: u64) -> bool {
-    full as u64 > (ahead / size).max(1) + 1
+/// that is being synced.
+fn is_behind(counted: u64, full: usize, ahead: u64) -> bool {
+    full as u64 > (ahead / counted).max(1) + 1
+}
+
+/// What a full file counts of those bytes, as for `pace`: its whole pieces, so that writers wait for one of these before they
+/// wait for a file; all of it if it has none.
+fn counted(pages: u32, piece: u32) -> u64 {
+    let pieces = pages.saturating_sub(1) / piece;
+    u64::from(if pieces == 0 { pages } else { pieces * piece }) * PAGE_SIZE
 }
 
 /// What a keeper does next.
@@ -271,7 +279,9 @@ impl FileWheel {
     /// where the system bounds it.
     fn is_behind(&self, turn: &Turn, of_lane: &LaneTurn) -> bool {
         let is_full = |file: &&FileId| turn.state(**file) == FileState::Sealing && self.table.file(**file).is_quiet();
-        is_behind(self.size.get(), of_lane.order.iter().filter(is_full).count(), self.most_ahead())
+        let counted = counted(self.size.pages(), self.options.piece_pages);
+        let ahead = self.most_ahead().max(u64::from(AHEAD) * PAGE_SIZE);
+        is_behind(counted, of_lane.order.iter().filter(is_full).count(), ahead)
     }
 
     /// Whether the lane will soon need its next file.
@@ -382,6 +392,12 @@ mod tests {
         let of = |size, files| most_ahead(mib(size), files);
         assert_eq!([of(1, 64), of(15, 64), of(16, 3), of(16, 12), of(16, 1000)], [0, 0, 0, 3, 64]);
         assert_eq!([of(128, 16), of(128, 100), of(1024, 10), of(1025, 10), of(16 << 10, 100)], [4, 8, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_full_file_counts_as_its_whole_pieces() {
+        let mib = |size: u32| counted(size << 8, 2048) >> 20;
+        assert_eq!([mib(1), mib(8), mib(9), mib(16), mib(17), mib(128)], [1, 8, 8, 8, 16, 120]);
     }
 
     #[test]

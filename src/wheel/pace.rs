@@ -20,9 +20,9 @@ use crate::wheel::deadline::Deadline;
 use crate::wheel::event::WaitCause;
 use crate::wheel::lane::Lane;
 use crate::wheel::state::FileState;
-use crate::wheel::turn::Turn;
+use crate::wheel::turn::{LaneTurn, Turn};
 
-/// Bytes that writers are ahead of the disk at most: 4 GiB, which a flush after them has to wait for.
+/// Bytes that the writers of a lane are ahead of its disk at most: 4 GiB, which a flush after them has to wait for.
 const MOST: u64 = 4 << 30;
 /// And however little memory there is: 32 MiB, in each lane.
 const LEAST: u64 = 32 << 20;
@@ -96,7 +96,14 @@ impl FileWheel {
         let full = of_lane.order.iter().filter(|file| turn.state(**file) == FileState::Sealing);
         let waiting = full.chain(&of_lane.active).map(|file| u64::from(self.table.file(*file).pieces.waiting()));
         let piece = u64::from(self.options.piece_pages) * PAGE_SIZE;
-        waiting.sum::<u64>() * piece > self.most_ahead()
+        waiting.sum::<u64>() * piece > self.most_ahead().min(self.most_of_lap(of_lane))
+    }
+
+    /// In a lane that turns: three quarters of its files. The oldest one, which makes room next, has been sent then, or the
+    /// header of its next lap would wait for all of its old blocks.
+    fn most_of_lap(&self, of_lane: &LaneTurn) -> u64 {
+        let files = if of_lane.absent.is_empty() { of_lane.all().count() as u64 } else { u64::MAX };
+        files.saturating_mul(self.size.get() / 4 * 3)
     }
 }
 

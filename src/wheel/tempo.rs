@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 
 /// Pages of a file from which on it pays to be early: 16 MiB. Smaller ones are full by then however early it is begun.
 pub(super) const LARGE: u32 = 4096;
+/// What took longer waited for readers, or for a disk that was gone: the next ones need not be early for that.
+const MOST_REMEMBERED: Duration = Duration::from_millis(100);
 
 /// How long a lane took lately to fill a file, and to make one ready.
 #[derive(Debug, Default)]
 pub(crate) struct Tempo {
     handed: Option<Instant>,
     filled_in: Option<Duration>,
-    /// Of the slowest lately: a disk that is written to takes two or three times as long now and then.
     ready_in: Option<Duration>,
+    /// Of the slowest lately: a disk that is written to takes two or three times as long now and then.
+    slowest: Duration,
 }
 
 impl Tempo {
@@ -25,15 +28,16 @@ impl Tempo {
 
     /// The oldest file was made ready; it was chosen so long ago.
     pub(crate) fn has_made_one_ready(&mut self, took: Duration) {
-        let slowest = self.ready_in.map_or(Duration::ZERO, |slowest| slowest / 8 * 7);
-        self.ready_in = Some(took.max(slowest));
+        self.ready_in = Some(took);
+        self.slowest = took.min(MOST_REMEMBERED).max(self.slowest / 8 * 7);
     }
 
     /// How many of so many pages are filled when the next file is wanted: three quarters, and fewer where twice the time that
-    /// the slowest one took lately would not be enough then.
+    /// the last one took, or the slowest lately, would not be enough then.
     pub(crate) fn mark(&self, pages: u32) -> u32 {
         let latest = pages / 4 * 3;
         let Some((filled, ready)) = self.filled_in.zip(self.ready_in).filter(|_| pages >= LARGE) else { return latest };
+        let ready = ready.max(self.slowest);
         let ahead = u128::from(pages) * 2 * ready.as_nanos() / filled.as_nanos().max(1);
         u32::try_from(ahead).map_or(0, |ahead| pages.saturating_sub(ahead)).min(latest)
     }
@@ -63,14 +67,15 @@ mod tests {
     fn one_that_was_slow_is_remembered_less_with_each_file() {
         let (mut tempo, now) = (Tempo::default(), Instant::now());
         tempo.is_handed_a_file(now);
-        tempo.is_handed_a_file(now + Duration::from_millis(1000));
+        tempo.is_handed_a_file(now + Duration::from_millis(250));
         let mut mark = |ready_in| {
             tempo.has_made_one_ready(Duration::from_millis(ready_in));
             tempo.mark(10_000)
         };
-        assert_eq!([mark(160), mark(400), mark(10), mark(10), mark(320)], [6800, 2000, 3000, 3875, 3600]);
-        let later: Vec<u32> = (0..12).map(|_| mark(10)).collect();
-        assert_eq!(later[10..], [7500, 7500]);
+        assert_eq!([mark(40), mark(80), mark(10), mark(10), mark(64)], [6800, 3600, 4400, 5100, 4880]);
+        let later: Vec<u32> = (0..6).map(|_| mark(10)).collect();
+        assert_eq!(later[4..], [7374, 7500]);
+        assert_eq!([mark(60_000), mark(10)], [0, 3000], "of a minute a tenth of a second is remembered");
     }
 
     #[test]

@@ -27,9 +27,9 @@ impl Pace {
     pub(crate) fn limit(&self, to_come: usize) -> Duration {
         let left = self.first.saturating_sub(self.begun.elapsed());
         let share = left / u32::try_from(to_come.max(1)).unwrap_or(u32::MAX);
-        // A store has up to ten parts. Most take a fraction of this, so a slow store may take several shares as a whole; the
-        // shorter time gets, the fewer.
-        (share / 3).clamp(self.limit / 20, self.limit)
+        // A store has up to ten parts, and memory is touched before each pass of some. Most take a fraction of this, so a slow store
+        // may take several shares as a whole; the shorter time gets, the fewer.
+        (share / 4).clamp(self.limit / 20, self.limit)
     }
 
     /// Whether all of it is gone.
@@ -56,8 +56,8 @@ mod tests {
         let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
         assert_eq!(Pace::start(hour, 1, minute).limit(1), minute);
         let short = [1, 3].map(|rounds| Pace::start(hour, rounds, minute).limit(60));
-        assert!(short[0] > minute * 3 / 10 && short[0] <= minute / 3, "{short:?}");
-        assert!(short[1] > minute / 4 && short[1] <= minute * 3 / 10, "{short:?}");
+        assert!(short[0] > minute * 2 / 10 && short[0] <= minute / 4, "{short:?}");
+        assert!(short[1] > minute * 2 / 10 && short[1] <= minute * 9 / 40, "{short:?}");
         let over = Pace::start(Duration::ZERO, 3, minute);
         assert_eq!(over.limit(3), minute / 20);
         assert!(

@@ -155,9 +155,11 @@ impl Report {
             "Every block is content of its own and is compared with what was written when it is read; all bytes of it are \
              touched, in place where the store lends it. Each store has processes and folders of its own, one at a time. {}\
              Bold: the best peer that drops nothing. `n % readable`: as many blocks of those written were there. `cut`: ended \
-             after its time, the rate is that of the part that was done; a part has a third of what is left for each store to \
+             after its time, the rate is that of the part that was done; a part has a quarter of what is left for each store to \
              come, between 3 and 60 s. Median of up to three passes \
-             where one takes little, of a full store its laps one after the other; ¹: one pass only.",
+             where one takes little, of a full store its laps one after the other; ¹: one pass only. Before each fill and each \
+             cold pass memory is touched, in large pieces where the system has them, so that nobody measures what the host of \
+             a virtual machine has taken back.",
             if limits { ratio } else { "" }
         )
     }
