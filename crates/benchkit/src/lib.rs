@@ -58,8 +58,18 @@ pub fn skipped(what: &str) {
 ///
 /// If there is not so much memory.
 pub fn warm_memory(bytes: usize) {
+    drop(hold_memory(bytes));
+}
+
+/// The same, given back when what it returns is dropped: meanwhile the host cannot have it.
+///
+/// # Panics
+///
+/// If there is not so much memory.
+#[must_use]
+pub fn hold_memory(bytes: usize) -> Option<MmapMut> {
     if bytes == 0 {
-        return;
+        return None;
     }
     let mut memory = MmapMut::map_anon(bytes).expect("so much memory");
     #[cfg(target_os = "linux")]
@@ -68,6 +78,7 @@ pub fn warm_memory(bytes: usize) {
         page[0] = 1;
     }
     black_box(&memory);
+    Some(memory)
 }
 
 /// Bytes without a pattern, and the same each time.

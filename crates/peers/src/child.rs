@@ -4,6 +4,7 @@
 //! It prints each measure as soon as it has it.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -114,6 +115,7 @@ pub(crate) fn run(arguments: &ChildArguments) -> Result<(), Failure> {
         limit: Duration::from_millis(arguments.limit),
         least: Duration::from_millis(arguments.least),
         workloads: &arguments.workloads,
+        is_part: Cell::new(false),
         plan,
     };
     match arguments.task {
@@ -130,6 +132,8 @@ struct Run<'a> {
     limit: Duration,
     least: Duration,
     workloads: &'a [Workload],
+    /// Not all of the set was written: what follows is of less than it should be.
+    is_part: Cell<bool>,
 }
 
 impl Run<'_> {
@@ -137,6 +141,7 @@ impl Run<'_> {
         let (threads, limit) = (self.plan.threads, self.limit);
         let (store, there) = self.filled()?;
         println!("there {}", there.count);
+        self.is_part.set(there.count < self.plan.blocks);
         if self.wants(Workload::Hot) {
             cold::warm_memory(self.plan.set() / 4);
             self.passes(|_| {
@@ -169,11 +174,12 @@ impl Run<'_> {
             if pass > 0 {
                 last = None;
                 cold::delete(&self.plan.folder)?;
-                // What that has left to be done is not the next pass's.
-                rustix::fs::sync();
                 fs::create_dir_all(&self.plan.folder)?;
             }
-            cold::warm_memory(self.plan.set());
+            let memory = cold::hold_memory(self.plan.set());
+            // What was deleted has left something to be done, which is not this pass's.
+            rustix::fs::sync();
+            drop(memory);
             let store = self.open()?;
             let numbers = 1..self.plan.blocks + 1;
             let written = work::fill(&*store, self.content, &Fill { numbers, threads, removes: None, limit })?;
@@ -250,14 +256,13 @@ impl Run<'_> {
     /// How long the pass took.
     fn cold(&self, workload: Workload, there: Order, limit: Duration) -> Result<Duration, Failure> {
         cold::drop_caches(&self.plan.folder)?;
-        if workload == Workload::Cold {
-            cold::warm_memory(self.plan.set());
-        }
+        let memory = (workload == Workload::Cold).then(|| cold::hold_memory(self.plan.set()));
         let store = self.open()?;
         store.settle()?;
         if !cold::drop_caches(&self.plan.folder)? {
             println!("note caches are dropped file by file only: not root");
         }
+        drop(memory);
         let reads = work::pass(&*store, self.content, there, self.plan.threads, limit)?;
         self.tell_reads(workload, &reads);
         Ok(reads.time)
@@ -265,12 +270,14 @@ impl Run<'_> {
 
     /// The process is in a group that takes less than the set, page cache included. The rate is steady, so a part will do.
     fn scarce(&self, count: u64) -> Result<(), Failure> {
+        self.is_part.set(count < self.plan.blocks);
         let there = Order { first: 1, count };
         self.cold(Workload::Scarce, there, (4 * self.least).min(self.limit)).map(drop)
     }
 
     fn turn(&self) -> Result<(), Failure> {
         let (threads, limit, folder) = (self.plan.threads, self.limit, &self.plan.folder);
+        rustix::fs::sync();
         let store = self.open()?;
         let first = Fill { numbers: 1..self.plan.blocks + 1, threads, removes: None, limit };
         // A store that was too slow for all of it turns what it has.
@@ -278,6 +285,7 @@ impl Run<'_> {
         if set == 0 {
             return Err("not one block was written in the time that there was".into());
         }
+        self.is_part.set(set < self.plan.blocks);
         let lap = |number: u64| {
             let removes = (!self.peer.forgets).then_some(set);
             Fill { numbers: number * set + 1..(number + 1) * set + 1, threads, removes, limit }
@@ -342,6 +350,7 @@ impl Run<'_> {
 
     fn tell(&self, workload: Workload, metric: Metric, value: f64, cut: bool, readable: f64) {
         if self.wants(workload) {
+            let cut = cut || self.is_part.get();
             println!("{}", Measure { workload, metric, value, cut, readable });
         }
     }

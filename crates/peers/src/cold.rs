@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use memmap2::MmapMut;
 use rustix::fs::{Advice, fadvise};
 
 use crate::store::Failure;
@@ -86,8 +87,13 @@ pub(crate) fn meminfo(name: &str) -> Option<u64> {
 /// Touches the memory that is needed next and a quarter more, or what is free of it: no cached page is pushed out. More would
 /// take longer than what is measured: a second a gibibyte on a machine that gives free memory back to its host.
 pub(crate) fn warm_memory(need: u64) {
+    drop(hold_memory(need));
+}
+
+/// The same, until what it returns is dropped. Right behind whatever has freed memory it takes little: the host has not got it yet.
+pub(crate) fn hold_memory(need: u64) -> Option<MmapMut> {
     let free = meminfo("MemFree").unwrap_or(0).saturating_sub(512 << 20);
-    benchkit::warm_memory(usize::try_from(free.min(need / 4 * 5)).expect("a 64-bit target"));
+    benchkit::hold_memory(usize::try_from(free.min(need / 4 * 5)).expect("a 64-bit target"))
 }
 
 #[cfg(test)]

@@ -12,14 +12,21 @@ pub(crate) struct Pace {
     first: Duration,
     /// The longest that a part may take.
     limit: Duration,
+    /// What the stores so far have taken, and the longest that a part of each might take.
+    taken: Duration,
+    limits: Duration,
 }
+
+/// A store has up to ten parts, most take less than the longest may, and memory is touched before each pass of some: so many of
+/// the longest a store is taken to need until some were measured.
+const PARTS: u32 = 5;
 
 impl Pace {
     /// The first of several rounds has nine tenths of the time: in it each store is measured several times where that takes
     /// little.
     pub(crate) fn start(all: Duration, rounds: usize, limit: Duration) -> Self {
         let first = if rounds > 1 { all * 9 / 10 } else { all };
-        Self { begun: Instant::now(), all, first, limit }
+        Self { begun: Instant::now(), all, first, limit, taken: limit * PARTS, limits: limit }
     }
 
     /// The longest that each part of the next store may take in the first round, with so many stores to come, the next one
@@ -27,9 +34,14 @@ impl Pace {
     pub(crate) fn limit(&self, to_come: usize) -> Duration {
         let left = self.first.saturating_sub(self.begun.elapsed());
         let share = left / u32::try_from(to_come.max(1)).unwrap_or(u32::MAX);
-        // A store has up to ten parts, and memory is touched before each pass of some. Most take a fraction of this, so a slow store
-        // may take several shares as a whole; the shorter time gets, the fewer.
-        (share / 4).clamp(self.limit / 20, self.limit)
+        let parts = self.taken.div_duration_f64(self.limits).max(1.0);
+        share.div_f64(parts).clamp(self.limit / 20, self.limit)
+    }
+
+    /// What a store has taken in the first round, of which no part might take longer than this.
+    pub(crate) fn has_taken(&mut self, took: Duration, limit: Duration) {
+        self.taken += took;
+        self.limits += limit;
     }
 
     /// Whether all of it is gone.
@@ -56,12 +68,25 @@ mod tests {
         let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
         assert_eq!(Pace::start(hour, 1, minute).limit(1), minute);
         let short = [1, 3].map(|rounds| Pace::start(hour, rounds, minute).limit(60));
-        assert!(short[0] > minute * 2 / 10 && short[0] <= minute / 4, "{short:?}");
-        assert!(short[1] > minute * 2 / 10 && short[1] <= minute * 9 / 40, "{short:?}");
+        assert!(short[0] > minute * 18 / 100 && short[0] <= minute / 5, "{short:?}");
+        assert!(short[1] > minute * 16 / 100 && short[1] <= minute * 9 / 50, "{short:?}");
         let over = Pace::start(Duration::ZERO, 3, minute);
         assert_eq!(over.limit(3), minute / 20);
         assert!(
             over.is_over() && !over.has_time_for(Duration::ZERO) && Pace::start(hour, 3, minute).has_time_for(minute)
         );
+    }
+
+    /// The last stores of a run had no time left where those before them took more than their share.
+    #[test]
+    fn the_more_of_its_longest_parts_a_store_takes_the_shorter_those_of_the_next_may_be() {
+        let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
+        let mut pace = Pace::start(hour, 1, minute);
+        let before = pace.limit(60);
+        pace.has_taken(before * 12, before);
+        let slower = pace.limit(60);
+        assert!(slower < before, "{slower:?} of {before:?}");
+        pace.has_taken(Duration::from_secs(1), minute);
+        assert!(pace.limit(60) > slower);
     }
 }

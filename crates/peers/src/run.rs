@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &GridArguments) -> Result<Outcome, Failure> {
     let mut slots = site.slots();
     let (begun, rounds) = (Instant::now(), arguments.rounds());
     let (all, limit) = (Duration::from_secs(arguments.seconds()), Duration::from_millis(arguments.limit()));
-    let pace = Pace::start(all, rounds, limit);
+    let mut pace = Pace::start(all, rounds, limit);
     let bar = bar((slots.len() * rounds) as u64);
     for round in 0..rounds {
         let count = slots.len();
@@ -73,6 +73,9 @@ pub(crate) fn run(arguments: &GridArguments) -> Result<Outcome, Failure> {
                     slot.limit = pace.limit(count - at);
                 }
                 site.measure(slot);
+                if round == 0 {
+                    pace.has_taken(slot.took, slot.limit);
+                }
                 if bar.is_hidden() {
                     eprintln!("{}, {}: {:.1} s", slot.column, slot.peer.name, slot.took.as_secs_f64());
                 }
@@ -166,7 +169,8 @@ impl Site<'_> {
     }
 
     fn scarce(&mut self, slot: &mut Slot, measures: &mut Vec<Measure>, there: Option<u64>) {
-        let set = slot.blocks * slot.column.len as u64;
+        // Of what was written, which may be less.
+        let set = there.unwrap_or(slot.blocks) * slot.column.len as u64;
         let memory = scarce_memory(set);
         if set <= memory {
             return self.note(format!("a set of {} fits into the least memory that a process needs", size(set)));
@@ -206,6 +210,8 @@ impl Site<'_> {
         if let Err(error) = cold::delete(&self.folder()) {
             self.note(format!("a folder could not be deleted: {error}"));
         }
+        // What that has left to be done is not the next store's.
+        rustix::fs::sync();
     }
 
     fn task(

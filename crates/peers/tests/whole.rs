@@ -67,6 +67,7 @@ fn check_csv(csv: &str, said: &str) {
         let expected: &[&str] = match store {
             "limit-exact" => &["hot", "cold"],
             "limit-kept" => &["fill", "recycled"],
+            "foyer-queue" => &["fill", "recycled", "bounded"],
             "device" => &["fill", "recycled", "hot", "cold", "mixed"],
             "limit-pwrite" | "limit-map" => &["fill", "recycled", "hot", "cold", "mixed", "reopen"],
             _ => &["fill", "recycled", "hot", "cold", "mixed", "reopen", "bounded"],

@@ -39,6 +39,8 @@ pub(crate) const WAITING: Peer = Peer {
 
 pub(crate) const DROPPING: Peer = Peer {
     name: "foyer-queue",
+    // How fast it reads is what the row before tells.
+    measured: Measured::Fills,
     settings: "the same with its default queue and buffers (16 MiB and one flusher; larger ones only where a value would \
                not fit) and without waiting before the end: it drops what it has no room for, and the cells say how much",
     open: |plan| Ok(Box::new(Foyer::open(plan, false)?)),

@@ -1,8 +1,10 @@
 //! LMDB through heed: a copy-on-write B-tree in a mapping, which readers are lent.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use heed::byteorder::BigEndian;
 use heed::types::{Bytes, U64};
-use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RwTxn};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 
 use crate::store::{BATCH, Failure, Filled, Kind, Measured, Peer, Plan, Reader, Store, Writer, always};
 
@@ -12,8 +14,8 @@ pub(crate) const PEER: Peer = Peer {
     forgets: false,
     measured: Measured::All,
     settings: "`MDB_WRITEMAP` and `MDB_NOSYNC`, transactions of 16 MiB and `mdb_env_sync` at the end; `MDB_NORDAHEAD` where \
-               the set is larger than the memory, as its documentation says; big-endian keys, a read transaction for each \
-               read. The oldest block is removed in the same transaction before another is put once the set is full",
+               the set is larger than the memory, as its documentation says; big-endian keys; a reader keeps its transaction until \
+               something is committed. The oldest block is removed in the same transaction before another is put once the set is full",
     probe: always,
     open: |plan| Ok(Box::new(Lmdb::open(plan)?)),
 };
@@ -21,13 +23,16 @@ pub(crate) const PEER: Peer = Peer {
 type Blocks = Database<'static, U64<BigEndian>, Bytes>;
 
 struct Lmdb {
-    env: Env,
+    env: Env<WithoutTls>,
     blocks: Blocks,
+    /// How often something was committed: a reader that knows it keeps its transaction.
+    commits: AtomicU64,
 }
 
 impl Lmdb {
     fn open(plan: &Plan) -> Result<Self, Failure> {
-        let mut options = EnvOpenOptions::new();
+        // A reader that keeps its transaction may be on the thread of another one.
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
         // Addresses, not space: removed blocks come back in pieces, and those of a reader's snapshot not at all.
         let size = usize::try_from(4 * plan.room() + (1 << 30))?;
         options.map_size(size.next_multiple_of(1 << 20));
@@ -44,7 +49,7 @@ impl Lmdb {
             opener.create_database(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
         });
         let blocks = created?.commit().ok_or("the database was not created")?;
-        Ok(Self { env, blocks })
+        Ok(Self { env, blocks, commits: AtomicU64::new(0) })
     }
 }
 
@@ -54,7 +59,7 @@ impl Store for Lmdb {
     }
 
     fn reader(&self) -> Result<Box<dyn Reader + '_>, Failure> {
-        Ok(Box::new(Get(self)))
+        Ok(Box::new(Get { store: self, transaction: None }))
     }
 
     fn sync(&self) -> Result<(), Failure> {
@@ -91,16 +96,33 @@ impl Writer for Put<'_> {
     }
 
     fn publish(&mut self) -> Result<(), Failure> {
-        Ok(self.transaction.take().map_or(Ok(()), RwTxn::commit)?)
+        self.transaction.take().map_or(Ok(()), RwTxn::commit)?;
+        // Release pairs with the Acquire in `Get::read`: whoever sees the count finds what was committed.
+        self.store.commits.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 }
 
-struct Get<'a>(&'a Lmdb);
+struct Get<'a> {
+    store: &'a Lmdb,
+    /// With the commits that it knows of.
+    transaction: Option<(u64, RoTxn<'a, WithoutTls>)>,
+}
 
 impl Reader for Get<'_> {
     fn read(&mut self, number: u64, visit: &mut dyn FnMut(&[u8])) -> Result<bool, Failure> {
-        let transaction = self.0.env.read_txn()?;
-        Ok(self.0.blocks.get(&transaction, &number)?.map(visit).is_some())
+        // Acquire pairs with the Release in `Put::publish`.
+        let commits = self.store.commits.load(Ordering::Acquire);
+        let transaction = match self.transaction.take() {
+            Some((known, transaction)) if known == commits => transaction,
+            old => {
+                drop(old);
+                self.store.env.read_txn()?
+            }
+        };
+        let found = self.store.blocks.get(&transaction, &number)?.map(visit).is_some();
+        self.transaction = Some((commits, transaction));
+        Ok(found)
     }
 
     fn contains(&mut self, number: u64) -> Result<bool, Failure> {

@@ -5,7 +5,9 @@
 //! one now and then.
 #![forbid(unsafe_code)]
 
-use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
 
 use crate::store::{BATCH, Failure, Filled, Kind, Measured, Peer, Reader, Store, Writer, always};
 
@@ -17,19 +19,21 @@ pub(crate) const PEER: Peer = Peer {
     forgets: false,
     measured: Measured::All,
     settings: "transactions of 16 MiB, `Durability::None` and one durable commit at the end; a cache of a quarter of the \
-               set; a read transaction for each read. Once the set is full the oldest block is removed before another is \
+               set; a reader keeps its transaction until something is committed. Once the set is full the oldest block is removed before another is \
                put, and each eighth of the set is committed durably, without which no page is used again",
     probe: always,
     open: |plan| {
         let database = Database::builder().set_cache_size(plan.cache()).create(plan.folder.join("redb"))?;
         let durable_after = plan.bounded.then(|| usize::try_from(plan.set() / 8)).transpose()?;
-        Ok(Box::new(Redb { database, durable_after }))
+        Ok(Box::new(Redb { database, durable_after, commits: AtomicU64::new(0) }))
     },
 };
 
 struct Redb {
     database: Database,
     durable_after: Option<usize>,
+    /// How often something was committed: a reader that knows it keeps its transaction.
+    commits: AtomicU64,
 }
 
 impl Store for Redb {
@@ -38,7 +42,7 @@ impl Store for Redb {
     }
 
     fn reader(&self) -> Result<Box<dyn Reader + '_>, Failure> {
-        Ok(Box::new(Get(&self.database)))
+        Ok(Box::new(Get { store: self, table: None }))
     }
 
     fn sync(&self) -> Result<(), Failure> {
@@ -81,18 +85,31 @@ impl Writer for Put<'_> {
     }
 
     fn publish(&mut self) -> Result<(), Failure> {
-        Ok(self.transaction.take().map_or(Ok(()), WriteTransaction::commit)?)
+        self.transaction.take().map_or(Ok(()), WriteTransaction::commit)?;
+        // Release pairs with the Acquire in `Get::get`: whoever sees the count finds what was committed.
+        self.store.commits.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 }
 
-struct Get<'a>(&'a Database);
+struct Get<'a> {
+    store: &'a Redb,
+    /// With the commits that it knows of. It keeps its transaction.
+    table: Option<(u64, ReadOnlyTable<u64, &'static [u8]>)>,
+}
 
 impl Get<'_> {
-    fn get(&self, number: u64, visit: impl FnOnce(&[u8])) -> Result<bool, Failure> {
-        let table = match self.0.begin_read()?.open_table(BLOCKS) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(false),
-            table => table?,
-        };
+    fn get(&mut self, number: u64, visit: impl FnOnce(&[u8])) -> Result<bool, Failure> {
+        // Acquire pairs with the Release in `Put::publish`.
+        let commits = self.store.commits.load(Ordering::Acquire);
+        if self.table.as_ref().is_none_or(|(known, _)| *known != commits) {
+            self.table = None;
+            match self.store.database.begin_read()?.open_table(BLOCKS) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(false),
+                table => self.table = Some((commits, table?)),
+            }
+        }
+        let (_, table) = self.table.as_ref().expect("set above");
         Ok(table.get(number)?.map(|block| visit(block.value())).is_some())
     }
 }

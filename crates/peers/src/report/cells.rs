@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! 1. A store that has dropped blocks in a column is compared with nobody in that column.
+//! 1. A store that has dropped blocks of a fill is compared with nobody in that column, and with nobody in a table in which it
+//!    has dropped some.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -80,20 +81,18 @@ impl Cells {
         self.values.get(&(what, column, row.name)).copied()
     }
 
-    /// Whether a store has kept less than it was given, in a column.
-    pub(super) fn drops(&self, column: Column, row: Row) -> bool {
-        let kept = [
-            (Workload::Fill, Metric::Burst),
-            (Workload::Recycled, Metric::Burst),
-            (Workload::Hot, Metric::Rate),
-            (Workload::Cold, Metric::Rate),
-        ];
-        kept.into_iter().filter_map(|what| self.get(what, column, row)).any(|cell| cell.readable < 1.0)
+    /// Whether a store has kept less than it was given, in a column of a table. A store of a bounded size forgets.
+    pub(super) fn drops(&self, of: Workload, column: Column, row: Row) -> bool {
+        let is_of = |workload| workload == Workload::Fill || workload == of && workload != Workload::Bounded;
+        let cells = self.values.iter();
+        cells
+            .filter(|(((workload, _), at, name), _)| is_of(*workload) && *at == column && *name == row.name)
+            .any(|(_, cell)| cell.readable < 1.0)
     }
 
     /// The best row of a kind that drops nothing, and its value.
     pub(super) fn best(&self, what: What, column: Column, kind: Kind) -> Option<(Row, f64)> {
-        let rows = self.rows.iter().filter(|row| row.kind == kind && !self.drops(column, **row));
+        let rows = self.rows.iter().filter(|row| row.kind == kind && !self.drops(what.0, column, **row));
         let cells = rows.filter_map(|row| Some((*row, self.get(what, column, *row)?.value)));
         let more_is_better = what.1.more_is_better();
         cells.reduce(|best, one| if (one.1 > best.1) == more_is_better { one } else { best })

@@ -64,7 +64,7 @@ pub(super) fn svg(cells: &Cells, title: &str, what: What) -> Result<Option<Strin
                 // Beside the point, and told apart by where they run.
                 Kind::Limit | Kind::Device => RGBColor(150, 150, 150).mix(if at % 2 == 0 { 1.0 } else { 0.6 }),
             };
-            let drops = columns.iter().any(|column| cells.drops(*column, Row { name, kind }));
+            let drops = columns.iter().any(|column| cells.drops(what.0, *column, Row { name, kind }));
             let name = if drops { format!("{name} (drops)") } else { name.to_owned() };
             let style = color.stroke_width(match kind {
                 Kind::Own => 3,

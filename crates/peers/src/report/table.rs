@@ -74,8 +74,13 @@ impl Table {
         let measured = self.cells(cells, column, row);
         if measured.is_empty() {
             let why = cells.failures.get(&(column, row.name)).filter(|_| self.is_done_by(row.kind, column));
-            let is_killed = |why: &Vec<String>| why.iter().any(|what| what.contains("killed"));
-            return why.map_or("", |why| if is_killed(why) { "killed" } else { "failed" }).to_owned();
+            let says = |why: &[String], what| why.iter().any(|one| one.contains(what));
+            let word = |why: &Vec<String>| match why {
+                why if says(why, "killed") => "killed",
+                why if says(why, NOT_MEASURED) => NOT_MEASURED,
+                _ => "failed",
+            };
+            return why.map_or("", word).to_owned();
         }
         let values = measured.iter().map(|(metric, cell)| {
             let best = cells.best((self.workload, *metric), column, Kind::Peer);
@@ -120,13 +125,64 @@ impl Table {
                 short.push(format!("{column} {metric} ({mine}, {} {best}: {ratio:.2}{limit})", peer.name));
             }
         }
-        match (compared, short.is_empty()) {
-            (0, _) => None,
-            (_, true) => Some(format!("{} is ahead of every peer that drops nothing in every column.", own.name)),
-            (_, false) => Some(format!("{} is not ahead in: {}.", own.name, short.join("; "))),
+        let verdict = match (compared, short.is_empty()) {
+            (0, _) => return None,
+            (_, true) => format!("{} is ahead of every peer that drops nothing in every column.", own.name),
+            (_, false) => format!("{} is not ahead in: {}.", own.name, short.join("; ")),
+        };
+        Some(verdict + &self.unmeasured(cells, columns) + &self.below_figures(cells, columns))
+    }
+
+    /// Peers that nothing is said of.
+    fn unmeasured(&self, cells: &Cells, columns: &[Column]) -> String {
+        let peers = cells.rows.iter().filter(|row| row.kind == Kind::Peer);
+        let without =
+            peers.flat_map(|row| columns.iter().map(move |column| (*row, *column))).filter(|(row, column)| {
+                let has_failed =
+                    cells.failures.contains_key(&(*column, row.name)) && self.is_done_by(row.kind, *column);
+                has_failed && self.cells(cells, *column, *row).is_empty()
+            });
+        let without: Vec<String> = without.map(|(row, column)| format!("{}, {column}", row.name)).collect();
+        if without.is_empty() { String::new() } else { format!(" Without a figure: {}.", without.join("; ")) }
+    }
+
+    /// Where more than being ahead is wanted, and not reached.
+    fn below_figures(&self, cells: &Cells, columns: &[Column]) -> String {
+        let mut below = Vec::new();
+        for column in columns {
+            for metric in self.metrics.iter().copied() {
+                let Some(Ahead { mine, peer, ratio, .. }) = self.ahead(cells, *column, metric) else { continue };
+                let wanted = wanted(self.workload, metric, *column).filter(|wanted| ratio < *wanted);
+                below.extend(
+                    wanted.map(|wanted| format!("{column} {metric}, {ratio:.2} of {wanted} times {}", peer.name)),
+                );
+                let limit = cells.ratio((self.workload, metric), *column, mine.value);
+                let limit = limit.filter(|ratio| wants_the_limit(self.workload) && *ratio < 1.0);
+                below.extend(limit.map(|ratio| format!("{column} {metric}, {ratio:.2} of the best raw policy")));
+            }
         }
+        if below.is_empty() { String::new() } else { format!(" Below the figures to reach: {}.", below.join("; ")) }
     }
 }
+
+/// How many times as good as the best peer this library is meant to be, where that is more than once.
+fn wanted(workload: Workload, metric: Metric, column: Column) -> Option<f64> {
+    const MIB: usize = 1 << 20;
+    match (workload, metric, column) {
+        (Workload::Fill | Workload::Recycled, Metric::Burst, Column { threads: 1, len: MIB }) => Some(1.5),
+        (Workload::Fill | Workload::Recycled, Metric::Sustained, Column { threads: 1, len: MIB }) => Some(1.2),
+        (Workload::Fill | Workload::Recycled, Metric::Burst, Column { threads: 1, len: 4096 }) => Some(3.0),
+        _ => None,
+    }
+}
+
+/// Of what is read from the disk each set is meant to reach the better of both raw policies.
+fn wants_the_limit(workload: Workload) -> bool {
+    matches!(workload, Workload::Cold | Workload::Scarce)
+}
+
+/// What a cell says that nobody had time for.
+const NOT_MEASURED: &str = "not measured";
 
 /// This library beside the best peer that drops nothing.
 struct Ahead {
@@ -215,7 +271,8 @@ mod tests {
             | device | 8.00 / 8.00 (2.00 / 16.00) |  |\n\
             | *times the best peer* | 2.00 / 2.00 | 0.98 / 0.75 |\n\n\
             scratchspace is not ahead in: 1 MiB, 2 threads burst (9.60, good 9.80: 0.98, level: 0.96 of the limit); \
-            1 MiB, 2 threads sustained (1.50, good 2.00: 0.75).\n";
+            1 MiB, 2 threads sustained (1.50, good 2.00: 0.75). Without a figure: broken, 4 KiB. \
+            Below the figures to reach: 4 KiB burst, 2.00 of 3 times good.\n";
         assert_eq!(text, expected);
     }
 
@@ -225,9 +282,13 @@ mod tests {
         cells.columns = vec![SMALL];
         let text = TABLE.markdown(&cells).unwrap();
         assert!(
-            text.ends_with("\nscratchspace is ahead of every peer that drops nothing in every column.\n"),
+            text.contains(
+                "\nscratchspace is ahead of every peer that drops nothing in every column. Without a figure: "
+            ),
             "{text}"
         );
+        cells.failures.insert((SMALL, "broken"), vec!["not measured, for the time was over".to_owned()]);
+        assert!(TABLE.markdown(&cells).unwrap().contains("| broken | not measured |"));
         assert_eq!(Table { workload: Workload::Hot, ..TABLE }.markdown(&cells), None);
         cells.rows.retain(|row| row.kind != Kind::Own);
         assert!(!TABLE.markdown(&cells).unwrap().contains("ahead"));
