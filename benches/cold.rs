@@ -213,6 +213,9 @@ fn all(c: &mut Criterion) {
         group.bench_function("limit: a bare mapping", |b| {
             b.iter_custom(|rounds| set.time_of_all(rounds, || set.map(false)));
         });
+        group.bench_function("read/Auto, not compared yet", |b| {
+            b.iter_custom(|rounds| set.time_of_all(rounds, || set.reopened(|builder| builder)));
+        });
         for access in [Access::Auto, Access::Exact, Access::ReadAround] {
             group.bench_function(BenchmarkId::new("read", format!("{access:?}")), |b| {
                 let prepare = || set.reopened(|builder| builder.access(access).verify(Verify::Never));

@@ -109,6 +109,26 @@ impl Blocks {
         time
     }
 
+    /// The same from 64 buffers in turn, by one call for all of them or by one for each.
+    fn put_by_64(&mut self, scratch: &Scratch, many: &mut [Vec<u8>], at_once: bool) -> Duration {
+        let (begun, mut last) = (Instant::now(), None);
+        for _ in 0..self.count() / many.len() {
+            for block in &mut *many {
+                self.number += 1;
+                stamp(block, self.number);
+            }
+            last = if at_once {
+                let blocks: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
+                scratch.put_many(REALM, &blocks).expect("room").pop()
+            } else {
+                many.iter().fold(None, |_, block| Some(scratch.put(REALM, block).expect("room")))
+            };
+        }
+        let time = begun.elapsed();
+        assert_stored(scratch, last.expect("a block"), many.last().expect("64 of them"));
+        time
+    }
+
     /// The same by closures, which copy what the caller has.
     fn write_all(&mut self, scratch: &Scratch, until: Until) -> Duration {
         let (len, bytes) = (self.block.len(), Arc::<[u8]>::from(self.block.as_slice()));
@@ -276,6 +296,16 @@ fn recycled(c: &mut Criterion) {
             pass(blocks, &scratch, until)
         };
         rows(&mut group, &mut blocks, limit, store);
+        if len == 4 * KIB {
+            let mut many = vec![noise(len); 64];
+            for (row, at_once) in [("put, from 64 buffers, burst", false), ("put_many of 64, burst", true)] {
+                let mut pass = || {
+                    scratch.flush().expect("a disk that works");
+                    blocks.put_by_64(&scratch, &mut many, at_once)
+                };
+                group.bench_function(row, |b| b.iter_custom(|passes| (0..passes).map(|_| pass()).sum()));
+            }
+        }
         if len == 64 * KIB {
             let bare = |blocks: &mut Blocks| {
                 file.sync_data().expect("a disk that works");

@@ -118,8 +118,9 @@ fn a_block_that_is_in_memory_is_read_without_an_allocation() {
 /// Laps of blocks of all lengths, put, promised and read by eight threads.
 #[test]
 fn a_store_allocates_no_more_than_it_promises() {
-    const FILES: usize = 4;
-    const FILE_SIZE: usize = 8 * MIB;
+    const LANES: u16 = 2;
+    const FILES: u16 = 4 * LANES;
+    const FILE_SIZE: usize = 4 * MIB;
     const GATHER: usize = 256 * KIB;
     const STAGING: usize = 2 * MIB;
     const THREADS: usize = 8;
@@ -131,11 +132,12 @@ fn a_store_allocates_no_more_than_it_promises() {
     let of_users = THREADS * LONGEST;
     let before = LIVE.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
-    let files = DiskFileSource::builder().folder(folder.path()).files_per_folder(4).file_size(FILE_SIZE as u64);
+    let files = DiskFileSource::builder().folder(folder.path()).files_per_folder(FILES).file_size(FILE_SIZE as u64);
     let scratch = Scratch::builder(files.build().unwrap())
         .gather(GATHER as u64, Duration::from_millis(1))
         .max_pending_bytes(4 << 20)
         .max_staging_bytes(STAGING as u64)
+        .lanes_per_folder(LANES)
         .open()
         .unwrap();
     std::thread::scope(|scope| {
@@ -165,13 +167,42 @@ fn a_store_allocates_no_more_than_it_promises() {
     });
     scratch.flush().unwrap();
     let stats = scratch.stats();
-    assert!(stats.turns > 2 * FILES as u64, "{stats:?}");
+    assert!(stats.turns > 2 * u64::from(FILES), "{stats:?}");
     let most = MOST.load(Ordering::Relaxed) - before - of_users;
     // A byte for each slot, in pieces of 4096; the rest is counts of files and lanes, and records of blocks in buffers. The
     // index is mapped, and counted by `index_bytes`.
-    let promised = STAGING + 4 * GATHER + FILES * 4096 + 512 * KIB;
+    let promised = STAGING + usize::from(LANES) * 4 * GATHER + usize::from(FILES) * 4096 + 512 * KIB;
     assert!(most <= promised, "{most} bytes were allocated at once, and {promised} are promised");
     drop(scratch);
     let left = LIVE.load(Ordering::Relaxed).saturating_sub(before);
     assert!(left < 16 * KIB, "{left} bytes of a store that is gone");
+}
+
+/// So many that a second byte of each would show.
+#[test]
+fn a_slot_that_was_used_takes_a_byte_and_its_block_eleven_of_the_index() {
+    const BLOCKS: usize = 400_000;
+    let _alone = alone();
+    let folder = folder();
+    // One file has them all: each has records of its own.
+    let files = DiskFileSource::builder().folder(folder.path()).files_per_folder(3).file_size(64 << 20);
+    let builder = Scratch::builder(files.build().unwrap()).gather(64 << 10, Duration::from_millis(1));
+    let scratch = builder.expected_blocks(BLOCKS as u64).open().unwrap();
+    let put = |from: usize, to: usize| {
+        for number in from..to {
+            scratch.put_named(Realm::DEFAULT, BlockHash::of(&number.to_le_bytes()), &[]).unwrap();
+        }
+        scratch.flush().unwrap();
+    };
+    // Buffers, and records of what lies in them, are as large as they become then.
+    put(0, BLOCKS / 2);
+    let before = LIVE.load(Ordering::Relaxed);
+    put(BLOCKS / 2, BLOCKS);
+    let taken = LIVE.load(Ordering::Relaxed).saturating_sub(before);
+    assert!(taken <= BLOCKS / 2 + 64 * KIB, "{taken} bytes for {} slots", BLOCKS / 2);
+    let stats = scratch.stats();
+    // Where both of its buckets are full, a block gives way.
+    assert_eq!(stats.blocks + stats.evicted, BLOCKS as u64, "{stats:?}");
+    assert!(stats.evicted < BLOCKS as u64 / 1000, "{stats:?}");
+    assert!(stats.index_bytes <= 11 * BLOCKS as u64 + (64 << 10), "{stats:?}");
 }

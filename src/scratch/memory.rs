@@ -101,6 +101,39 @@ fn a_block_that_is_in_memory_is_read_without_a_call_to_its_file() {
     }
 }
 
+/// The same below the source of a disk.
+#[test]
+#[cfg_attr(miri, ignore = "no files to map")]
+#[cfg(target_os = "linux")]
+fn a_block_of_a_disk_that_is_in_memory_is_read_without_a_call_of_the_system() {
+    use crate::os::watch::Watch;
+    use crate::storage::DiskFileSource;
+    use crate::storage::test_folder::test_folder;
+
+    let folder = test_folder();
+    let files =
+        || DiskFileSource::builder().folder(folder.path()).files_per_folder(3).file_size(8 << 20).build().unwrap();
+    let keys: Vec<_> = {
+        let scratch = Scratch::open(files()).unwrap();
+        (0..60_u8)
+            .map(|number| scratch.put(Realm::DEFAULT, &vec![number; 1 + 2000 * usize::from(number)]).unwrap())
+            .collect()
+    };
+    let scratch = Scratch::open(files()).unwrap();
+    scratch.wait_recovered(HANGS).unwrap();
+    let read_all = || {
+        for (len, key) in (0..60).map(|number| 1 + 2000 * number).zip(&keys) {
+            assert_eq!(scratch.read(Realm::DEFAULT, *key, <[u8]>::len), Ok(len));
+            assert_eq!(scratch.get(Realm::DEFAULT, *key).unwrap().len(), len);
+        }
+        scratch.get_many(Realm::DEFAULT, &keys, |_, block| assert!(block.is_ok())).unwrap();
+    };
+    read_all();
+    let watch = Watch::new(folder.path());
+    read_all();
+    assert_eq!(watch.take(), []);
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn with_exact_each_block_is_asked_for_alone_and_once() {

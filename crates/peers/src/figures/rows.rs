@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
@@ -59,13 +60,16 @@ struct Estimate {
     point_estimate: f64,
 }
 
-/// The newest run of each benchmark below criterion's folder.
+/// All benches take less. What is older than the newest row by more is of another run, or of a bench that is gone.
+const RUN: Duration = Duration::from_hours(2);
+
+/// The newest run of the benchmarks below criterion's folder.
 ///
 /// # Errors
 ///
 /// If there is none, or one of them cannot be read or counts nothing.
 pub(super) fn read(folder: &Path) -> Result<Rows, Failure> {
-    let (mut rows, mut folders) = (Rows::new(), vec![folder.to_owned()]);
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
         let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         for entry in entries {
@@ -76,16 +80,18 @@ pub(super) fn read(folder: &Path) -> Result<Rows, Failure> {
                 let benchmark: Benchmark = serde_json::from_str(&text("benchmark.json")?)?;
                 let estimates: Estimates = serde_json::from_str(&text("estimates.json")?)?;
                 let work = benchmark.throughput.ok_or_else(|| told("a benchmark without throughput"))?;
-                rows.insert(benchmark.full_id, Row { nanos: estimates.median.point_estimate, work });
+                let measured: SystemTime = fs::metadata(path.join("estimates.json"))?.modified()?;
+                found.push((measured, benchmark.full_id, Row { nanos: estimates.median.point_estimate, work }));
             } else if path.is_dir() {
                 folders.push(path);
             }
         }
     }
-    if rows.is_empty() {
-        return Err(format!("{}: no benchmark has run", folder.display()).into());
-    }
-    Ok(rows)
+    let newest = found.iter().map(|(measured, ..)| *measured).max();
+    let newest = newest.ok_or_else(|| format!("{}: no benchmark has run", folder.display()))?;
+    let of_run =
+        found.into_iter().filter(|(measured, ..)| newest.duration_since(*measured).is_ok_and(|age| age <= RUN));
+    Ok(of_run.map(|(_, name, row)| (name, row)).collect())
 }
 
 #[cfg(test)]
@@ -111,6 +117,17 @@ mod tests {
             [row.rate(), row.nanos_each(), each.nanos_each()].map(|value| format!("{value:.3}")),
             ["8.000", "512.000", "2.000"]
         );
+        // One that was not run again.
+        let old = folder.path().join("write_4 KiB/old/new");
+        fs::create_dir_all(&old).unwrap();
+        for file in ["benchmark.json", "estimates.json"] {
+            let text = fs::read_to_string(folder.path().join("write_4 KiB/put/new").join(file)).unwrap();
+            fs::write(old.join(file), text.replace("KiB/put", "KiB/old")).unwrap();
+        }
+        assert_eq!(read(folder.path()).unwrap().len(), 2);
+        let estimates = fs::File::options().write(true).open(old.join("estimates.json")).unwrap();
+        estimates.set_modified(SystemTime::now() - RUN - Duration::from_mins(1)).unwrap();
+        assert_eq!(read(folder.path()).unwrap().into_keys().collect::<Vec<_>>(), ["write/4 KiB/put"]);
         fs::write(folder.path().join("write_4 KiB/put/new/benchmark.json"), "{}").unwrap();
         read(folder.path()).unwrap_err();
     }

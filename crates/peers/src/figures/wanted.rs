@@ -60,7 +60,6 @@ pub(super) const FIGURES: [Figure; 54] = [
         "passes/1 MiB, files used again/put, synced",
         Rate(0.95, "passes/1 MiB, files used again/limit, synced"),
     ),
-    figure("`put` 1 MiB, without end", "write/1 MiB/put", Rate(0.95, "write/1 MiB/limit: hash and pwrite in place")),
     figure(
         "`put` 16 MiB, files used again, burst",
         "passes/16 MiB, files used again/put, burst",
@@ -70,11 +69,6 @@ pub(super) const FIGURES: [Figure; 54] = [
         "`put` 16 MiB, new files, burst",
         "passes/16 MiB, new files/put, burst",
         Rate(0.95, "passes/16 MiB, new files/limit, burst"),
-    ),
-    figure(
-        "`put` 64 KiB, without end",
-        "write/64 KiB/put",
-        Rate(0.95, "write/64 KiB/limit: pwrite in place, not hashed"),
     ),
     figure(
         "`put` 4 KiB, gathered, burst",
@@ -132,7 +126,11 @@ pub(super) const FIGURES: [Figure; 54] = [
         "write/4 KiB/put, not gathered",
         Rate(0.9, "write/4 KiB/limit: a pwrite of the block and one of its entry"),
     ),
-    figure("`put_many` 4 KiB", "write/4 KiB/put_many/64", Rate(1.2, "write/4 KiB/put, one by one/64")),
+    figure(
+        "`put_many` 4 KiB, burst",
+        "passes/4 KiB, files used again/put_many of 64, burst",
+        Rate(1.2, "passes/4 KiB, files used again/put, from 64 buffers, burst"),
+    ),
     figure(
         "`write` 1 MiB with its closure, new files, burst",
         "passes/1 MiB, new files/write_named, closures run, burst",
@@ -220,6 +218,16 @@ pub(super) const FIGURES: [Figure; 54] = [
         "all of a cold set that fits, 64 KiB, beside exact requests",
         "cold/all of a set that fits, 64 KiB/read/Auto",
         Rate(1.0, "cold/all of a set that fits, 64 KiB/limit: exact requests on a bare mapping"),
+    ),
+    figure(
+        "all of a cold set that fits, 4 KiB, compared with its hashes, beside read-around",
+        "cold/all of a set that fits, 4 KiB/read/Auto, not compared yet",
+        Rate(1.0, "cold/all of a set that fits, 4 KiB/limit: a bare mapping"),
+    ),
+    figure(
+        "all of a cold set that fits, 64 KiB, compared with its hashes, beside read-around",
+        "cold/all of a set that fits, 64 KiB/read/Auto, not compared yet",
+        Rate(1.0, "cold/all of a set that fits, 64 KiB/limit: a bare mapping"),
     ),
     figure("asking for one of 2^18 blocks", "index/2^18 blocks/hit", Times(1.2, DRAM)),
     figure("asking for one of 2^24 blocks", "index/2^24 blocks/hit", Times(1.2, DRAM)),
