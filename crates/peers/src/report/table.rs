@@ -157,7 +157,8 @@ impl Table {
                     wanted.map(|wanted| format!("{column} {metric}, {ratio:.2} of {wanted} times {}", peer.name)),
                 );
                 let limit = cells.ratio((self.workload, metric), *column, mine.value);
-                let limit = limit.filter(|ratio| wants_the_limit(self.workload) && *ratio < 1.0);
+                // What is printed as 1.00 is reached.
+                let limit = limit.filter(|ratio| wants_the_limit(self.workload) && *ratio < 0.995);
                 below.extend(limit.map(|ratio| format!("{column} {metric}, {ratio:.2} of the best raw policy")));
             }
         }
