@@ -401,7 +401,9 @@ impl std::fmt::Display for Case {
 
 /// Runs every case, many at once: they wait more than they work.
 fn sweep(kind: Kind, gathers: bool) {
-    let clean = Run::to_the_end(None, kind, gathers);
+    // The shortest of some: a longer one has calls by chance, which most cases do not come to.
+    let clean = (0..3).map(|_| Run::to_the_end(None, kind, gathers));
+    let clean = clean.min_by_key(|ended| ended.calls.last().copied()).expect("three of them");
     assert!(clean.turns >= u64::from(FILES) * 2, "three laps: each file is filled once and turns twice: {clean:?}");
     assert!(clean.calls.windows(2).all(|ends| ends[0] < ends[1]), "each phase calls: {clean:?}");
     let calls = *clean.calls.last().unwrap();
