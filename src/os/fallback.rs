@@ -107,6 +107,9 @@ pub(crate) fn hold_in_one_piece(_file: &File, _range: Range<u64>) -> bool {
     false
 }
 
+/// Would drop a part of a file from memory; the system decides by itself what it keeps.
+pub(crate) fn forget_pages(_file: &File, _range: Range<u64>) {}
+
 /// Would say whether nothing was ever stored in a part of a file; systems say that in ways of their own.
 pub(crate) fn is_hole(_file: &File, _range: Range<u64>) -> bool {
     false

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -232,22 +233,50 @@ const MOST_REQUEST: u64 = 4 << 20;
 /// may have to get it from its host: a piece of 2 MiB took 6 ms there.
 const AT_HAND: Duration = Duration::from_millis(2);
 
-/// Has the pages of `range` of `file` in memory as one piece; whether it has, and the memory was at hand. For a part that was
-/// never stored to: of another one it reads what is not in memory.
+/// Has the pages of `range` of `file` in memory as one piece, read from the disk where something was stored and none of them is
+/// in memory; whether it has, and the memory was at hand. What cannot be read leaves nothing in memory that was not there.
 pub(crate) fn hold_in_one_piece(file: &File, range: Range<u64>) -> bool {
     let Ok(len) = usize::try_from(range.end.saturating_sub(range.start)) else { return false };
     // What is asked for may be rounded up to a whole piece. And without the second it may never end, should there be something
     // to read after all.
-    if len == 0 || piece_len() != Some(len as u64) || !populate_tells() {
+    if len == 0 || piece_len() != Some(len as u64) || !populate_tells() || !tells_pieces() {
         return false;
     }
     // A mapping of its own: where the file is read, what lies around a page is not to be read in such pieces.
     let Ok(map) = MmapOptions::new().offset(range.start).len(len).map_raw_read_only(file) else { return false };
     let advices = [memmap2::Advice::DontFork, memmap2::Advice::HugePage, memmap2::Advice::Random];
+    if !advices.into_iter().all(|advice| map.advise(advice).is_ok()) {
+        return false;
+    }
     let begun = thread_time();
-    advices.into_iter().chain([memmap2::Advice::PopulateRead]).all(|advice| map.advise(advice).is_ok())
-        && thread_time().saturating_sub(begun) <= AT_HAND
-        && NonNull::new(map.as_mut_ptr()).is_some_and(|start| is_one_piece(start, len))
+    if map.advise(memmap2::Advice::PopulateRead).is_err() {
+        // A piece that was not read as a whole stays in memory, and each read of any page of it fails.
+        drop(map);
+        forget_pages(file, range);
+        return false;
+    }
+    thread_time().saturating_sub(begun) <= AT_HAND
+        && NonNull::new(map.as_mut_ptr()).is_some_and(|start| is_one_piece(start, len) == Some(true))
+}
+
+/// Drops from memory what nobody maps of `range` of `file`, as far as it is written back.
+pub(crate) fn forget_pages(file: &File, range: Range<u64>) {
+    let len = NonZeroU64::new(range.end.saturating_sub(range.start));
+    // A hint. Without a length all of the file would be meant.
+    if len.is_some() {
+        let _ = rustix::fs::fadvise(file, range.start, len, rustix::fs::Advice::DontNeed);
+    }
+}
+
+/// Whether the system tells what is mapped in pieces (since Linux 6.7). Systems much older than that would read a piece page by
+/// page.
+fn tells_pieces() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    let ask = || {
+        let map = memmap2::MmapMut::map_anon(1).ok();
+        map.and_then(|map| is_one_piece(NonNull::from_ref(&map[0]), crate::os::page_size())).is_some()
+    };
+    *ANSWER.get_or_init(ask)
 }
 
 /// How long this thread has had a processor: without what it waited for others to have it.
@@ -267,8 +296,8 @@ fn piece_len() -> Option<u64> {
     *ANSWER.get_or_init(ask)
 }
 
-/// Whether all of a mapping is mapped in pieces above a page; `false` where the system does not tell (before Linux 6.7).
-fn is_one_piece(start: NonNull<u8>, len: usize) -> bool {
+/// Whether all of a mapping is mapped in pieces above a page; `None` where the system does not tell (before Linux 6.7).
+fn is_one_piece(start: NonNull<u8>, len: usize) -> Option<bool> {
     /// `_IOWR('f', 16, struct pm_scan_arg)`
     const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
     const PAGE_IS_HUGE: u64 = 1 << 6;
@@ -289,7 +318,7 @@ fn is_one_piece(start: NonNull<u8>, len: usize) -> bool {
         category_anyof_mask: u64,
         return_mask: u64,
     }
-    let Ok(pagemap) = File::open("/proc/self/pagemap") else { return false };
+    let pagemap = File::open("/proc/self/pagemap").ok()?;
     let (start, mut found) = (start.addr().get() as u64, [0_u64; 3]);
     let mut scan = Scan {
         size: size_of::<Scan>() as u64,
@@ -304,7 +333,7 @@ fn is_one_piece(start: NonNull<u8>, len: usize) -> bool {
     // SAFETY: the descriptor is open; the call reads and writes `scan`, which is laid out as it expects, and writes one region
     // of three numbers to `found`. Both outlive it.
     let regions = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &raw mut scan) };
-    regions == 1 && found[..2] == [start, start + len as u64]
+    (regions >= 0).then_some(regions == 1 && found[..2] == [start, start + len as u64])
 }
 
 /// Whether nothing was ever stored in `range` of `file`. `false` where the file system does not tell.

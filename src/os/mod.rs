@@ -37,8 +37,8 @@ pub(crate) use self::faults::Unharmed;
 pub(crate) use self::prefetch::prefetch;
 pub(crate) use self::process::Process;
 pub(crate) use self::system::{
-    advise, available_memory, boot, finish_write_back, hold_in_one_piece, is_hole, populate_tells, request_limit,
-    resident, start_write_back,
+    advise, available_memory, boot, finish_write_back, forget_pages, hold_in_one_piece, is_hole, populate_tells,
+    request_limit, resident, start_write_back,
 };
 
 use std::fs::{DirBuilder, File, OpenOptions, ReadDir};
@@ -597,6 +597,7 @@ mod tests {
         assert!(!fallback::populate_tells());
         assert!(!fallback::is_hole(&file, 0..1));
         assert!(!fallback::hold_in_one_piece(&file, 0..1));
+        fallback::forget_pages(&file, 0..1);
         #[cfg(target_os = "linux")]
         {
             file.set_len(0).unwrap();

@@ -186,6 +186,7 @@ fn behind_a_long_block_regions_are_asked_for_once_some_of_its_file_was_read() {
     until("the first look at memory", || scratch.wheel().residency.reads_around());
     let long: Vec<_> = (0..7_u8).map(|number| scratch.put(Realm::DEFAULT, &vec![number; 300 << 10]).unwrap()).collect();
     scratch.flush().unwrap();
+    faults.hints.keep_small();
     faults.hints.lose_pages();
     scratch.wheel().residency.look_soon();
     until("the store has noticed", || scratch.stats().resident_bytes == 0);
@@ -201,10 +202,36 @@ fn behind_a_long_block_regions_are_asked_for_once_some_of_its_file_was_read() {
     let payload = |number: u64| (3 + 75 * number) * PAGE..(3 + 75 * number) * PAGE + LONG;
     assert_eq!(asked(0), [payload(0)], "of a file of 16 MiB no half a mebibyte was read yet");
     assert_eq!(asked(1), [payload(1)]);
-    // It ends in the second one. That of its entry is waited for, as it was asked for.
-    assert_eq!(asked(6), [vec![payload(6)], (2..8).map(region).collect(), vec![region(7)]].concat());
-    assert_eq!(asked(3), [payload(3), region(1)], "the others were");
-    assert_eq!(asked(4), [payload(4)], "once");
+    // It ends in the second one, which is brought. That of its entry is waited for, as it was asked for.
+    assert_eq!(asked(6), [vec![region(1), payload(6)], (2..8).map(region).collect(), vec![region(7)]].concat());
+    assert_eq!(asked(3), [payload(3)], "once");
+}
+
+/// What is asked for behind it comes in small pages, of which the processor has more to do than the disk.
+#[test]
+#[cfg_attr(miri, ignore = "too many bytes to interpret")]
+fn regions_of_which_nothing_is_in_memory_come_as_one_piece_each_with_a_long_block() {
+    let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 2);
+    let bytes = vec![7; 5 << 20];
+    let long = scratch.put(Realm::DEFAULT, &bytes).unwrap();
+    scratch.flush().unwrap();
+    let get = || {
+        faults.hints.lose_pages();
+        scratch.wheel().residency.look_soon();
+        until("the store has noticed", || scratch.stats().resident_bytes == 0);
+        faults.hints.take();
+        assert_eq!(scratch.get(Realm::DEFAULT, long).unwrap()[..], bytes);
+        faults.hints.take().into_iter().map(|(_, hint)| hint).collect::<Vec<_>>()
+    };
+    let piece = |number: u64| [Hint::Prepared(region(number)), Hint::Populated(region(number))];
+    assert_eq!(get(), [0, 1, 2, 7].map(piece).concat(), "the last one is that of the entry");
+    faults.hints.keep_small();
+    let hints = get();
+    let is_of = |numbers: Range<u64>| {
+        move |hint: &&Hint| numbers.clone().any(|number| **hint == Hint::Prepared(region(number)))
+    };
+    assert_eq!(hints.iter().filter(is_of(0..8)).count(), 3, "that does not become one for three in a row: {hints:?}");
+    assert!(hints.contains(&Hint::Needed(region(7))) && !hints.iter().any(|hint| is_of(7..8)(&hint)), "{hints:?}");
 }
 
 #[test]

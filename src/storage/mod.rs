@@ -351,9 +351,11 @@ pub unsafe trait FileMemory: Debug + Send + Sync {
         false
     }
 
-    /// Hint: all of this range, which [`is_untouched`](Self::is_untouched), will be stored to soon, and read from memory after
-    /// that. Where the system keeps files in memory in pieces, this range becomes one; its bytes stay as they are. Whether it
-    /// has become one, and the memory for it was at hand: if not for some in a row, the store asks for no more of this file.
+    /// Hint: all of this range, of which nothing is in memory, will be used soon: stored to, if it
+    /// [`is_untouched`](Self::is_untouched), else read. Where the system keeps files in memory in pieces, this range becomes
+    /// one; its bytes stay as they are. Blocks until they are read. Whether it has become one, and the memory for it was at
+    /// hand: if not for some in a row, the store asks for no more for a while. What cannot be read is no error here: it is one
+    /// where it is read.
     /// Default: nothing happens, `false`.
     fn prepare(&self, _range: Range<u64>) -> bool {
         false

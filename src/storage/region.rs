@@ -25,6 +25,8 @@ use crate::os::{self, Advice, Process, Watched};
 use crate::planted;
 use crate::sync::Arc;
 
+/// Systems read files in pieces of up to so many bytes.
+const LARGEST_PIECE: u64 = 2 << 20;
 /// What is read through the file only to be in memory is read in pieces of this size.
 const READ_PIECE: usize = 128 << 10;
 
@@ -154,7 +156,12 @@ impl MappedFile {
     /// it is read through the file first: then mapping it is a hint.
     fn populate_as(&self, range: Range<u64>, tells: bool) -> io::Result<()> {
         if tells {
-            return self.region.advise(&range, Advice::PopulateRead);
+            let populate = || self.region.advise(&range, Advice::PopulateRead);
+            return populate().or_else(|_| {
+                self.forget_broken_pieces(&range);
+                self.region.will_need(&range);
+                populate()
+            });
         }
         within(self.region.size, &range)?;
         let mut piece = vec![0; in_memory(range.end - range.start).min(READ_PIECE)];
@@ -166,6 +173,19 @@ impl MappedFile {
         }
         let _ = self.region.advise(&range, Advice::PopulateRead);
         Ok(())
+    }
+
+    /// Drops what the system has read of a range in pieces that cannot be read as a whole: each read of any page of such a piece
+    /// fails, whichever is broken. Where any page around is in memory all stays as it is: it may not be readable again.
+    fn forget_broken_pieces(&self, range: &Range<u64>) {
+        let mut start = range.start - range.start % LARGEST_PIECE;
+        while start < range.end.min(self.region.size.get()) {
+            let piece = start..self.region.size.get().min(start + LARGEST_PIECE);
+            if self.region.resident(&piece) == Some(0) {
+                os::forget_pages(&self.file, piece);
+            }
+            start += LARGEST_PIECE;
+        }
     }
 
     /// What is stored here outlives the process only in a whole file that has its name.
@@ -368,6 +388,32 @@ mod tests {
         memory.load(piece.start, &mut bytes).unwrap();
         assert_eq!(&bytes[5..11], b"stored");
         assert!(bytes[..5].iter().chain(&bytes[11..]).all(|byte| *byte == 0));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_piece_that_was_stored_before_is_read_as_it_was_and_leaves_memory_when_it_is_forgotten() {
+        let file = tempfile::tempfile_in(test_folder().path()).unwrap();
+        os::preallocate(&file, 8 << 20).unwrap();
+        let memory = MappedFile::new(file, FileSize::new(8 << 20).unwrap(), Arc::new(Locks::none())).unwrap();
+        let (piece, stored) = (2 << 20..4 << 20, vec![0x5a; 2 << 20]);
+        memory.store(piece.start, &[&stored]).unwrap();
+        memory.sync().unwrap();
+        os::forget_pages(&memory.file, piece.start..piece.start);
+        assert_eq!(memory.resident(piece.clone()), Some(2 << 20), "nothing was to be forgotten");
+        os::forget_pages(&memory.file, piece.clone());
+        if memory.resident(piece.clone()) != Some(0) {
+            return skipped("a piece that is read: this file system keeps all in memory");
+        }
+        let is_piece = memory.prepare(piece.clone());
+        if !is_piece {
+            skipped("a piece that is read: not in one piece here");
+        }
+        memory.populate(piece.clone()).unwrap();
+        assert_eq!(memory.resident(piece.clone()), Some(2 << 20));
+        let mut bytes = vec![1; 2 << 20];
+        memory.load(piece.start, &mut bytes).unwrap();
+        assert!(bytes == stored);
     }
 
     #[test]

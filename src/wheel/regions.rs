@@ -90,6 +90,11 @@ impl Regions {
         self.word(at).is_some_and(|word| word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, request).is_ok())
     }
 
+    /// Whether nothing of a region was brought, stored or asked for.
+    pub(crate) fn is_untouched(&self, at: u64) -> bool {
+        self.word(at).is_some_and(|word| word.load(Ordering::Relaxed) == 0)
+    }
+
     /// Says that a region was brought; the answer is that of `add`.
     pub(crate) fn set_whole(&self, at: u64, pages: u32) -> Range<u64> {
         let added = self.word(at).map_or(0, |word| {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::os;
 use crate::storage::FileMemory;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 use crate::wheel::FileWheel;
 use crate::wheel::file::BlockFile;
@@ -36,8 +36,12 @@ const AROUND_BELOW: u64 = 256 << 10;
 /// while that is used, and what it brings in between is there when its turn comes.
 const BEHIND: usize = 3;
 const BEHIND_LONG: usize = 7;
-/// This part of a file is in memory, brought or just written, before what lies behind its long blocks is asked for.
+/// This part of a file is in memory, brought or just written, before its long blocks are brought with what lies around them.
 const LONG_ALONE: u64 = 32;
+/// Blocks of so many bytes and more are brought with the rest of the regions that they touch, whatever else was read.
+const WHOLE_FROM: u64 = 4 * REGION;
+/// After so many regions in a row that did not come as one piece of memory none is asked for that way, until the next look.
+const REFUSALS: u32 = 3;
 /// So many blocks of a region are asked for alone before all of it is.
 pub(crate) const ALONE: u32 = 2;
 /// How often the memory that is left is looked at while blocks are brought.
@@ -62,7 +66,8 @@ pub enum Access {
     /// Each block alone: for blocks that are far apart, few of many.
     Exact,
     /// Always with what lies around them, 2 MiB at once, and the next 6 MiB in the background: for sets of which most is
-    /// read soon. Blocks of more than 256 KiB are asked for alone, and what lies behind them, up to 14 MiB, in the background.
+    /// read soon. Blocks of more than 256 KiB are brought with the rest of the pieces of 2 MiB that they touch; where the system
+    /// has no such pieces of memory, alone, and what lies behind them, up to 14 MiB, in the background.
     ReadAround,
 }
 
@@ -78,6 +83,8 @@ pub(crate) struct Residency {
     limit: AtomicU64,
     /// Bytes of memory that were left at the last look; the largest number where the system does not tell.
     left: AtomicU64,
+    /// How many regions in a row did not come as one piece.
+    refusals: AtomicU32,
     look: Mutex<Look>,
 }
 
@@ -112,6 +119,7 @@ impl Residency {
             around: AtomicBool::new(access == Access::ReadAround),
             limit: AtomicU64::new(budget.unwrap_or(u64::MAX)),
             left: AtomicU64::new(u64::MAX),
+            refusals: AtomicU32::new(0),
             look: Mutex::new(Look::default()),
         }
     }
@@ -128,6 +136,24 @@ impl Residency {
     pub(crate) fn reads_around(&self) -> bool {
         // Relaxed, and all below: hints, which guard nothing.
         self.around.load(Ordering::Relaxed)
+    }
+
+    /// Whether regions may come as one piece of memory each.
+    fn may_have_pieces(&self) -> bool {
+        self.refusals.load(Ordering::Relaxed) < REFUSALS
+    }
+
+    /// Whether the last one did, or none was asked for yet.
+    fn has_pieces(&self) -> bool {
+        self.refusals.load(Ordering::Relaxed) == 0
+    }
+
+    fn tell_piece(&self, is_one: bool) {
+        if is_one {
+            self.refusals.store(0, Ordering::Relaxed);
+        } else {
+            self.refusals.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn limit(&self) -> u64 {
@@ -190,13 +216,17 @@ impl FileWheel {
         if bytes.is_empty() || file.regions.are_whole(bytes) {
             return Ok(());
         }
-        if bytes.end - bytes.start <= AROUND_BELOW && self.residency.reads_around() {
+        let len = bytes.end - bytes.start;
+        if len <= AROUND_BELOW && self.residency.reads_around() {
             let alone = if self.residency.access == Access::ReadAround { 0 } else { ALONE };
             let mut at = bytes.start;
             while at < bytes.end {
                 let end = end_of_region(at);
-                if !file.regions.are_whole(&(at..bytes.end.min(end))) && file.regions.ask(at) >= alone {
-                    self.bring_region(file, memory, at, bytes.end <= end);
+                if !file.regions.are_whole(&(at..bytes.end.min(end))) {
+                    let is_untouched = file.regions.is_untouched(at);
+                    if file.regions.ask(at) >= alone {
+                        self.bring_region(file, memory, at, is_untouched, bytes.end <= end);
+                    }
                 }
                 at = end;
             }
@@ -204,28 +234,60 @@ impl FileWheel {
                 return Ok(());
             }
         }
+        let is_long = len > AROUND_BELOW && self.residency.reads_around();
+        let is_read = || file.regions.bytes() >= file.size().get() / LONG_ALONE;
+        let with_others = is_long && (self.residency.access == Access::ReadAround || is_read());
+        if (with_others || is_long && len >= WHOLE_FROM) && self.bring_in_pieces(file, memory, bytes) {
+            return Ok(());
+        }
         memory.will_need(bytes.clone());
-        if bytes.end - bytes.start > AROUND_BELOW && self.residency.reads_around() {
-            let is_read = file.regions.bytes() >= file.size().get() / LONG_ALONE;
-            if is_read || self.residency.access == Access::ReadAround {
-                ask_behind(file, memory, bytes.end - 1, BEHIND_LONG);
-            }
+        // In pieces the system brings what lies behind by itself, and not in pieces what is asked for here.
+        if with_others && !self.residency.has_pieces() {
+            ask_behind(file, memory, bytes.end - 1, BEHIND_LONG);
         }
         memory.populate(bytes.start..bytes.end.min(bytes.start + MAPPED_AT_ONCE))
     }
 
+    /// Brings the regions of a long block, those of which nothing was asked for yet as one piece of memory each; whether all of
+    /// the block is in memory then.
+    fn bring_in_pieces(&self, file: &BlockFile, memory: &dyn FileMemory, bytes: &Range<u64>) -> bool {
+        let mut at = bytes.start;
+        while at < bytes.end && self.residency.may_have_pieces() {
+            // Once, whatever comes of it: a piece that could not be read takes others with it, as long as it is in memory.
+            if file.regions.is_untouched(at) && file.regions.request(at) {
+                self.bring_region(file, memory, at, true, false);
+            }
+            at = end_of_region(at);
+        }
+        file.regions.are_whole(bytes)
+    }
+
     /// Brings all of a region, if it can be read: then nothing of it need be asked for any more. If it is the `last` of a
-    /// block, those behind it are asked for once.
-    fn bring_region(&self, file: &BlockFile, memory: &dyn FileMemory, at: u64, last: bool) {
+    /// block, those behind it are asked for once, unless it comes as one piece of memory.
+    fn bring_region(&self, file: &BlockFile, memory: &dyn FileMemory, at: u64, is_untouched: bool, last: bool) {
         let region = region_of(file, at);
-        memory.will_need(region.clone());
-        if last {
-            ask_behind(file, memory, at, BEHIND);
+        if !(is_untouched && self.bring_piece(memory, &region)) {
+            memory.will_need(region.clone());
+            if last {
+                ask_behind(file, memory, at, BEHIND);
+            }
         }
         // Invariant 1: the block itself is asked for by whoever wants it.
         if memory.populate(region.clone()).is_ok() {
             self.wake_above_limit(&file.regions.set_whole(at, pages_of(region)));
         }
+    }
+
+    /// Brings a region as one piece of memory, if the system has such pieces and nothing of it is in memory; whether it came so.
+    fn bring_piece(&self, memory: &dyn FileMemory, region: &Range<u64>) -> bool {
+        // The end of a file, and a region with a page of the header or the directory, are no pieces and say nothing of others.
+        let may_be_piece = region.end - region.start == REGION && self.residency.may_have_pieces();
+        if !may_be_piece || memory.resident(region.clone()) != Some(0) {
+            return false;
+        }
+        let is_piece = memory.prepare(region.clone());
+        self.residency.tell_piece(is_piece);
+        is_piece
     }
 
     /// Says that a block was brought, and wakes a keeper if that may be too much.
@@ -285,6 +347,8 @@ impl FileWheel {
                 memory.read_around(around);
             }
         }
+        // What refused pieces may have them again.
+        self.residency.refusals.store(0, Ordering::Relaxed);
         look.round = look.round.wrapping_add(1);
         for file in self.table.iter().filter(|file| file.regions.bytes() > 0) {
             if has_lost_pages(file, look.round) {

@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
-use scratchspace::{MissingOk, OnFull, ReadError, Scratch, Verify};
+use scratchspace::{Access, DiskFileSource, MissingOk, OnFull, ReadError, Scratch, Verify};
 
 use crate::device::{Kind, here, on_each};
 use crate::store::{FILE_SIZE, REALM, block, folder, hash, open, open_with, read};
@@ -166,4 +167,55 @@ fn goes_on(scratch: &Scratch, lost: &[u64]) {
         assert!(read(scratch, number).missing_ok().unwrap().is_some());
     }
     scratch.flush().unwrap();
+}
+
+const BESIDE: &str = "read_errors::a_long_block_beside_sectors_that_cannot_be_read_is_read";
+
+/// Where files are large enough, memory of long blocks comes in pieces of 2 MiB, each of which is read as a whole.
+#[test]
+fn a_long_block_beside_sectors_that_cannot_be_read_is_read() {
+    if let Some((place, _, step)) = here() {
+        let (verify, image) = step.split_once(' ').unwrap();
+        return beside(&place, if verify == "never" { Verify::Never } else { Verify::FirstRead }, Path::new(image));
+    }
+    for verify in ["never", "first"] {
+        on_each(BESIDE, &[Kind::Ext4], |device, test| {
+            device.child(test, &format!("{verify} {}", device.image().display()));
+        });
+    }
+}
+
+fn beside(place: &Path, verify: Verify, image: &Path) {
+    const LEN: usize = 1_300_000;
+    let open = || {
+        let source = DiskFileSource::builder().folder(folder(place)).files_per_folder(3).file_size(8 << 20);
+        let builder = Scratch::builder(source.build().unwrap()).access(Access::ReadAround).verify(verify);
+        let scratch = builder.gather(0, Duration::ZERO).open().unwrap();
+        scratch.wait_recovered(Duration::from_secs(30)).unwrap();
+        scratch
+    };
+    let long = |number: u64| -> Vec<u8> { (0..).flat_map(|part| block(1000 * number + part)).take(LEN).collect() };
+    let blocks: Vec<_> = (0..5).map(long).collect();
+    let scratch = open();
+    let put = |block: &Vec<u8>| scratch.put(REALM, block).unwrap();
+    let hashes: Vec<_> = blocks.iter().map(put).collect();
+    scratch.flush().unwrap();
+    assert!(scratch.close(Duration::from_secs(30)).is_clean());
+    drop(scratch);
+    let scratch = open();
+    let name = fs::read_dir(folder(place)).unwrap().map(|entry| entry.unwrap().path());
+    let name = name.min().unwrap();
+    // Its directory stays in memory, in the last pages; its payloads leave it.
+    rustix::fs::fadvise(File::open(name).unwrap(), 0, NonZero::new(7 << 20), rustix::fs::Advice::DontNeed).unwrap();
+    // In the last block: the regions from 4 to 6 MiB of the file are no longer whole, and the block before it ends there.
+    let bytes = fs::read(image).unwrap();
+    let last = bytes.chunks_exact(4096).position(|page| page == &blocks[4][..4096]).unwrap() as u64 * 4096;
+    File::options().write(true).open(image).unwrap().set_len(last + (128 << 10)).unwrap();
+    for number in [3, 0, 2, 1] {
+        let right = scratch.read(REALM, hashes[number], |read| read == blocks[number]);
+        assert_eq!(right, Ok(true), "block {number}");
+    }
+    let broken = scratch.read(REALM, hashes[4], <[u8]>::len);
+    assert!(matches!(broken, Err(ReadError::Io(_))), "{broken:?}");
+    assert!(scratch.contains(REALM, hashes[4]).unwrap());
 }
