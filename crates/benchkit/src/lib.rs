@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 mod mounts;
+mod reserve;
 
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
@@ -14,6 +15,7 @@ use memmap2::MmapMut;
 use tempfile::TempDir;
 
 pub use self::mounts::file_system;
+pub use self::reserve::Reserve;
 
 /// Bytes of a kibibyte.
 pub const KIB: usize = 1 << 10;

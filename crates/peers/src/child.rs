@@ -143,7 +143,7 @@ impl Run<'_> {
         println!("there {}", there.count);
         self.is_part.set(there.count < self.plan.blocks);
         if self.wants(Workload::Hot) {
-            cold::warm_memory(self.plan.set() / 4);
+            let _memory = cold::fed_reserve(self.plan.set() / 4);
             self.passes(|_| {
                 let hot = work::hot(&*store, self.content, there, threads, (self.least, limit))?;
                 self.tell_reads(Workload::Hot, &hot);
@@ -176,10 +176,10 @@ impl Run<'_> {
                 cold::delete(&self.plan.folder)?;
                 fs::create_dir_all(&self.plan.folder)?;
             }
-            let memory = cold::hold_memory(self.plan.set());
+            let mut memory = cold::reserve(self.plan.set());
             // What was deleted has left something to be done, which is not this pass's.
             rustix::fs::sync();
-            drop(memory);
+            memory.feed();
             let store = self.open()?;
             let numbers = 1..self.plan.blocks + 1;
             let written = work::fill(&*store, self.content, &Fill { numbers, threads, removes: None, limit })?;
@@ -212,7 +212,7 @@ impl Run<'_> {
 
     /// How many blocks were written.
     fn mixed(&self, store: &dyn Store, there: Order) -> Result<u64, Failure> {
-        cold::warm_memory(self.plan.set() / 2);
+        let _memory = cold::fed_reserve(self.plan.set() / 2);
         let more = self.plan.blocks + 1..self.plan.blocks + self.plan.spare + 1;
         let mixed = work::mixed(store, self.content, more, there, self.limit)?;
         let tell = |metric, value| self.tell(Workload::Mixed, metric, value, mixed.cut, mixed.readable());
@@ -233,7 +233,7 @@ impl Run<'_> {
     /// Once: whoever opens again finds what this one has cleared up.
     fn reopen(&self, there: Order) -> Result<(), Failure> {
         cold::drop_caches(&self.plan.folder)?;
-        cold::warm_memory(self.plan.set() / 4);
+        let _memory = cold::fed_reserve(self.plan.set() / 4);
         let begun = Instant::now();
         let store = self.open()?;
         let found_one = work::first_found(&*store, self.content, there, self.limit)?;
@@ -256,13 +256,15 @@ impl Run<'_> {
     /// How long the pass took.
     fn cold(&self, workload: Workload, there: Order, limit: Duration) -> Result<Duration, Failure> {
         cold::drop_caches(&self.plan.folder)?;
-        let memory = (workload == Workload::Cold).then(|| cold::hold_memory(self.plan.set()));
+        let mut memory = (workload == Workload::Cold).then(|| cold::reserve(self.plan.set()));
         let store = self.open()?;
         store.settle()?;
         if !cold::drop_caches(&self.plan.folder)? {
             println!("note caches are dropped file by file only: not root");
         }
-        drop(memory);
+        if let Some(memory) = &mut memory {
+            memory.feed();
+        }
         let reads = work::pass(&*store, self.content, there, self.plan.threads, limit)?;
         self.tell_reads(workload, &reads);
         Ok(reads.time)
@@ -292,11 +294,9 @@ impl Run<'_> {
         };
         let (mut most, mut laps, mut last, mut cut) = (cold::bytes_on_disk(folder)?, 1, set, false);
         let mut filled = Vec::new();
-        self.passes(|pass| {
-            if pass == 0 {
-                // The laps that follow take what this one has given back a moment ago, or has still.
-                cold::warm_memory(self.plan.set());
-            }
+        // The laps take what the one before has given back a moment ago, or has still.
+        let _memory = cold::fed_reserve(self.plan.set());
+        self.passes(|_| {
             let written = work::fill(&*store, self.content, &lap(laps))?;
             most = most.max(cold::bytes_on_disk(folder)?);
             filled.push(written);

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use memmap2::MmapMut;
+use benchkit::Reserve;
 use rustix::fs::{Advice, fadvise};
 
 use crate::store::Failure;
@@ -85,15 +85,18 @@ pub(crate) fn meminfo(name: &str) -> Option<u64> {
 }
 
 /// Touches the memory that is needed next and a quarter more, or what is free of it: no cached page is pushed out. More would
-/// take longer than what is measured: a second a gibibyte on a machine that gives free memory back to its host.
-pub(crate) fn warm_memory(need: u64) {
-    drop(hold_memory(need));
+/// take longer than what is measured: a second a gibibyte on a machine that gives free memory back to its host. Right behind
+/// whatever has freed memory it takes little: the host has not got it yet.
+pub(crate) fn reserve(need: u64) -> Reserve {
+    let free = meminfo("MemFree").unwrap_or(0).saturating_sub(512 << 20);
+    Reserve::hold(usize::try_from(free.min(need / 4 * 5)).expect("a 64-bit target"))
 }
 
-/// The same, until what it returns is dropped. Right behind whatever has freed memory it takes little: the host has not got it yet.
-pub(crate) fn hold_memory(need: u64) -> Option<MmapMut> {
-    let free = meminfo("MemFree").unwrap_or(0).saturating_sub(512 << 20);
-    benchkit::hold_memory(usize::try_from(free.min(need / 4 * 5)).expect("a 64-bit target"))
+/// The same for what is measured until the result is dropped.
+pub(crate) fn fed_reserve(need: u64) -> Reserve {
+    let mut reserve = reserve(need);
+    reserve.feed();
+    reserve
 }
 
 #[cfg(test)]

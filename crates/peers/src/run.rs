@@ -183,7 +183,7 @@ impl Site<'_> {
             return slot.failures.push(format!("dropping caches: {error}"));
         }
         // Here, not there: the group has less.
-        cold::warm_memory(memory);
+        let _memory = cold::fed_reserve(memory);
         let mut told = self.task(slot, Task::Scarce, &[Workload::Scarce], Some((&group, memory, there)));
         if group.killed().is_ok_and(|killed| killed > 0) {
             told.failure = Some(format!("killed for want of memory: it had {}", size(memory)));
