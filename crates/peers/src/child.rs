@@ -24,8 +24,6 @@ const MIB: u64 = 1 << 20;
 const COUNTING: Duration = Duration::from_secs(2);
 /// Sets of the long burst: 12 GiB of a full run.
 const LONG: u64 = 6;
-/// Passes of a part that takes little, at most: one alone may be off by half, whatever is measured.
-const PASSES: u64 = 3;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -63,6 +61,9 @@ pub(crate) struct ChildArguments {
     /// Milliseconds of hot reads, at least
     #[arg(long)]
     pub(crate) least: u64,
+    /// How often a part that takes little is done: one pass alone may be off by half, whatever is measured
+    #[arg(long)]
+    pub(crate) passes: u64,
     #[arg(long, value_delimiter = ',')]
     pub(crate) workloads: Vec<Workload>,
     /// Bytes of memory, if that is limited
@@ -84,6 +85,7 @@ impl ChildArguments {
         line.push(format!("--threads={}", self.threads));
         line.push(format!("--limit={}", self.limit));
         line.push(format!("--least={}", self.least));
+        line.push(format!("--passes={}", self.passes));
         line.push(format!("--workloads={}", workloads.join(",")));
         line.extend(self.there.map(|there| format!("--there={there}")));
         line.extend(self.memory.map(|memory| format!("--memory={memory}")));
@@ -114,6 +116,7 @@ pub(crate) fn run(arguments: &ChildArguments) -> Result<(), Failure> {
         content: Content::new(plan.block_len),
         limit: Duration::from_millis(arguments.limit),
         least: Duration::from_millis(arguments.least),
+        passes: arguments.passes,
         workloads: &arguments.workloads,
         is_part: Cell::new(false),
         plan,
@@ -131,6 +134,7 @@ struct Run<'a> {
     content: Content,
     limit: Duration,
     least: Duration,
+    passes: u64,
     workloads: &'a [Workload],
     /// Not all of the set was written: what follows is of less than it should be.
     is_part: Cell<bool>,
@@ -193,10 +197,10 @@ impl Run<'_> {
         last.ok_or_else(|| "no pass was made".into())
     }
 
-    /// Does a part again and again until it has taken enough time in all, at most [`PASSES`] times; it says how long it took.
+    /// Does a part again and again until it has taken enough time in all, a few times at most; it says how long it took.
     fn passes(&self, mut part: impl FnMut(u64) -> Result<Duration, Failure>) -> Result<(), Failure> {
         let mut took = Duration::ZERO;
-        for pass in 0..PASSES {
+        for pass in 0..self.passes {
             took += part(pass)?;
             if took >= self.enough() {
                 break;

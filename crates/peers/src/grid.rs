@@ -38,6 +38,10 @@ const COLUMNS: [Column; 6] = [
 /// The column of the long burst.
 const LONG: Column = Column { threads: 1, len: MIB };
 
+/// What is measured in every round: whose rows say who is ahead.
+pub(crate) const COMPARED: [Workload; 5] =
+    [Workload::Fill, Workload::Recycled, Workload::Hot, Workload::Cold, Workload::Reopen];
+
 /// A size in the largest unit that divides it.
 pub(crate) fn size(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -74,7 +78,7 @@ pub(crate) struct GridArguments {
     /// A quarter of the data, once, in less than eight minutes; the default
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Minutes for everything: 57 for the whole grid by default, else 7; what is left after the first round goes to others
+    /// Minutes for everything: 57 for the whole grid by default, else 7; a third of it goes to further rounds
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) minutes: Option<u64>,
     /// Only these stores
@@ -137,9 +141,14 @@ impl GridArguments {
         self.minutes.map_or(if self.full { 57 * 60 } else { 450 }, |minutes| minutes * 60)
     }
 
-    /// How often each store is measured, if there is time.
+    /// How often a store is measured, if there is time.
     pub(crate) fn rounds(&self) -> usize {
-        if self.full { 3 } else { 1 }
+        if self.full { 9 } else { 1 }
+    }
+
+    /// How often a part that takes little is done in a round: where there are several, their passes lie further apart.
+    pub(crate) fn passes(&self) -> u64 {
+        if self.full { 1 } else { 3 }
     }
 
     /// Milliseconds of hot reads, at least.
@@ -173,6 +182,7 @@ pub(crate) fn workloads_of(peer: &Peer, column: Column) -> Vec<Workload> {
         Measured::All => true,
         Measured::Reads => !matches!(workload, Fill | Recycled | Mixed | Reopen | Long),
         Measured::Fills => !matches!(workload, Hot | Cold | Scarce | Mixed | Reopen),
+        Measured::Disk => matches!(workload, Fill | Recycled | Cold),
     };
     let mut all = workloads(peer.kind, column);
     all.retain(is_wanted);

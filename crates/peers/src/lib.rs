@@ -2,9 +2,10 @@
 //! `cargo run --release -p peers -- --help`.
 //!
 //! Every store does the same work through the same trait (`store`), in a process of its own (`child`); all of it is measured
-//! in one run (`run`), and written as tables, a CSV file and charts (`report`). How each store is configured stands in its
+//! in one run (`run`, `slot`, `cells`), and written as tables, a CSV file and charts (`report`). How each store is configured stands in its
 //! adapter (`peers`), and in the report.
 
+mod cells;
 mod child;
 mod cold;
 mod content;
@@ -18,6 +19,7 @@ mod pace;
 mod peers;
 mod report;
 mod run;
+mod slot;
 mod store;
 mod work;
 

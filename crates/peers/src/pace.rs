@@ -1,4 +1,5 @@
-//! Shares out the time: the first round meets every store, the later ones those for which there is time.
+//! Shares out the time: each column has its part of it, whose first round meets every store, and whose later ones those for
+//! which there is time.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 pub(crate) struct Pace {
     begun: Instant,
     all: Duration,
-    /// What the first round may take of it.
+    /// How long after the beginning the first round of the present column is to end, and all of it.
     first: Duration,
+    end: Duration,
     /// The longest that a part may take.
     limit: Duration,
     /// What the stores so far have taken, and the longest that a part of each might take.
@@ -22,15 +24,20 @@ pub(crate) struct Pace {
 const PARTS: u32 = 5;
 
 impl Pace {
-    /// The first of several rounds has nine tenths of the time: in it each store is measured several times where that takes
-    /// little.
-    pub(crate) fn start(all: Duration, rounds: usize, limit: Duration) -> Self {
-        let first = if rounds > 1 { all * 9 / 10 } else { all };
-        Self { begun: Instant::now(), all, first, limit, taken: limit * PARTS, limits: limit }
+    pub(crate) fn start(all: Duration, limit: Duration) -> Self {
+        Self { begun: Instant::now(), all, first: all, end: all, limit, taken: limit * PARTS, limits: limit }
     }
 
-    /// The longest that each part of the next store may take in the first round, with so many stores to come, the next one
-    /// among them.
+    /// Begins a column, the first of so many to come. Where it has several rounds the first has two thirds of its time.
+    pub(crate) fn begin_column(&mut self, to_come: usize, rounds: usize) {
+        let now = self.begun.elapsed();
+        let share = self.all.saturating_sub(now) / u32::try_from(to_come.max(1)).unwrap_or(u32::MAX);
+        self.first = now + if rounds > 1 { share * 2 / 3 } else { share };
+        self.end = now + share;
+    }
+
+    /// The longest that each part of the next store may take in the first round, with so many stores of the column to come, the
+    /// next one among them.
     pub(crate) fn limit(&self, to_come: usize) -> Duration {
         let left = self.first.saturating_sub(self.begun.elapsed());
         let share = left / u32::try_from(to_come.max(1)).unwrap_or(u32::MAX);
@@ -46,16 +53,12 @@ impl Pace {
 
     /// Whether all of it is gone.
     pub(crate) fn is_over(&self) -> bool {
-        self.left().is_zero()
+        self.begun.elapsed() >= self.all
     }
 
-    /// Whether there is time for something that took as long before.
+    /// Whether the column has time for something that took as long before.
     pub(crate) fn has_time_for(&self, took: Duration) -> bool {
-        self.left() > took * 5 / 4
-    }
-
-    fn left(&self) -> Duration {
-        self.all.saturating_sub(self.begun.elapsed())
+        self.end.saturating_sub(self.begun.elapsed()) > took * 5 / 4
     }
 }
 
@@ -63,30 +66,42 @@ impl Pace {
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_mins(1);
+    const HOUR: Duration = Duration::from_hours(1);
+
     #[test]
     fn a_part_never_takes_longer_than_its_limit_nor_nothing_at_all() {
-        let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
-        assert_eq!(Pace::start(hour, 1, minute).limit(1), minute);
-        let short = [1, 3].map(|rounds| Pace::start(hour, rounds, minute).limit(60));
-        assert!(short[0] > minute * 18 / 100 && short[0] <= minute / 5, "{short:?}");
-        assert!(short[1] > minute * 16 / 100 && short[1] <= minute * 9 / 50, "{short:?}");
-        let over = Pace::start(Duration::ZERO, 3, minute);
-        assert_eq!(over.limit(3), minute / 20);
-        assert!(
-            over.is_over() && !over.has_time_for(Duration::ZERO) && Pace::start(hour, 3, minute).has_time_for(minute)
-        );
+        assert_eq!(Pace::start(HOUR, MINUTE).limit(1), MINUTE);
+        let over = Pace::start(Duration::ZERO, MINUTE);
+        assert_eq!(over.limit(3), MINUTE / 20);
+        assert!(over.is_over() && !over.has_time_for(Duration::ZERO));
+    }
+
+    #[test]
+    fn each_column_has_its_share_and_its_first_round_two_thirds_of_it() {
+        let near = |one: Duration, other: Duration| one <= other && one + Duration::from_secs(5) > other;
+        for (columns, rounds, first) in
+            [(1, 1, HOUR), (1, 3, MINUTE * 40), (6, 1, MINUTE * 10), (6, 3, MINUTE * 20 / 3)]
+        {
+            let mut pace = Pace::start(HOUR, MINUTE);
+            pace.begin_column(columns, rounds);
+            let parts = 60;
+            let limit = pace.limit(parts) * PARTS * u32::try_from(parts).unwrap();
+            assert!(near(limit, first.max(MINUTE / 20 * 300)), "{columns} columns, {rounds} rounds: {limit:?}");
+            let share = HOUR / u32::try_from(columns).unwrap();
+            assert!(pace.has_time_for(share * 3 / 4) && !pace.has_time_for(share * 9 / 10), "{columns} columns");
+        }
     }
 
     /// The last stores of a run had no time left where those before them took more than their share.
     #[test]
     fn the_more_of_its_longest_parts_a_store_takes_the_shorter_those_of_the_next_may_be() {
-        let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
-        let mut pace = Pace::start(hour, 1, minute);
+        let mut pace = Pace::start(HOUR, MINUTE);
         let before = pace.limit(60);
         pace.has_taken(before * 12, before);
         let slower = pace.limit(60);
         assert!(slower < before, "{slower:?} of {before:?}");
-        pace.has_taken(Duration::from_secs(1), minute);
+        pace.has_taken(Duration::from_secs(1), MINUTE);
         assert!(pace.limit(60) > slower);
     }
 }

@@ -1,4 +1,5 @@
-//! Runs the grid: one store at a time, each in processes and folders of its own, round after round.
+//! Runs the grid: one store at a time, each in processes and folders of its own, column by column, and each column round after
+//! round: what is compared was measured within minutes, on a disk that may be another one an hour later.
 #![forbid(unsafe_code)]
 
 use std::io::{BufRead, BufReader, Read};
@@ -10,31 +11,18 @@ use std::time::{Duration, Instant};
 use benchkit::cgroup::Cgroup;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cells::{Cells, Row};
 use crate::child::{ChildArguments, Task, scarce_memory};
 use crate::cold;
-use crate::grid::{Column, GridArguments, size, workloads_of};
+use crate::grid::{COMPARED, GridArguments, size, workloads_of};
 use crate::measure::{Measure, Workload};
 use crate::pace::Pace;
-use crate::store::{Failure, Kind, Peer};
+use crate::peers;
+use crate::slot::Slot;
+use crate::store::{Failure, Kind};
 
 /// How long a process may go on besides its timed parts: syncing, counting, opening.
 const PATIENCE: Duration = Duration::from_mins(5);
-
-/// A store in a column, and what it has given.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) peer: Peer,
-    pub(crate) column: Column,
-    pub(crate) blocks: u64,
-    /// The measures of each round.
-    pub(crate) runs: Vec<Vec<Measure>>,
-    /// Why it gave less than was asked for.
-    pub(crate) failures: Vec<String>,
-    /// Of one round.
-    took: Duration,
-    /// The longest that each part may take, the same in every round.
-    limit: Duration,
-}
 
 /// Everything that was found out.
 #[derive(Debug)]
@@ -57,33 +45,15 @@ pub(crate) fn run(arguments: &GridArguments) -> Result<Outcome, Failure> {
     let mut site = Site { root: folder.path(), arguments, notes: Vec::new() };
     site.has_room()?;
     let mut slots = site.slots();
-    let (begun, rounds) = (Instant::now(), arguments.rounds());
+    let begun = Instant::now();
     let (all, limit) = (Duration::from_secs(arguments.seconds()), Duration::from_millis(arguments.limit()));
-    let mut pace = Pace::start(all, rounds, limit);
-    let bar = bar((slots.len() * rounds) as u64);
-    for round in 0..rounds {
-        let count = slots.len();
-        for (at, slot) in slots.iter_mut().enumerate() {
-            bar.set_message(format!("round {} of {rounds}: {}, {}", round + 1, slot.peer.name, slot.column));
-            if round == 0 && pace.is_over() && slot.peer.kind == Kind::Peer {
-                // The limits and this library take little, and a column is nothing without them.
-                slot.failures.push("not measured, for the time was over".to_owned());
-            } else if round == 0 || slot.failures.is_empty() && pace.has_time_for(slot.took) {
-                if round == 0 {
-                    slot.limit = pace.limit(count - at);
-                }
-                site.measure(slot);
-                if round == 0 {
-                    pace.has_taken(slot.took, slot.limit);
-                }
-                if bar.is_hidden() {
-                    eprintln!("{}, {}: {:.1} s", slot.column, slot.peer.name, slot.took.as_secs_f64());
-                }
-            }
-            bar.inc(1);
-        }
-        // This library and the limits again first, then the others as they take longer.
-        slots.sort_by_key(|slot| (slot.peer.kind == Kind::Peer, slot.took));
+    let mut pace = Pace::start(all, limit);
+    let bar = bar(slots.len() as u64);
+    let columns = arguments.columns().len();
+    for (at, column) in slots.chunk_by_mut(|one, next| one.column == next.column).enumerate() {
+        pace.begin_column(columns - at, arguments.rounds());
+        site.first_round(column, &mut pace, &bar);
+        site.further_rounds(column, &pace, &bar);
     }
     bar.finish_and_clear();
     Ok(Outcome { slots, notes: site.notes, took: begun.elapsed() })
@@ -120,18 +90,7 @@ impl Site<'_> {
                 false
             }
         });
-        let slot = |column, peer| {
-            let blocks = self.arguments.blocks(column);
-            Slot {
-                peer,
-                column,
-                blocks,
-                runs: Vec::new(),
-                failures: Vec::new(),
-                took: Duration::ZERO,
-                limit: Duration::ZERO,
-            }
-        };
+        let slot = |column, peer| Slot::new(peer, column, self.arguments.blocks(column));
         let columns = self.arguments.columns().into_iter();
         columns.flat_map(|column| stores.iter().map(move |peer| slot(column, *peer))).collect()
     }
@@ -142,10 +101,51 @@ impl Site<'_> {
         }
     }
 
+    /// All stores of a column, and everything of each.
+    fn first_round(&mut self, slots: &mut [Slot], pace: &mut Pace, bar: &ProgressBar) {
+        let count = slots.len();
+        for (at, slot) in slots.iter_mut().enumerate() {
+            if pace.is_over() && slot.peer.kind == Kind::Peer {
+                // The limits and this library take little, and a column is nothing without them.
+                slot.failures.push("not measured, for the time was over".to_owned());
+            } else {
+                slot.limit = pace.limit(count - at);
+                let wanted = workloads_of(&slot.peer, slot.column);
+                self.measure(slot, wanted, bar);
+                pace.has_taken(slot.took, slot.limit);
+            }
+            bar.inc(1);
+        }
+    }
+
+    /// Who is compared again and again, in turn and in turn backwards, as long as the column has time.
+    fn further_rounds(&mut self, slots: &mut [Slot], pace: &Pace, bar: &ProgressBar) {
+        let cells = Cells::of(slots, &peers::ALL.map(Row::from));
+        let mut again: Vec<&mut Slot> = slots
+            .iter_mut()
+            .filter(|slot| slot.failures.is_empty() && cells.contends(slot.column, Row::from(slot.peer)))
+            .collect();
+        for _ in 1..self.arguments.rounds() {
+            again.reverse();
+            let mut none = true;
+            for slot in again.iter_mut().filter(|slot| slot.failures.is_empty()) {
+                if pace.has_time_for(slot.took) {
+                    let mut wanted = workloads_of(&slot.peer, slot.column);
+                    wanted.retain(|workload| COMPARED.contains(workload));
+                    self.measure(slot, wanted, bar);
+                    none = false;
+                }
+            }
+            if none {
+                return;
+            }
+        }
+    }
+
     /// One round of a slot.
-    fn measure(&mut self, slot: &mut Slot) {
+    fn measure(&mut self, slot: &mut Slot, mut wanted: Vec<Workload>, bar: &ProgressBar) {
+        bar.set_message(format!("{}, {}, round {}", slot.peer.name, slot.column, slot.runs.len() + 1));
         let begun = Instant::now();
-        let mut wanted = workloads_of(&slot.peer, slot.column);
         wanted.retain(|workload| self.arguments.wants(*workload));
         let (turning, staying): (Vec<_>, Vec<_>) =
             wanted.iter().partition(|one| matches!(one, Workload::Recycled | Workload::Bounded | Workload::Long));
@@ -166,6 +166,9 @@ impl Site<'_> {
         }
         slot.runs.push(measures);
         slot.took = begun.elapsed();
+        if bar.is_hidden() {
+            eprintln!("{}, {}: {:.1} s", slot.column, slot.peer.name, slot.took.as_secs_f64());
+        }
     }
 
     fn scarce(&mut self, slot: &mut Slot, measures: &mut Vec<Measure>, there: Option<u64>) {
@@ -232,6 +235,7 @@ impl Site<'_> {
             threads: slot.column.threads,
             limit: millis(slot.limit),
             least: self.arguments.least(),
+            passes: self.arguments.passes(),
             workloads: workloads.to_vec(),
             memory: scarce.map(|(_, memory, _)| memory),
             group: scarce.map(|(group, _, _)| group.folder().to_owned()),

@@ -107,6 +107,8 @@ pub(crate) enum Measured {
     Reads,
     /// Where sets are written: it reads like another row.
     Fills,
+    /// Where the disk is met: past the page cache nothing is hot, and nothing lacks memory.
+    Disk,
 }
 
 /// A store that can be opened.
@@ -118,6 +120,8 @@ pub(crate) struct Peer {
     /// The oldest blocks make room by themselves; from others they are removed one by one.
     pub(crate) forgets: bool,
     pub(crate) measured: Measured,
+    /// It reads through a map.
+    pub(crate) maps: bool,
     /// How it is configured, and why so.
     pub(crate) settings: &'static str,
     /// Whether it can be had here; if not, why.

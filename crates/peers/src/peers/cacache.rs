@@ -14,6 +14,7 @@ pub(crate) const PEER: Peer = Peer {
     kind: Kind::Peer,
     forgets: false,
     measured: Measured::All,
+    maps: false,
     settings: "the synchronous interface, XXH3 in place of SHA-256 (which its documentation recommends where content is \
                trusted), the size announced so that up to 1 MiB is stored through a map; `read_sync` copies and verifies; \
                `syncfs` at the end. The oldest entry is removed with its content (`remove_fully`) before another is \

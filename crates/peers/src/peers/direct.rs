@@ -16,7 +16,8 @@ pub(crate) const PEER: Peer = Peer {
     name: "device",
     kind: Kind::Device,
     forgets: true,
-    measured: Measured::All,
+    measured: Measured::Disk,
+    maps: false,
     settings: "one preallocated file without an index, overwritten in place; one call with `O_DIRECT` a block and thread, \
                one at a time",
     probe,

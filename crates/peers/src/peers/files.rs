@@ -16,6 +16,7 @@ pub(crate) const PEER: Peer = Peer {
     kind: Kind::Peer,
     forgets: false,
     measured: Measured::All,
+    maps: false,
     settings: "one file a block in 256 folders, created, written and closed; read by `read` into a buffer that is kept; \
                `syncfs` at the end. The oldest file is removed before another is written once the set is full",
     probe: always,

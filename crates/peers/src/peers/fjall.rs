@@ -10,6 +10,7 @@ pub(crate) const PEER: Peer = Peer {
     kind: Kind::Peer,
     forgets: false,
     measured: Measured::All,
+    maps: false,
     settings: "key-value separation with its defaults (values from 1 KiB on, blob files of 64 MiB), no compression, \
                big-endian keys, a cache of a quarter of the set (20 to 25 % of the memory are recommended); the journal \
                is persisted once, at the end (`manual_journal_persist`). The oldest block is removed before another is written once \

@@ -28,6 +28,7 @@ pub(crate) const WAITING: Peer = Peer {
     kind: Kind::Peer,
     forgets: true,
     measured: Measured::All,
+    maps: false,
     settings: "`HybridCache`, written on insertion, a memory half of a quarter of the set; block engine over a folder with \
                2 flushers, 2 reclaimers and 256 MiB of buffers (of its full example; at most an eighth of the memory), \
                blocks of 16 MiB (of 64 MiB for values of 16 MiB) and 256 KiB, the psync engine; values are \

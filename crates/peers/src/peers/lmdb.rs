@@ -13,6 +13,7 @@ pub(crate) const PEER: Peer = Peer {
     kind: Kind::Peer,
     forgets: false,
     measured: Measured::All,
+    maps: true,
     settings: "`MDB_WRITEMAP` and `MDB_NOSYNC`, transactions of 16 MiB and `mdb_env_sync` at the end; `MDB_NORDAHEAD` where \
                the set is larger than the memory, as its documentation says; big-endian keys; a reader keeps its transaction until \
                something is committed. The oldest block is removed in the same transaction before another is put once the set is full",

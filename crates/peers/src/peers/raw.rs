@@ -30,6 +30,7 @@ pub(crate) const PWRITE: Peer = Peer {
     kind: Kind::Limit,
     forgets: true,
     measured: Measured::All,
+    maps: true,
     settings: "one preallocated file without an index, overwritten in place; one `pwrite` a block, not hashed; read through \
                a map, with the kernel's own read-ahead",
     probe: always,

@@ -18,6 +18,7 @@ pub(crate) const PEER: Peer = Peer {
     kind: Kind::Peer,
     forgets: false,
     measured: Measured::All,
+    maps: false,
     settings: "transactions of 16 MiB, `Durability::None` and one durable commit at the end; a cache of a quarter of the \
                set; a reader keeps its transaction until something is committed. Once the set is full the oldest block is removed before another is \
                put, and each eighth of the set is committed durably, without which no page is used again",

@@ -15,6 +15,7 @@ pub(crate) const PEER: Peer = Peer {
     kind: Kind::Peer,
     forgets: false,
     measured: Measured::All,
+    maps: false,
     settings: "the system's library (Debian: `librocksdb7.8` or newer); blob files of 256 MiB for values from 1 KiB on with \
                garbage collection (age cutoff 0.25, forced from half garbage on), no compression, write buffers of 64 MiB, \
                four of them, as many background jobs as cores, a block cache of a quarter of the set that holds blobs \

@@ -24,6 +24,7 @@ pub(crate) const PEER: Peer = Peer {
     kind: Kind::Own,
     forgets: true,
     measured: Measured::All,
+    maps: true,
     settings: "`put_named` of one block at a time under the hash of its number, `read`; files of a \
                sixteenth of the set, which is what `with_capacity` derives (at least 4 blocks, at most 1 GiB), \
                `expected_blocks` the blocks of the set and half as many more, a lane for each writing thread; everything else is the default: blocks are hashed, and verified at their first read after a \

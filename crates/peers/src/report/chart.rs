@@ -4,9 +4,9 @@
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
+use crate::cells::{Cells, Row, What};
 use crate::grid::Column;
 use crate::measure::{Metric, Workload};
-use crate::report::cells::{Cells, Row, What};
 use crate::report::table::number;
 use crate::store::{Failure, Kind};
 
@@ -57,16 +57,16 @@ pub(super) fn svg(cells: &Cells, title: &str, what: What) -> Result<Option<Strin
             .y_label_formatter(&|value| number(*value))
             .label_style((FONT, 13))
             .draw()?;
-        for (at, (Row { name, kind }, points)) in lines.into_iter().enumerate() {
-            let color = match kind {
+        for (at, (row, points)) in lines.into_iter().enumerate() {
+            let color = match row.kind {
                 Kind::Own => BLACK.to_rgba(),
                 Kind::Peer => Palette99::pick(at).to_rgba(),
                 // Beside the point, and told apart by where they run.
                 Kind::Limit | Kind::Device => RGBColor(150, 150, 150).mix(if at % 2 == 0 { 1.0 } else { 0.6 }),
             };
-            let drops = columns.iter().any(|column| cells.drops(what.0, *column, Row { name, kind }));
-            let name = if drops { format!("{name} (drops)") } else { name.to_owned() };
-            let style = color.stroke_width(match kind {
+            let drops = columns.iter().any(|column| cells.drops(what.0, *column, row));
+            let name = if drops { format!("{} (drops)", row.name) } else { row.name.to_owned() };
+            let style = color.stroke_width(match row.kind {
                 Kind::Own => 3,
                 Kind::Peer => 2,
                 Kind::Limit | Kind::Device => 1,

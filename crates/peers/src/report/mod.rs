@@ -5,7 +5,6 @@
 //! 1. Every number comes from the run, and there is no date: the same run gives the same text.
 #![forbid(unsafe_code)]
 
-mod cells;
 mod chart;
 pub(crate) mod markers;
 mod table;
@@ -13,13 +12,13 @@ mod table;
 use std::fs;
 use std::path::Path;
 
+use crate::cells::{Cell, Cells, Row};
 use crate::grid::{Column, GridArguments, size};
 use crate::machine;
 use crate::measure::{Metric, Workload};
 use crate::peers;
 use crate::run::Outcome;
 use crate::store::{Failure, Kind, Peer};
-use cells::{Cell, Cells, Row};
 use table::Table;
 pub(crate) use table::number;
 
@@ -108,11 +107,18 @@ pub(crate) struct Report {
     head: String,
     notes: Vec<String>,
     settings: Vec<(&'static str, &'static str)>,
+    /// Which passes the numbers are of.
+    passes: &'static str,
 }
+
+const IN_ROUNDS: &str = "Column after column: every store once, then this library, the limits and whoever is the best peer of a row, or \
+                         within a fifth of it, again and again in turn, in fill, hot, cold and opening; medians of all their passes. ";
+const IN_ONE: &str =
+    "Median of up to three passes where one takes little, of a full store its laps one after the other. ";
 
 impl Report {
     pub(crate) fn new(arguments: &GridArguments, outcome: &Outcome) -> Self {
-        let order = peers::ALL.map(|Peer { name, kind, .. }| Row { name, kind });
+        let order = peers::ALL.map(Row::from);
         let cells = Cells::of(&outcome.slots, &order);
         let sets = cells.columns.iter().map(|column| {
             let bytes = arguments.blocks(*column) * column.len as u64;
@@ -128,7 +134,13 @@ impl Report {
         );
         let is_row = |peer: &&Peer| cells.rows.iter().any(|row| row.name == peer.name);
         let settings = peers::ALL.iter().filter(is_row).map(|peer| (peer.name, peer.settings)).collect();
-        Self { cells, head, notes: outcome.notes.clone(), settings }
+        Self {
+            cells,
+            head,
+            notes: outcome.notes.clone(),
+            settings,
+            passes: if arguments.full { IN_ROUNDS } else { IN_ONE },
+        }
     }
 
     /// Everything, as a part of a document.
@@ -156,11 +168,11 @@ impl Report {
              touched, in place where the store lends it. Each store has processes and folders of its own, one at a time. {}\
              Bold: the best peer that drops nothing. `n % readable`: as many blocks of those written were there. `cut`: ended \
              after its time, the rate is that of the part that was done; a part takes at most the share of what is left that \
-             the stores to come can have, as those before it needed, between 3 and 60 s. Median of up to three passes \
-             where one takes little, of a full store its laps one after the other; ¹: one pass only. Before each fill and each \
+             the stores to come can have, as those before it needed, between 3 and 60 s. {}¹: one pass only. Before each fill and each \
              cold pass memory is touched, in large pieces where the system has them, so that nobody measures what the host of \
              a virtual machine has taken back.",
-            if limits { ratio } else { "" }
+            if limits { ratio } else { "" },
+            self.passes,
         )
     }
 
@@ -212,7 +224,8 @@ mod tests {
 
     fn report() -> Report {
         let column = Column { threads: 1, len: 4096 };
-        let rows = [("scratchspace", Kind::Own), ("good", Kind::Peer)].map(|(name, kind)| Row { name, kind });
+        let rows =
+            [("scratchspace", Kind::Own), ("good", Kind::Peer)].map(|(name, kind)| Row { name, kind, maps: false });
         let mut cells = Cells { rows: rows.to_vec(), columns: vec![column], ..Cells::default() };
         let hot = (Workload::Hot, Metric::Rate);
         for (name, value, cut) in [("scratchspace", 2.5, false), ("good", 1.0, true)] {
@@ -220,7 +233,13 @@ mod tests {
         }
         cells.failures.insert((column, "good"), vec!["signal 9: it said nothing".to_owned()]);
         let settings = vec![("scratchspace", "the default"), ("good", "as recommended")];
-        Report { cells, head: "On a machine.".to_owned(), notes: vec!["rocksdb was skipped: no".to_owned()], settings }
+        Report {
+            cells,
+            head: "On a machine.".to_owned(),
+            notes: vec!["rocksdb was skipped: no".to_owned()],
+            settings,
+            passes: IN_ONE,
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! A table in Markdown, and the sentence below it that names every column in which this library falls short.
 #![forbid(unsafe_code)]
 
+use crate::cells::{Cell, Cells, Row};
 use crate::grid::{Column, workloads};
 use crate::measure::{Metric, Workload};
-use crate::report::cells::{Cell, Cells, Row};
 use crate::store::Kind;
 
 /// Where the page cache itself ends: a store this near to it is level with whoever else is.
@@ -160,6 +160,14 @@ impl Table {
                 // What is printed as 1.00 is reached.
                 let limit = limit.filter(|ratio| wants_the_limit(self.workload) && *ratio < 0.995);
                 below.extend(limit.map(|ratio| format!("{column} {metric}, {ratio:.2} of the best raw policy")));
+                for row in cells.rows.iter().filter(|row| row.kind == Kind::Peer && row.maps) {
+                    let Some(mapped) = cells.get((self.workload, metric), *column, *row) else { continue };
+                    let (wanted, ratio) = (beside_maps(self.workload, *column), mine.value / mapped.value);
+                    let wanted = wanted.filter(|wanted| ratio < *wanted);
+                    below.extend(wanted.map(|wanted| {
+                        format!("{column} {metric}, {ratio:.2} of {wanted} times {}, which maps", row.name)
+                    }));
+                }
             }
         }
         if below.is_empty() { String::new() } else { format!(" Below the figures to reach: {}.", below.join("; ")) }
@@ -175,6 +183,11 @@ fn wanted(workload: Workload, metric: Metric, column: Column) -> Option<f64> {
         (Workload::Fill | Workload::Recycled, Metric::Burst, Column { threads: 1, len: 4096 }) => Some(3.0),
         _ => None,
     }
+}
+
+/// How many times as good as a peer that reads through a map this library is meant to be.
+fn beside_maps(workload: Workload, column: Column) -> Option<f64> {
+    (workload == Workload::Cold && matches!(column, Column { threads: 1, len: 65_536 | 1_048_576 })).then_some(3.0)
 }
 
 /// Of what is read from the disk each set is meant to reach the better of both raw policies.
@@ -226,7 +239,7 @@ mod tests {
     };
 
     fn row(name: &'static str, kind: Kind) -> Row {
-        Row { name, kind }
+        Row { name, kind, maps: name == "good" }
     }
 
     fn canned() -> Cells {
@@ -306,6 +319,23 @@ mod tests {
         let text = reopen.markdown(&cells).unwrap();
         assert!(text.contains("| good | **2.00** |") && text.contains("4 KiB first (3.00, good 2.00: 0.67)"), "{text}");
         assert_eq!(cells.best(BURST, SMALL, Kind::Peer).unwrap().0.name, "good");
+    }
+
+    #[test]
+    fn cold_reads_are_held_against_peers_that_map() {
+        const COLD: Table = Table { workload: Workload::Cold, metrics: &[Metric::Rate], ..TABLE };
+        for (len, peer, says) in
+            [(65_536, "good", true), (1 << 20, "good", true), (4096, "good", false), (65_536, "dropping", false)]
+        {
+            let (mut cells, column) = (canned(), Column { threads: 1, len });
+            cells.columns = vec![column];
+            for (name, value) in [("scratchspace", 2.0), (peer, 0.8)] {
+                let cell = Cell { value, runs: 3, cut: false, readable: 1.0 };
+                cells.values.insert(((Workload::Cold, Metric::Rate), column, name), cell);
+            }
+            let text = COLD.markdown(&cells).unwrap();
+            assert_eq!(text.contains("rate, 2.50 of 3 times good, which maps."), says, "{text}");
+        }
     }
 
     #[test]
