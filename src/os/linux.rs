@@ -272,11 +272,12 @@ pub(crate) fn forget_pages(file: &File, range: Range<u64>) {
 /// page.
 fn tells_pieces() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    let ask = || {
-        let map = memmap2::MmapMut::map_anon(1).ok();
-        map.and_then(|map| is_one_piece(NonNull::from_ref(&map[0]), crate::os::page_size())).is_some()
-    };
-    *ANSWER.get_or_init(ask)
+    if let Some(answer) = ANSWER.get() {
+        return *answer;
+    }
+    // For want of a descriptor or of memory nothing is known, and it is asked again.
+    let (Ok(map), true) = (memmap2::MmapMut::map_anon(1), File::open(PAGEMAP).is_ok()) else { return false };
+    *ANSWER.get_or_init(|| is_one_piece(NonNull::from_ref(&map[0]), crate::os::page_size()).is_some())
 }
 
 /// How long this thread has had a processor: without what it waited for others to have it.
@@ -295,6 +296,9 @@ fn piece_len() -> Option<u64> {
         || std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").ok()?.trim().parse().ok();
     *ANSWER.get_or_init(ask)
 }
+
+/// Tells how this process's memory is mapped.
+const PAGEMAP: &str = "/proc/self/pagemap";
 
 /// Whether all of a mapping is mapped in pieces above a page; `None` where the system does not tell (before Linux 6.7).
 fn is_one_piece(start: NonNull<u8>, len: usize) -> Option<bool> {
@@ -318,7 +322,7 @@ fn is_one_piece(start: NonNull<u8>, len: usize) -> Option<bool> {
         category_anyof_mask: u64,
         return_mask: u64,
     }
-    let pagemap = File::open("/proc/self/pagemap").ok()?;
+    let pagemap = File::open(PAGEMAP).ok()?;
     let (start, mut found) = (start.addr().get() as u64, [0_u64; 3]);
     let mut scan = Scan {
         size: size_of::<Scan>() as u64,

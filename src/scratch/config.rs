@@ -190,8 +190,6 @@ impl ScratchBuilder {
     }
 
     /// How blocks that are not in memory are brought there. Default: [`Access::Auto`].
-    ///
-    /// Matters for blocks of up to 256 KiB: longer ones are asked for alone, always.
     pub fn access(mut self, access: Access) -> Self {
         self.options.access = access;
         self

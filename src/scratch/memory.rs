@@ -234,6 +234,30 @@ fn regions_of_which_nothing_is_in_memory_come_as_one_piece_each_with_a_long_bloc
     assert!(hints.contains(&Hint::Needed(region(7))) && !hints.iter().any(|hint| is_of(7..8)(&hint)), "{hints:?}");
 }
 
+/// What is asked for before its turn comes in small pages, which said of all memory that it has no pieces; and what somebody else
+/// brings may fail later: a block was lent before that was known.
+#[test]
+#[cfg_attr(miri, ignore = "too many bytes to interpret")]
+fn a_long_block_that_was_asked_for_ahead_is_no_piece_and_is_waited_for_whole() {
+    let (scratch, faults) = reopened(|builder| builder.access(Access::ReadAround), 2);
+    let put = |number: u8| scratch.put(Realm::DEFAULT, &vec![number; 2 << 20]).unwrap();
+    let long: Vec<_> = (0..2).map(put).collect();
+    scratch.flush().unwrap();
+    faults.hints.keep_small();
+    faults.hints.lose_pages();
+    scratch.wheel().residency.look_soon();
+    until("the store has noticed", || scratch.stats().resident_bytes == 0);
+    faults.hints.take();
+    scratch.get_many(Realm::DEFAULT, &long, |_, block| assert_eq!(block.unwrap().len(), 2 << 20)).unwrap();
+    let hints: Vec<_> = faults.hints.take().into_iter().map(|(_, hint)| hint).collect();
+    let prepared: Vec<_> =
+        hints.iter().filter(|hint| matches!(hint, Hint::Prepared(at) if at.end <= 6 * REGION)).collect();
+    assert_eq!(prepared, [&Hint::Prepared(region(0))], "the others were on their way: {hints:?}");
+    let is_whole =
+        |hint: &&Hint| matches!(hint, Hint::Populated(at) if at.end - at.start >= 2 << 20 && at.start % REGION != 0);
+    assert_eq!(hints.iter().filter(is_whole).count(), 2, "both blocks: {hints:?}");
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn a_set_that_does_not_fit_is_asked_for_block_by_block() {

@@ -20,7 +20,7 @@ use memmap2::MmapRaw;
 use super::lock::Locks;
 use super::names;
 use super::{FileMemory, in_memory, within, within_parts};
-use crate::block::FileSize;
+use crate::block::{FileSize, PAGE_SIZE};
 use crate::os::{self, Advice, Process, Watched};
 use crate::planted;
 use crate::sync::Arc;
@@ -157,8 +157,10 @@ impl MappedFile {
     fn populate_as(&self, range: Range<u64>, tells: bool) -> io::Result<()> {
         if tells {
             let populate = || self.region.advise(&range, Advice::PopulateRead);
-            return populate().or_else(|_| {
-                self.forget_broken_pieces(&range);
+            return populate().or_else(|error| {
+                if !self.forget_broken_pieces(&range) {
+                    return Err(error);
+                }
                 self.region.will_need(&range);
                 populate()
             });
@@ -176,15 +178,34 @@ impl MappedFile {
     }
 
     /// Drops what the system has read of a range in pieces that cannot be read as a whole: each read of any page of such a piece
-    /// fails, whichever is broken. Where any page around is in memory all stays as it is: it may not be readable again.
-    fn forget_broken_pieces(&self, range: &Range<u64>) {
+    /// fails, whichever is broken. What is in memory stays there: it may not be readable again. Whether there was such a piece, or
+    /// nothing at all.
+    fn forget_broken_pieces(&self, range: &Range<u64>) -> bool {
+        let (size, mut any) = (self.region.size.get(), false);
         let mut start = range.start - range.start % LARGEST_PIECE;
-        while start < range.end.min(self.region.size.get()) {
-            let piece = start..self.region.size.get().min(start + LARGEST_PIECE);
-            if self.region.resident(&piece) == Some(0) {
-                os::forget_pages(&self.file, piece);
-            }
+        while start < range.end.min(size) {
+            any |= self.forget_broken_piece(start, LARGEST_PIECE);
             start += LARGEST_PIECE;
+        }
+        any
+    }
+
+    /// The same in `len` bytes. Pieces are powers of two of pages, and begin at multiples of their length.
+    fn forget_broken_piece(&self, start: u64, len: u64) -> bool {
+        let piece = start..self.region.size.get().min(start + len);
+        if piece.is_empty() {
+            return false;
+        }
+        match self.region.resident(&piece) {
+            Some(0) => {
+                os::forget_pages(&self.file, piece);
+                true
+            }
+            Some(some) if some < piece.end - piece.start && len > PAGE_SIZE => {
+                let halves = [start, start + len / 2].map(|start| self.forget_broken_piece(start, len / 2));
+                halves[0] || halves[1]
+            }
+            _ => false,
         }
     }
 
@@ -235,7 +256,14 @@ unsafe impl FileMemory for MappedFile {
     fn load(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         within(self.region.size, &(offset..offset.saturating_add(into.len() as u64)))?;
         self.region.process.check()?;
-        os::read_exact_at(&self.file, offset, into).map_err(|error| match error.kind() {
+        let range = offset..offset + into.len() as u64;
+        let read = os::read_exact_at(&self.file, offset, into);
+        let read = read.or_else(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Err(error),
+            _ if self.forget_broken_pieces(&range) => os::read_exact_at(&self.file, offset, into),
+            _ => Err(error),
+        });
+        read.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
                 let len = self.file.metadata().map_or(offset, |metadata| metadata.len());
                 io::Error::new(io::ErrorKind::UnexpectedEof, CutShort { len, size: self.region.size.get() })

@@ -33,7 +33,7 @@ use crate::wheel::pin::PinError;
 use crate::wheel::run::Completion;
 use crate::wheel::slots::{self, State};
 use crate::wheel::verify::Compare;
-use crate::wheel::{Copied, FileWheel, Verify};
+use crate::wheel::{Copied, FileWheel, Verify, residency};
 
 /// A block that was found, and what keeps its bytes in place.
 pub(crate) enum Lent<'a> {
@@ -334,7 +334,7 @@ impl FileWheel {
                 && let (Some(range), Ok(memory)) = (entry.payload(file.size(), slot), file.memory())
                 && !file.regions.are_whole(&range)
             {
-                memory.will_need(range.clone());
+                residency::ask_for(file, &*memory, &range);
                 return range.end - range.start;
             }
         }

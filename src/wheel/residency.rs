@@ -60,14 +60,15 @@ const LEAST_STEP: u64 = 1 << 20;
 #[non_exhaustive]
 pub enum Access {
     /// As `ReadAround` while all that the store holds fits into the memory that is left, once a few blocks of a region of 2
-    /// MiB were read; alone otherwise: looked at once a second.
+    /// MiB were read, or of blocks of more than 256 KiB a thirty-second part of their file, and at once for those of 8 MiB and
+    /// more; alone otherwise: looked at once a second.
     #[default]
     Auto,
     /// Each block alone: for blocks that are far apart, few of many.
     Exact,
-    /// Always with what lies around them, 2 MiB at once, and the next 6 MiB in the background: for sets of which most is
-    /// read soon. Blocks of more than 256 KiB are brought with the rest of the pieces of 2 MiB that they touch; where the system
-    /// has no such pieces of memory, alone, and what lies behind them, up to 14 MiB, in the background.
+    /// Always with what lies around them, 2 MiB at once: for sets of which most is read soon. Where the system has no pieces of
+    /// memory of that length, or something of one was in memory before, the next 6 MiB come in the background; blocks of more than
+    /// 256 KiB come alone there, and what lies behind them, up to 14 MiB, in the background.
     ReadAround,
 }
 
@@ -83,8 +84,10 @@ pub(crate) struct Residency {
     limit: AtomicU64,
     /// Bytes of memory that were left at the last look; the largest number where the system does not tell.
     left: AtomicU64,
-    /// How many regions in a row did not come as one piece.
+    /// How many regions in a row did not come as one piece, since the last look.
     refusals: AtomicU32,
+    /// Whether the last one did not.
+    is_small: AtomicBool,
     look: Mutex<Look>,
 }
 
@@ -120,6 +123,7 @@ impl Residency {
             limit: AtomicU64::new(budget.unwrap_or(u64::MAX)),
             left: AtomicU64::new(u64::MAX),
             refusals: AtomicU32::new(0),
+            is_small: AtomicBool::new(false),
             look: Mutex::new(Look::default()),
         }
     }
@@ -145,10 +149,11 @@ impl Residency {
 
     /// Whether the last one did, or none was asked for yet.
     fn has_pieces(&self) -> bool {
-        self.refusals.load(Ordering::Relaxed) == 0
+        !self.is_small.load(Ordering::Relaxed)
     }
 
     fn tell_piece(&self, is_one: bool) {
+        self.is_small.store(!is_one, Ordering::Relaxed);
         if is_one {
             self.refusals.store(0, Ordering::Relaxed);
         } else {
@@ -237,7 +242,8 @@ impl FileWheel {
         let is_long = len > AROUND_BELOW && self.residency.reads_around();
         let is_read = || file.regions.bytes() >= file.size().get() / LONG_ALONE;
         let with_others = is_long && (self.residency.access == Access::ReadAround || is_read());
-        if (with_others || is_long && len >= WHOLE_FROM) && self.bring_in_pieces(file, memory, bytes) {
+        let in_pieces = (with_others || is_long && len >= WHOLE_FROM) && self.residency.may_have_pieces();
+        if in_pieces && self.bring_in_pieces(file, memory, bytes) {
             return Ok(());
         }
         memory.will_need(bytes.clone());
@@ -245,7 +251,10 @@ impl FileWheel {
         if with_others && !self.residency.has_pieces() {
             ask_behind(file, memory, bytes.end - 1, BEHIND_LONG);
         }
-        memory.populate(bytes.start..bytes.end.min(bytes.start + MAPPED_AT_ONCE))
+        // A piece that somebody else is bringing may hold a sector that cannot be read: then it takes this block's pages with it,
+        // and whoever meets them first, an error here, or a reader by a signal.
+        let mapped = if in_pieces { bytes.end } else { bytes.end.min(bytes.start + MAPPED_AT_ONCE) };
+        memory.populate(bytes.start..mapped)
     }
 
     /// Brings the regions of a long block, those of which nothing was asked for yet as one piece of memory each; whether all of
@@ -387,6 +396,17 @@ impl FileWheel {
             _ => 0,
         };
         self.table.iter().map(held).sum()
+    }
+}
+
+/// Asks for a block that somebody will bring soon.
+pub(crate) fn ask_for(file: &BlockFile, memory: &dyn FileMemory, bytes: &Range<u64>) {
+    memory.will_need(bytes.clone());
+    // What is on its way in small pages does not become one piece.
+    if bytes.end - bytes.start > AROUND_BELOW {
+        for number in bytes.start / REGION..bytes.end.div_ceil(REGION) {
+            file.regions.request(number * REGION);
+        }
     }
 }
 

@@ -218,4 +218,9 @@ fn beside(place: &Path, verify: Verify, image: &Path) {
     let broken = scratch.read(REALM, hashes[4], <[u8]>::len);
     assert!(matches!(broken, Err(ReadError::Io(_))), "{broken:?}");
     assert!(scratch.contains(REALM, hashes[4]).unwrap());
+    // Its file is suspect now: what is read of it is read through the file.
+    for number in 0..4 {
+        let read = scratch.read_verified(REALM, hashes[number], |read| read == blocks[number]);
+        assert_eq!(read, Ok(true), "block {number}");
+    }
 }
