@@ -19,7 +19,7 @@ const SLICE: usize = 64 * MIB;
 /// Bytes that are free beyond what was before, as long as there are slices left: used up in a tenth of a second at most.
 const AHEAD: u64 = 768 << 20;
 /// How often it is looked whether that is so.
-const LOOK: Duration = Duration::from_millis(2);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Memory that was touched, and is given back as fast as others take it. All of it is free again once this is dropped.
 ///

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::grid::{COMPARED, Column};
+use crate::grid::Column;
 use crate::measure::{Metric, Workload, median};
 use crate::slot::Slot;
 use crate::store::{Kind, Peer};
@@ -109,8 +109,8 @@ impl Cells {
         cells.reduce(|best, one| if (one.1 > best.1) == more_is_better { one } else { best })
     }
 
-    /// Whether a row of a column is measured again: this library, the limits, and whoever may be the best peer.
-    pub(crate) fn contends(&self, column: Column, row: Row) -> bool {
+    /// Whether a row of a column is measured again in this: this library, the limits, and whoever may be the best peer.
+    pub(crate) fn contends(&self, of: Workload, column: Column, row: Row) -> bool {
         let is_near = |what: What| {
             let Some((_, best)) = self.best(what, column, Kind::Peer) else { return false };
             let Some(cell) = self.get(what, column, row).filter(|_| !self.drops(what.0, column, row)) else {
@@ -123,8 +123,8 @@ impl Cells {
             Kind::Own | Kind::Limit => true,
             Kind::Device => false,
             Kind::Peer => {
-                let whats = self.values.keys().map(|(what, ..)| *what);
-                whats.filter(|(workload, _)| COMPARED.contains(workload)).any(is_near)
+                let mut whats = self.values.keys().map(|(what, ..)| *what);
+                whats.any(|what| what.0 == of && is_near(what))
             }
         }
     }
@@ -169,10 +169,12 @@ mod tests {
             set((Workload::Reopen, Metric::First), name, first, 1.0);
         }
         set((Workload::Fill, Metric::Burst), "dropping", 5.0, 0.9);
-        // Nobody is compared by this one.
         set((Workload::Mixed, Metric::WriteRate), "writer", 5.0, 1.0);
-        let contend: Vec<&str> =
-            cells.rows.iter().filter(|row| cells.contends(column, **row)).map(|row| row.name).collect();
-        assert_eq!(contend, ["own", "limit", "best", "near", "soonest"]);
+        let contend = |of| -> Vec<&str> {
+            cells.rows.iter().filter(|row| cells.contends(of, column, **row)).map(|row| row.name).collect()
+        };
+        assert_eq!(contend(Workload::Fill), ["own", "limit", "best", "near"]);
+        assert_eq!(contend(Workload::Reopen), ["own", "limit", "soonest"]);
+        assert_eq!(contend(Workload::Mixed), ["own", "limit", "writer"]);
     }
 }

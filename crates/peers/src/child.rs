@@ -298,12 +298,13 @@ impl Run<'_> {
         };
         let (mut most, mut laps, mut last, mut cut) = (cold::bytes_on_disk(folder)?, 1, set, false);
         let mut filled = Vec::new();
-        // The laps take what the one before has given back a moment ago, or has still.
-        let _memory = cold::fed_reserve(self.plan.set());
+        let mut memory = Some(cold::fed_reserve(self.plan.set()));
         self.passes(|_| {
             let written = work::fill(&*store, self.content, &lap(laps))?;
             most = most.max(cold::bytes_on_disk(folder)?);
             filled.push(written);
+            // The laps that follow take what this one has given back a moment ago, or has still.
+            memory = None;
             (laps, last, cut) = (laps + 1, last + written.blocks, written.cut);
             Ok(if cut || !self.wants(Workload::Recycled) { self.enough() } else { written.sustained })
         })?;

@@ -38,7 +38,7 @@ const COLUMNS: [Column; 6] = [
 /// The column of the long burst.
 const LONG: Column = Column { threads: 1, len: MIB };
 
-/// What is measured in every round: whose rows say who is ahead.
+/// What is measured in every round.
 pub(crate) const COMPARED: [Workload; 5] =
     [Workload::Fill, Workload::Recycled, Workload::Hot, Workload::Cold, Workload::Reopen];
 
@@ -78,7 +78,7 @@ pub(crate) struct GridArguments {
     /// A quarter of the data, once, in less than eight minutes; the default
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Minutes for everything: 57 for the whole grid by default, else 7; a third of it goes to further rounds
+    /// Minutes for everything: 57 for the whole grid by default, else 7; of the whole grid, a half of it goes to further rounds
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) minutes: Option<u64>,
     /// Only these stores

@@ -23,16 +23,19 @@ pub(crate) struct Pace {
 /// the longest a store is taken to need until some were measured.
 const PARTS: u32 = 5;
 
+/// No part may take less than this part of the longest.
+const LEAST: u32 = 30;
+
 impl Pace {
     pub(crate) fn start(all: Duration, limit: Duration) -> Self {
         Self { begun: Instant::now(), all, first: all, end: all, limit, taken: limit * PARTS, limits: limit }
     }
 
-    /// Begins a column, the first of so many to come. Where it has several rounds the first has two thirds of its time.
+    /// Begins a column, the first of so many to come. Where it has several rounds the first has a half of its time.
     pub(crate) fn begin_column(&mut self, to_come: usize, rounds: usize) {
         let now = self.begun.elapsed();
         let share = self.all.saturating_sub(now) / u32::try_from(to_come.max(1)).unwrap_or(u32::MAX);
-        self.first = now + if rounds > 1 { share * 2 / 3 } else { share };
+        self.first = now + if rounds > 1 { share / 2 } else { share };
         self.end = now + share;
     }
 
@@ -42,7 +45,7 @@ impl Pace {
         let left = self.first.saturating_sub(self.begun.elapsed());
         let share = left / u32::try_from(to_come.max(1)).unwrap_or(u32::MAX);
         let parts = self.taken.div_duration_f64(self.limits).max(1.0);
-        share.div_f64(parts).clamp(self.limit / 20, self.limit)
+        share.div_f64(parts).clamp(self.limit / LEAST, self.limit)
     }
 
     /// What a store has taken in the first round, of which no part might take longer than this.
@@ -56,9 +59,9 @@ impl Pace {
         self.begun.elapsed() >= self.all
     }
 
-    /// Whether the column has time for something that took as long before.
+    /// Whether the column has time for a round that took as long before.
     pub(crate) fn has_time_for(&self, took: Duration) -> bool {
-        self.end.saturating_sub(self.begun.elapsed()) > took * 5 / 4
+        self.end.saturating_sub(self.begun.elapsed()) > took * 11 / 10
     }
 }
 
@@ -73,23 +76,21 @@ mod tests {
     fn a_part_never_takes_longer_than_its_limit_nor_nothing_at_all() {
         assert_eq!(Pace::start(HOUR, MINUTE).limit(1), MINUTE);
         let over = Pace::start(Duration::ZERO, MINUTE);
-        assert_eq!(over.limit(3), MINUTE / 20);
+        assert_eq!(over.limit(3), MINUTE / LEAST);
         assert!(over.is_over() && !over.has_time_for(Duration::ZERO));
     }
 
     #[test]
-    fn each_column_has_its_share_and_its_first_round_two_thirds_of_it() {
+    fn each_column_has_its_share_and_its_first_round_a_half_of_it() {
         let near = |one: Duration, other: Duration| one <= other && one + Duration::from_secs(5) > other;
-        for (columns, rounds, first) in
-            [(1, 1, HOUR), (1, 3, MINUTE * 40), (6, 1, MINUTE * 10), (6, 3, MINUTE * 20 / 3)]
-        {
+        for (columns, rounds, first) in [(1, 1, HOUR), (1, 3, HOUR / 2), (3, 1, HOUR / 3), (3, 3, HOUR / 6)] {
             let mut pace = Pace::start(HOUR, MINUTE);
             pace.begin_column(columns, rounds);
             let parts = 60;
             let limit = pace.limit(parts) * PARTS * u32::try_from(parts).unwrap();
-            assert!(near(limit, first.max(MINUTE / 20 * 300)), "{columns} columns, {rounds} rounds: {limit:?}");
+            assert!(near(limit, first.max(MINUTE / LEAST * 300)), "{columns} columns, {rounds} rounds: {limit:?}");
             let share = HOUR / u32::try_from(columns).unwrap();
-            assert!(pace.has_time_for(share * 3 / 4) && !pace.has_time_for(share * 9 / 10), "{columns} columns");
+            assert!(pace.has_time_for(share * 4 / 5) && !pace.has_time_for(share * 19 / 20), "{columns} columns");
         }
     }
 

@@ -118,26 +118,33 @@ impl Site<'_> {
         }
     }
 
-    /// Who is compared again and again, in turn and in turn backwards, as long as the column has time.
+    /// Who is compared, and in what, again and again: in turn and in turn backwards, and each round whole, as long as the column
+    /// has time for it. The first of these is made whatever the time, or a single pass would be compared.
     fn further_rounds(&mut self, slots: &mut [Slot], pace: &Pace, bar: &ProgressBar) {
-        let cells = Cells::of(slots, &peers::ALL.map(Row::from));
-        let mut again: Vec<&mut Slot> = slots
-            .iter_mut()
-            .filter(|slot| slot.failures.is_empty() && cells.contends(slot.column, Row::from(slot.peer)))
-            .collect();
-        for _ in 1..self.arguments.rounds() {
-            again.reverse();
-            let mut none = true;
-            for slot in again.iter_mut().filter(|slot| slot.failures.is_empty()) {
-                if pace.has_time_for(slot.took) {
-                    let mut wanted = workloads_of(&slot.peer, slot.column);
-                    wanted.retain(|workload| COMPARED.contains(workload));
-                    self.measure(slot, wanted, bar);
-                    none = false;
-                }
-            }
-            if none {
+        let mut took = Duration::ZERO;
+        for round in 1..self.arguments.rounds() {
+            if pace.is_over() || round > 1 && !pace.has_time_for(took) {
                 return;
+            }
+            let cells = Cells::of(slots, &peers::ALL.map(Row::from));
+            let mut again: Vec<(&mut Slot, Vec<Workload>)> = slots
+                .iter_mut()
+                .filter(|slot| !slot.is_broken)
+                .map(|slot| {
+                    let contends =
+                        |of: &Workload| COMPARED.contains(of) && cells.contends(*of, slot.column, Row::from(slot.peer));
+                    let wanted = workloads_of(&slot.peer, slot.column).into_iter().filter(contends).collect();
+                    (slot, wanted)
+                })
+                .filter(|(_, wanted): &(_, Vec<Workload>)| !wanted.is_empty())
+                .collect();
+            if round % 2 == 0 {
+                again.reverse();
+            }
+            took = Duration::ZERO;
+            for (slot, wanted) in again {
+                self.measure(slot, wanted, bar);
+                took += slot.took;
             }
         }
     }
@@ -154,6 +161,7 @@ impl Site<'_> {
             let told = self.task(slot, Task::Keep, &staying, None);
             let there = told.there;
             let is_whole = self.take(slot, &mut measures, told);
+            slot.is_broken |= !is_whole;
             if is_whole && staying.contains(&Workload::Scarce) {
                 self.scarce(slot, &mut measures, there);
             }
@@ -161,7 +169,8 @@ impl Site<'_> {
         }
         if !turning.is_empty() {
             let told = self.task(slot, Task::Turn, &turning, None);
-            self.take(slot, &mut measures, told);
+            let is_whole = self.take(slot, &mut measures, told);
+            slot.is_broken |= !is_whole;
             self.clear();
         }
         slot.runs.push(measures);

@@ -19,6 +19,8 @@ pub(crate) struct Slot {
     pub(crate) failures: Vec<String>,
     /// Of its last round.
     pub(crate) took: Duration,
+    /// Something that is compared has failed.
+    pub(crate) is_broken: bool,
     /// The longest that each part may take, the same in every round.
     pub(crate) limit: Duration,
 }
@@ -32,6 +34,7 @@ impl Slot {
             runs: Vec::new(),
             failures: Vec::new(),
             took: Duration::ZERO,
+            is_broken: false,
             limit: Duration::ZERO,
         }
     }

@@ -11,6 +11,7 @@ mod table;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::cells::{Cell, Cells, Row};
 use crate::grid::{Column, GridArguments, size};
@@ -109,10 +110,13 @@ pub(crate) struct Report {
     settings: Vec<(&'static str, &'static str)>,
     /// Which passes the numbers are of.
     passes: &'static str,
+    /// The longest that a part may take, in seconds.
+    limit: f64,
 }
 
-const IN_ROUNDS: &str = "Column after column: every store once, then this library, the limits and whoever is the best peer of a row, or \
-                         within a fifth of it, again and again in turn, in fill, hot, cold and opening; medians of all their passes. ";
+const IN_ROUNDS: &str = "Column after column: every store once, then this library, the limits, and whoever was the best peer of a row \
+                         until then or within a fifth of it, again and again in turn, in the rows of filling, hot and cold reads \
+                         and opening; medians of all their passes. ";
 const IN_ONE: &str =
     "Median of up to three passes where one takes little, of a full store its laps one after the other. ";
 
@@ -140,6 +144,7 @@ impl Report {
             notes: outcome.notes.clone(),
             settings,
             passes: if arguments.full { IN_ROUNDS } else { IN_ONE },
+            limit: Duration::from_millis(arguments.limit()).as_secs_f64(),
         }
     }
 
@@ -168,10 +173,11 @@ impl Report {
              touched, in place where the store lends it. Each store has processes and folders of its own, one at a time. {}\
              Bold: the best peer that drops nothing. `n % readable`: as many blocks of those written were there. `cut`: ended \
              after its time, the rate is that of the part that was done; a part takes at most the share of what is left that \
-             the stores to come can have, as those before it needed, between 3 and 60 s. {}¹: one pass only. Before each fill and each \
-             cold pass memory is touched, in large pieces where the system has them, so that nobody measures what the host of \
-             a virtual machine has taken back.",
+             the stores to come can have, as those before it needed, at least a thirtieth of {} s, and at most that. {}¹: one pass only. Before each part \
+             memory is touched, in large pieces where the system has them, and given back as the part takes it, so that nobody \
+             measures what the host of a virtual machine has taken back.",
             if limits { ratio } else { "" },
+            self.limit,
             self.passes,
         )
     }
@@ -239,6 +245,7 @@ mod tests {
             notes: vec!["rocksdb was skipped: no".to_owned()],
             settings,
             passes: IN_ONE,
+            limit: 1.5,
         }
     }
 
